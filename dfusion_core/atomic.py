@@ -1,0 +1,51 @@
+"""Files that appear whole or not at all, also when the process is killed or the power fails."""
+
+import os
+import shutil
+from pathlib import Path
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path`: temporary name, fsync, one rename, fsync of the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:  # a full disk or Ctrl-C: leave no half file behind
+        temporary.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes` for UTF-8 text."""
+    write_bytes(path, text.encode())
+
+
+def sync(path: Path) -> None:
+    """fsync one file or folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """fsync every file and folder below `folder`, and `folder` itself."""
+    for path in folder.rglob("*"):
+        sync(path)
+    sync(folder)
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete `folder`; it loses its name first, so that a kill leaves no half folder of that name."""
+    if folder.exists():
+        doomed = folder.with_name(f".{folder.name}.deleted")
+        shutil.rmtree(doomed, ignore_errors=True)
+        os.rename(folder, doomed)
+        shutil.rmtree(doomed)

@@ -1,0 +1,154 @@
+"""Eq. (1): the DDIM sampler as a Gaussian policy, p(x_{t-1} | x_t, c) = N(mean, std^2 I).
+
+Three indices exist. The paper counts t = T..1; arrays are indexed by i = T - t = 0..T-1; the U-Net is told
+a scheduler timestep (951..1 for T = 20). Everything here takes i.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+PREDICTION_TYPES = ("epsilon", "v_prediction")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Per-step coefficients of Eq. (1), float64 on the CPU; entry i belongs to the step x_{T-i} -> x_{T-i-1}.
+
+    timesteps (T,) int64: what the U-Net is told. abar_t, abar_prev (T,): cumulative signal variance before
+    and after the step. std (T,): the noise added, in latent units; all > 0 when eta > 0.
+    """
+
+    timesteps: Tensor
+    abar_t: Tensor
+    abar_prev: Tensor
+    std: Tensor
+    eta: float
+    prediction_type: str
+
+    @property
+    def num_steps(self) -> int:
+        """T."""
+        return len(self.timesteps)
+
+    def step_index(self, t: int) -> int:
+        """Array index i = T - t of the paper's step t (T..1)."""
+        if not 1 <= t <= self.num_steps:
+            raise ValueError(f"step t = {t} is outside {self.num_steps}..1")
+        return self.num_steps - t
+
+    def std_at(self, i: int | Tensor, like: Tensor) -> Tensor:
+        """std of step i, shaped to multiply `like` (batch, channel, y, x)."""
+        return _take(self.std, i, like)
+
+
+def schedule(scheduler: Any, num_steps: int, eta: float) -> Schedule:
+    """The coefficients of `num_steps` DDIM steps at noise weight `eta` (Table 3: 20 steps, eta 1).
+
+    scheduler: a diffusers scheduler (left unchanged; PNDM's and DDPM's do too) or its config. What is read:
+    DDIM's timesteps under this config, the table of cumulative alphas, the prediction type.
+    Raises ValueError for eta < 0, a prediction type other than epsilon / v_prediction, and for clip_sample or
+    thresholding, which Eq. (1) has no room for (latent models do not use them).
+    """
+    ddim = _ddim_scheduler(scheduler)
+    config = ddim.config
+    if eta < 0:
+        raise ValueError(f"eta must be >= 0, got {eta}")
+    if config.prediction_type not in PREDICTION_TYPES:
+        raise ValueError(f"prediction_type must be one of {PREDICTION_TYPES}, got {config.prediction_type!r}")
+    if config.clip_sample or config.thresholding:
+        raise ValueError("the scheduler clips samples (clip_sample or thresholding); set both to false")
+    ddim.set_timesteps(num_steps)
+    timesteps = ddim.timesteps.cpu().long()
+    abar = ddim.alphas_cumprod.double().cpu()
+    # The clamp to 0 (as in DDPO's and the authors' code) replaces "the step before the first timestep": with
+    # it the last step keeps std > 0 and a finite log-prob even where set_alpha_to_one would make its std
+    # zero.
+    prev = (timesteps - config.num_train_timesteps // num_steps).clamp(min=0)
+    abar_t, abar_prev = abar[timesteps], abar[prev]
+    if config.prediction_type == "epsilon" and bool((abar_t <= 0).any()):
+        raise ValueError("a zero-SNR first step needs v_prediction: x_0 cannot be told from epsilon there")
+    std = eta * ((1 - abar_prev) / (1 - abar_t) * (1 - abar_t / abar_prev)).sqrt()
+    return Schedule(timesteps, abar_t, abar_prev, std, eta, config.prediction_type)
+
+
+def mean(
+    schedule: Schedule, i: int | Tensor, x_t: Tensor, eps: Tensor, prediction_type: str | None = None
+) -> Tensor:
+    """Eq. (1): mu(x_t, t, c) = sqrt(abar_prev) x_0 + sqrt(1 - abar_prev - std^2) eps.
+
+    i: one step index, or (batch,) of them (training batches mix steps). x_t, eps: (batch, channel, y, x); eps
+    is the U-Net's guided output, a velocity if prediction_type (default: the schedule's) is v_prediction.
+    Returns float32 (float64 for float64 inputs).
+    """
+    x_t, eps = _at_least_fp32(x_t), _at_least_fp32(eps)
+    abar_t, abar_prev = _take(schedule.abar_t, i, x_t), _take(schedule.abar_prev, i, x_t)
+    # abar_prev clamped at 0 can equal abar_t, where rounding may leave -1e-17 under the root
+    direction = (1 - abar_prev - _take(schedule.std, i, x_t) ** 2).clamp(min=0).sqrt()
+    a, s = abar_t.sqrt(), (1 - abar_t).sqrt()
+    if (prediction_type or schedule.prediction_type) == "v_prediction":
+        x_0, eps = a * x_t - s * eps, a * eps + s * x_t
+    else:
+        x_0 = (x_t - s * eps) / a
+    return abar_prev.sqrt() * x_0 + direction * eps
+
+
+def step(schedule: Schedule, i: int | Tensor, x_t: Tensor, eps: Tensor, noise: Tensor) -> Tensor:
+    """Eq. (1): draw x_{t-1} = mean + std * noise. All (batch, channel, y, x); returns float32."""
+    mu = mean(schedule, i, x_t, eps)
+    return mu + schedule.std_at(i, mu) * noise.to(mu)
+
+
+def log_prob(x_prev: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Eq. (1): log N(x_prev | mean, std^2 I), nats per latent element: the *mean* over elements, not the sum.
+
+    The mean (as in DDPO's and the authors' code) keeps ratios near 1 for 16,384 elements. x_prev must be the
+    stored (rounded) state and is held constant: gradients reach the mean only. x_prev, mean: (batch, channel,
+    y, x); std: scalar, (batch,) or (batch, 1, 1, 1). Returns (batch,). With std = 0 (eta = 0) there is no
+    density: NaN.
+    """
+    mean, std = _at_least_fp32(mean), _rows(std, mean)
+    z = (x_prev.detach().to(mean) - mean) / std
+    return (-0.5 * z**2 - std.log() - 0.5 * math.log(2 * math.pi)).flatten(1).mean(1)
+
+
+def gaussian_kl(mean: Tensor, mean_old: Tensor, std: Tensor) -> Tensor:
+    """Eq. (9): KL(N(mean, std^2) || N(mean_old, std^2)) = (mean - mean_old)^2 / (2 std^2), nats per element.
+
+    mean, mean_old: (batch, channel, y, x); std as in `log_prob`. Returns (batch,).
+    """
+    mean = _at_least_fp32(mean)
+    return ((mean - mean_old.to(mean)) ** 2 / (2 * _rows(std, mean) ** 2)).flatten(1).mean(1)
+
+
+def _ddim_scheduler(scheduler: Any) -> Any:
+    """A DDIMScheduler of our own: set_timesteps changes it, and the one given may belong to a pipeline."""
+    from diffusers import DDIMScheduler
+
+    config = scheduler if isinstance(scheduler, Mapping) else scheduler.config
+    # PNDM and Euler configs have no clip_sample, and DDIM's default for it is made for pixel models
+    build: Any = DDIMScheduler.from_config
+    return build({"clip_sample": False, **config})
+
+
+def _take(table: Tensor, i: int | Tensor, like: Tensor) -> Tensor:
+    """Entry i of a table, in the dtype and on the device of `like`: a scalar, or (batch, 1, 1, 1)."""
+    if isinstance(i, Tensor) and i.ndim == 1:
+        return _rows(table.to(like.dtype).to(like.device)[i.to(like.device)], like)
+    return table[int(i)].to(like.dtype)  # a 0-dim CPU tensor multiplies tensors on any device
+
+
+def _rows(std: Tensor, like: Tensor) -> Tensor:
+    std = std.to(like.dtype)
+    return std.view(-1, *[1] * (like.ndim - 1)) if std.ndim == 1 else std
+
+
+def _at_least_fp32(x: Tensor) -> Tensor:
+    """Scheduler arithmetic is never done in half precision, whatever the U-Net runs in."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,0 +1,122 @@
+"""Denoising with everything kept: plain (Eq. 1, with cross-attention maps on the way) and fused (Eq. 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from . import ddim
+from .attention import capturing, fusing
+from .errors import BadNumber
+from .masks import item_maps
+from .policy import Policy
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """n denoised images: ``x`` (n, T + 1, c, h, w) from x_T to x_0, ``log_prob`` (n, T), and ``cross_map``
+    (n, T, item, map_y, map_x), zero where a prompt has fewer items, or None where no map was asked for."""
+
+    x: torch.Tensor
+    log_prob: torch.Tensor
+    cross_map: torch.Tensor | None
+
+
+def check_finite(x: torch.Tensor, step: int, what: str, describe: Sequence[str]) -> None:
+    """Raise BadNumber naming the image and the step where a value is NaN or infinite."""
+    bad = ~torch.isfinite(x).flatten(1).all(dim=1)
+    if bad.any():
+        row = int(bad.nonzero()[0, 0])
+        raise BadNumber(f"{what} of {describe[row]} is NaN or infinite at t = {step}")
+
+
+def collect_maps(A_cross: torch.Tensor, tokens: Sequence[Sequence[tuple[int, ...]]]) -> torch.Tensor:
+    """Maps of each image's items (n, item, y, x) from maps of all tokens (n, y, x, token), padded with zeros."""
+    width = max(len(one) for one in tokens)
+    maps = A_cross.new_zeros(len(tokens), width, *A_cross.shape[1:3])
+    for row, items in enumerate(tokens):
+        maps[row, :len(items)] = item_maps(A_cross[row:row + 1], items)[0]
+    return maps
+
+
+@torch.no_grad()
+def denoise(
+    policy: Policy, x_T: torch.Tensor, noise: torch.Tensor, text: torch.Tensor, empty: torch.Tensor,
+    describe: Sequence[str], tokens: Sequence[Sequence[tuple[int, ...]]] | None = None, maps: str = "up_1",
+) -> Trajectories:
+    """Eq. (1): denoise n images from x_T (n, c, h, w) with the step noises ``noise`` (n, T, c, h, w).
+
+    Where ``tokens`` gives each image's items as token positions, their cross-attention maps are captured from the
+    conditional half of the same forwards. Raises BadNumber with the image's description and the step.
+    """
+    T, n = policy.schedule.num_steps, len(x_T)
+    x_t = x_T.to(policy.device)
+    states, log_probs, kept = [x_t], [], []
+    for i in range(T):
+        with capturing(policy.unet, maps) if tokens is not None else nullcontext() as tap:
+            eps = policy.predict_noise(x_t, i, text, empty)
+            if tap is not None and tokens is not None:
+                kept.append(collect_maps(tap.maps()[n:], tokens).cpu())
+        mean = ddim.mean(policy.schedule, i, x_t, eps)
+        x_t = ddim.step(policy.schedule, i, x_t, eps, noise[:, i].to(policy.device))
+        check_finite(x_t, T - i, "the latent", describe)
+        log_probs.append(ddim.log_prob(x_t, mean, policy.schedule.std[i]))
+        states.append(x_t)
+    return Trajectories(
+        torch.stack(states, dim=1).cpu(), torch.stack(log_probs, dim=1).cpu(),
+        torch.stack(kept, dim=1) if kept else None)
+
+
+@dataclass(frozen=True)
+class References:
+    """What fused targets attend to. ``x`` (n, T + 1, c, h, w) are the references' trajectories, ``mask``
+    (n, T, map_y, map_x) their masks M_t, ``kv`` stored keys and values per step index and layer, or None:
+    then the reference's rows ride along in the target's batch."""
+
+    x: torch.Tensor
+    mask: torch.Tensor
+    kv: dict[int, dict[str, tuple[torch.Tensor, torch.Tensor]]] | None = None
+
+
+def _fused_noise(
+    policy: Policy, x_t: torch.Tensor, i: int, text: torch.Tensor, empty: torch.Tensor, reference: References,
+    layers: Sequence[str],
+) -> torch.Tensor:
+    """Guided noise of n targets at step index i while they attend to their references (Eq. 5)."""
+    n = len(x_t)
+    M = reference.mask[:, i].to(policy.device)
+    both_halves = torch.cat([M, M])  # the unconditional half uses the conditional half's mask
+    if reference.kv is not None:
+        with fusing(policy.unet, layers, both_halves, stored=reference.kv[i]):
+            return policy.predict_noise(x_t, i, text, empty)
+    rows = torch.cat([reference.x[:, i].to(policy.device), x_t])  # references first, targets behind
+    first = torch.arange(n, device=policy.device)
+    reference_rows = torch.cat([first, first + 2 * n])  # in each half of the guidance batch
+    with fusing(policy.unet, layers, both_halves, reference_rows=reference_rows, target_rows=reference_rows + n):
+        return policy.predict_noise(rows, i, torch.cat([text, text]), empty)[n:]
+
+
+@torch.no_grad()
+def denoise_fused(
+    policy: Policy, base_x: torch.Tensor, noise: torch.Tensor, text: torch.Tensor, empty: torch.Tensor,
+    reference: References, layers: Sequence[str], first_step: int, last_step: int, describe: Sequence[str],
+) -> torch.Tensor:
+    """Eq. (5): the targets' trajectories (n, T + 1, c, h, w).
+
+    Until ``first_step`` a target is its base (same x_T, same noises, nothing fused), so it starts at the base's
+    stored x_t there. ``noise`` (n, T, c, h, w) is the base's. Raises BadNumber.
+    """
+    T = policy.schedule.num_steps
+    start = T - first_step
+    states = [base_x[:, i].to(policy.device) for i in range(start + 1)]
+    for i in range(start, T):
+        x_t, fused = states[-1], T - i >= last_step
+        eps = (_fused_noise(policy, x_t, i, text, empty, reference, layers) if fused
+               else policy.predict_noise(x_t, i, text, empty))
+        states.append(ddim.step(policy.schedule, i, x_t, eps, noise[:, i].to(policy.device)))
+        check_finite(states[-1], T - i, "the fused latent", describe)
+    return torch.stack(states, dim=1).cpu()

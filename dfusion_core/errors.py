@@ -1,0 +1,56 @@
+"""What goes wrong for a user, as a small family. Every message reads: where, what, why, next command.
+
+`message` says where, what and why; `hint` says what to do next. Programming mistakes stay `assert` or plain
+exceptions: they deserve a traceback, these do not.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class DFusionError(Exception):
+    """Something the user can put right. The command line prints it and exits with 1."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".rstrip()
+
+
+class ParamsError(DFusionError):
+    """params.yaml is missing, unreadable or not valid."""
+
+
+class PromptsError(DFusionError):
+    """A prompt file is missing, unreadable or not valid."""
+
+
+class ModelError(DFusionError):
+    """The diffusion model or the adapter cannot be loaded, or is not one this method can work on."""
+
+
+class RewardError(DFusionError):
+    """The reward model cannot be loaded, or does not fit the images."""
+
+
+class StoreError(DFusionError):
+    """An artefact on disk is locked, damaged, incomplete, or is asked for a name that it does not hold."""
+
+
+class MissingStage(StoreError):
+    """A stage's output is needed and is not there yet."""
+
+
+class BadNumber(StoreError):
+    """A NaN or an infinity was about to be stored."""
+
+
+def did_you_mean(wrong: str, known: Iterable[str]) -> str:
+    """`Did you mean 'x'?` for the known name closest to `wrong`, or an empty string if none is close."""
+    close = get_close_matches(wrong, list(known), n=1)
+    return f"Did you mean '{close[0]}'?" if close else ""

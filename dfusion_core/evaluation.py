@@ -1,0 +1,55 @@
+"""Scores of evaluation images, and the grid that shows them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from .policy import MICROWORLD, pick_device
+from .rewards import load_reward
+
+if TYPE_CHECKING:
+    from .params import Params
+
+SHOWN = 8  # prompts per split on the grid
+MARGIN = 2  # pixels between pictures
+
+
+def score_images(images: pd.DataFrame, pictures: NDArray[np.uint8], params: Params) -> pd.DataFrame:
+    """The table with the columns ``reward`` and, on the micro-world, ``right`` and ``oracle_log_prob``."""
+    reward = load_reward(params.reward, pick_device(params.model.device))
+    images = images.assign(reward=reward(pictures, images.prompt.tolist()))
+    if params.model.id != MICROWORLD:
+        return images
+    from .microworld.oracle import judge, load_oracle
+
+    right, log_prob = judge(load_oracle(), torch.from_numpy(pictures).permute(0, 3, 1, 2), images.prompt.tolist())
+    return images.assign(right=right.numpy().astype(int), oracle_log_prob=log_prob.numpy())
+
+
+def tile(rows: list[list[NDArray[np.uint8]]]) -> NDArray[np.uint8]:
+    """One picture of pictures: a row per list, white margins between."""
+    height, width = rows[0][0].shape[:2]
+    columns = max(len(row) for row in rows)
+    sheet = np.full((len(rows) * (height + MARGIN), columns * (width + MARGIN), 3), 255, np.uint8)
+    for y, row in enumerate(rows):
+        for x, picture in enumerate(row):
+            top, left = y * (height + MARGIN), x * (width + MARGIN)
+            sheet[top:top + height, left:left + width] = picture
+    return sheet
+
+
+def write_grid(file: Path, images: pd.DataFrame, pictures: NDArray[np.uint8]) -> None:
+    """A PNG with a row per prompt: the first prompts of each split with all their images."""
+    from PIL import Image
+
+    rows: list[list[Any]] = []
+    for _, split in images.groupby("split", sort=False):
+        for prompt in list(dict.fromkeys(split.prompt_id))[:SHOWN]:
+            rows.append([pictures[image] for image in split.image[split.prompt_id == prompt]])
+    Image.fromarray(tile(rows)).save(file)

@@ -1,0 +1,1 @@
+"""Procedurally drawn scenes that stand in for photographs in small experiments."""

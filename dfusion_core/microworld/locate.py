@@ -1,0 +1,7 @@
+"""Where the micro-world's files lie inside the installed package."""
+
+from pathlib import Path
+
+WEIGHTS = Path(__file__).parent / "weights"  # a StableDiffusionPipeline folder, with clip/ and oracle/ beside
+CLIP = WEIGHTS / "clip"  # open_clip's local-dir format
+ORACLE = WEIGHTS / "oracle"

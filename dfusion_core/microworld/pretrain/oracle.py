@@ -1,0 +1,53 @@
+"""Train the oracle on drawings, decoded drawings and drawings of malformed shapes, with their labels.
+
+reads  build/data, build/decoded.npy   writes  weights/oracle
+"""
+
+from __future__ import annotations
+
+import torch
+from safetensors.torch import save_file
+
+from ..grammar import HEADS
+from ..locate import ORACLE
+from ..oracle import Oracle, judge
+from .augment import Pictures
+from .data import load
+from .loop import fit, rows_at
+
+STEPS, BATCH, LR = 1_500, 32, 2e-3
+
+
+def classification_loss(found: dict[str, torch.Tensor], labels: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Sum over heads of the mean negative log-likelihood of the pictures that have that label (not -1)."""
+    return sum((torch.nn.functional.nll_loss(found[head], labels[head], ignore_index=-1) for head in HEADS),
+               start=torch.zeros(()))
+
+
+def with_malformed(pictures: Pictures) -> Pictures:
+    """The training pictures and the malformed ones (which have no decoded twin) together."""
+    images, captions, labels = load("malformed")
+    return Pictures(torch.cat([pictures.drawn, images]), pictures.decoded, pictures.captions + captions,
+                    {h: torch.cat([pictures.labels[h], labels[h]]) for h in labels})
+
+
+def main() -> None:
+    """Train and save in half precision."""
+    torch.manual_seed(5)
+    pictures = with_malformed(Pictures.load())
+    oracle = Oracle()
+
+    def loss_at(step: int) -> torch.Tensor:
+        rows = rows_at(step, BATCH, len(pictures), seed=5)
+        return classification_loss(oracle(pictures.batch(rows, step)), {h: v[rows] for h, v in pictures.labels.items()})
+
+    fit(oracle.parameters(), loss_at, steps=STEPS, lr=LR, weight_decay=1e-2, name="oracle")
+    images, captions, _ = load("held_out")
+    right, _ = judge(oracle.eval(), images, captions)
+    print(f"oracle reads {right.float().mean():.4f} of the held-out drawings right", flush=True)
+    ORACLE.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.half() for k, v in oracle.state_dict().items()}, ORACLE / "model.safetensors")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""AdamW's state as named arrays: carried from round to round and through every interruption, without pickle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+def to_arrays(optimizer: torch.optim.AdamW, parameters: dict[str, torch.nn.Parameter]) -> dict[str, Any]:
+    """``"exp_avg/NAME"`` and so on for every parameter that has been updated."""
+    return {f"{moment}/{name}": np.atleast_1d(optimizer.state[p][moment].detach().cpu().numpy())
+            for name, p in parameters.items() if p in optimizer.state for moment in MOMENTS}
+
+
+def from_arrays(
+    optimizer: torch.optim.AdamW, parameters: dict[str, torch.nn.Parameter], arrays: dict[str, Any]
+) -> None:
+    """Put the moments back; parameters without any start afresh."""
+    for name, p in parameters.items():
+        if f"step/{name}" in arrays:
+            found = {moment: torch.from_numpy(np.array(arrays[f"{moment}/{name}"])) for moment in MOMENTS}
+            optimizer.state[p] = {
+                "step": found["step"].reshape(()).float(), "exp_avg": found["exp_avg"].to(p).view_as(p),
+                "exp_avg_sq": found["exp_avg_sq"].to(p).view_as(p)}
+
+
+def save_optimizer(optimizer: torch.optim.AdamW, parameters: dict[str, torch.nn.Parameter], file: Path) -> None:
+    """Write the moments as safetensors."""
+    save_file(to_arrays(optimizer, parameters), file)
+
+
+def load_optimizer(optimizer: torch.optim.AdamW, parameters: dict[str, torch.nn.Parameter], file: Path) -> None:
+    """Read the moments where the round before left them; the first round has none."""
+    if file.exists():
+        from_arrays(optimizer, parameters, load_file(file))

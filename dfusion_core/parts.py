@@ -1,0 +1,160 @@
+"""The finished rows of a stage that is still running: one safetensors file for each part, whole or absent.
+
+A part is a range of rows. Names that begin with `_` are working columns: kept here, not published as arrays.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import atomic
+from .errors import BadNumber, StoreError
+from .schema import Array, find_array
+
+AnyArray = NDArray[Any]
+
+
+class Parts:
+    """The parts of `stage`, kept in `folder`."""
+
+    def __init__(self, stage: str, round: str, folder: Path) -> None:
+        self.stage, self.round, self.folder = stage, round, folder
+        self.ranges: list[range] = []
+
+    @property
+    def count(self) -> int:
+        """How many rows there will be."""
+        return self.ranges[-1].stop if self.ranges else 0
+
+    def expect(self, count: int, batch: int) -> None:
+        """Fix the partition: [0 .. batch-1], ...; parts of another partition or unreadable ones go."""
+        self.ranges = [range(start, min(start + batch, count)) for start in range(0, count, batch)]
+        wanted = {self.path(rows) for rows in self.ranges}
+        for path in self.folder.glob("*.safetensors"):
+            if path not in wanted or not _is_readable(path):
+                path.unlink()
+
+    def unfinished(self) -> list[range]:
+        """The parts that are not there yet, in order."""
+        return [rows for rows in self.ranges if not self.path(rows).exists()]
+
+    def path(self, rows: range) -> Path:
+        """The file of one part."""
+        return self.folder / f"{rows.start:08d}-{rows.stop:08d}.safetensors"
+
+    def write(self, rows: range, values: Mapping[str, Any], describe: Callable[[int], str]) -> None:
+        """Store one part. Raises BadNumber for a NaN or infinity, StoreError for what the schema forbids."""
+        from safetensors.numpy import save
+
+        if rows not in self.ranges:
+            raise StoreError(
+                f"{self.stage}: rows {rows.start} to {rows.stop - 1} are not a part of this run."
+            )
+        checked = {name: self._checked(name, rows, value, describe) for name, value in values.items()}
+        atomic.write_bytes(self.path(rows), save(checked))
+
+    def names(self) -> list[str]:
+        """The arrays to publish; every part holds the same. Raises StoreError if one lacks or differs."""
+        missing = self.unfinished()
+        if missing:
+            raise StoreError(
+                f"{self.stage}: {len(missing)} of {len(self.ranges)} parts of {self.round} were not written, "
+                f"the first is rows {missing[0].start} to {missing[0].stop - 1}.",
+                "Run the same command again to continue.",
+            )
+        found = {self.path(rows): _header(self.path(rows)) for rows in self.ranges}
+        first = next(iter(found.values()), {})
+        for path, header in found.items():
+            if header != first:
+                raise StoreError(
+                    f"{self.stage}: parts of {self.round} differ: {path.name} has {header}, "
+                    f"the first has {first}."
+                )
+        return sorted(name for name in first if not name.startswith("_"))
+
+    def read(self, name: str, rows: range) -> AnyArray:
+        """Rows of one array, from as many parts as they lie in."""
+        from safetensors import safe_open
+
+        pieces = []
+        for part in self.ranges:
+            if part.start < rows.stop and rows.start < part.stop:
+                with safe_open(self.path(part), framework="numpy") as file:
+                    values = file.get_tensor(name)
+                pieces.append(values[max(rows.start, part.start) - part.start : rows.stop - part.start])
+        return np.concatenate(pieces)
+
+    def _checked(self, name: str, rows: range, value: Any, describe: Callable[[int], str]) -> AnyArray:
+        values: AnyArray = np.asarray(value)
+        if not name.startswith("_"):
+            array = find_array(self.stage, name)
+            values = _as_declared(self.stage, array, values)
+        if values.ndim == 0 or len(values) != len(rows):
+            raise StoreError(f"{self.stage}: array '{name}' has shape {values.shape} for {len(rows)} rows.")
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            dims = ("row",) if name.startswith("_") else array.dims
+            raise _bad_number(self.stage, self.round, name, dims, rows, values, describe)
+        return np.ascontiguousarray(values)
+
+
+def _as_declared(stage: str, array: Array, values: AnyArray) -> AnyArray:
+    """`values` in the type of the schema. Raises StoreError if they are of another kind or dimension."""
+    if values.ndim != len(array.dims):
+        raise StoreError(
+            f"{stage}: array '{array.name}' has shape {values.shape}, its dimensions are {array.dims}."
+        )
+    if not np.can_cast(values.dtype, array.dtype, casting="same_kind"):
+        raise StoreError(f"{stage}: array '{array.name}' is {values.dtype}, the schema says {array.dtype}.")
+    with np.errstate(over="ignore"):  # an overflow becomes an infinity, which is refused with its position
+        return values.astype(array.dtype, copy=False)
+
+
+def _bad_number(
+    stage: str,
+    round: str,
+    name: str,
+    dims: tuple[str, ...],
+    rows: range,
+    values: AnyArray,
+    describe: Callable[[int], str],
+) -> BadNumber:
+    """Say where the first NaN or infinity is: row, what the row shows, and step."""
+    place = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
+    row = rows[place[0]]
+    where = [f"{dims[0]} {row}", *filter(None, [describe(row)])]
+    where += [
+        _at(dim, i, size)
+        for dim, i, size in zip(dims, place, values.shape, strict=False)
+        if dim in ("step", "state")
+    ]
+    return BadNumber(
+        f"{stage}: '{name}' of {round} has a {values[place]} at {', '.join(where)}.",
+        "If model.dtype is fp16, try fp32; a learning rate that is too high does this as well.",
+    )
+
+
+def _at(dim: str, index: int, size: int) -> str:
+    t = size - index if dim == "step" else size - 1 - index
+    return f"{dim} {index} (t = {t})"
+
+
+def _header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type and shape without rows of every array in a part."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        names = file.keys()
+        slices: Iterator[tuple[str, Any]] = ((name, file.get_slice(name)) for name in names)
+        return {name: (str(view.get_dtype()), tuple(view.get_shape()[1:])) for name, view in slices}
+
+
+def _is_readable(path: Path) -> bool:
+    """Whether header and length of a part agree; after a power loss a name may have lost its bytes."""
+    try:
+        _header(path)
+    except Exception:  # safetensors raises its own type and OSError
+        return False
+    return True

@@ -1,0 +1,58 @@
+"""Which images a stage makes: the tables that give every image its prompt, its number and its seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from .noise import image_seed
+from .pairing import pair
+
+if TYPE_CHECKING:
+    from .prompts import Prompt, PromptFile
+    from .sections import Evaluate
+
+
+def image_plan(prompts: Sequence[Prompt], count: int, seed: int, round: str) -> pd.DataFrame:
+    """``count`` images of each prompt, prompt by prompt: image, prompt_id, prompt, sample, seed."""
+    rows = [(p, prompt.text, n, image_seed(seed, round, p, n)) for p, prompt in enumerate(prompts) for n in range(count)]
+    frame = pd.DataFrame(rows, columns=["prompt_id", "prompt", "sample", "seed"])
+    frame.insert(0, "image", range(len(frame)))
+    return frame
+
+
+def evaluation_plan(prompts: PromptFile, evaluate: Evaluate) -> pd.DataFrame:
+    """Images of fixed seeds for training and unseen prompts; the column ``split`` is "train" or "test"."""
+    parts = []
+    for split, chosen, count in (("train", prompts.train, evaluate.train_count), ("test", prompts.test, evaluate.test_count)):
+        part = image_plan(chosen[:count], evaluate.images_per_prompt, evaluate.seed, f"evaluate-{split}")
+        part.insert(1, "split", split)
+        parts.append(part)
+    frame = pd.concat(parts, ignore_index=True)
+    return frame.assign(image=range(len(frame)))
+
+
+def pair_plan(images: pd.DataFrame, scores: pd.DataFrame, mode: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Algorithm 1 on every prompt's images: the pairs, and the different references among them.
+
+    pairs: pair, reference (row of the second table), reference_image, base_image, base_seed, prompt_id, prompt,
+    reference_reward, base_reward. references: reference, image, prompt_id, prompt, seed.
+    """
+    scored = images.merge(scores[["image", "reward"]], on="image", validate="one_to_one").sort_values("image")
+    rows = []
+    for prompt_id, group in scored.groupby("prompt_id", sort=True):
+        group = group.reset_index(drop=True)
+        for best, worst in pair(group.reward.to_numpy(), mode):
+            r, b = group.loc[best], group.loc[worst]
+            rows.append((r.image, b.image, b.seed, prompt_id, r.prompt, r.reward, b.reward))
+    pairs = pd.DataFrame(rows, columns=["reference_image", "base_image", "base_seed", "prompt_id", "prompt",
+                                        "reference_reward", "base_reward"])
+    references = images[images.image.isin(pairs.reference_image)][["image", "prompt_id", "prompt", "seed"]]
+    references = references.reset_index(drop=True)
+    references.insert(0, "reference", range(len(references)))
+    row_of = dict(zip(references.image, references.reference, strict=True))
+    pairs.insert(0, "reference", pairs.reference_image.map(row_of))
+    pairs.insert(0, "pair", range(len(pairs)))
+    return pairs, references

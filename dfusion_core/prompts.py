@@ -1,0 +1,163 @@
+"""Prompt files: each prompt with the words of its items, and optionally the thresholds of Tables 4-6.
+
+    train:
+      - {prompt: a cat eating a sandwich, items: [cat, sandwich], thresholds: [0.03, 0.005]}
+    test:
+      - {prompt: a dog riding a bike, items: [dog, bike]}
+
+Items are words and not token positions, because a tokenizer may split a word: "woolen" is two CLIP tokens.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import PromptsError, did_you_mean
+from .strict_yaml import read_yaml
+
+KEYS = ("prompt", "items", "thresholds")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text, the words in it that name items (O_c), and thr_o for each item, if the file gives them."""
+
+    text: str
+    items: tuple[str, ...]
+    thresholds: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class PromptFile:
+    """The prompts that are trained on, and the prompts that are only looked at."""
+
+    train: tuple[Prompt, ...]
+    test: tuple[Prompt, ...]
+
+    def first(self, train_count: int | None, test_count: int | None) -> "PromptFile":
+        """The first so many of each list; None takes all. Raises PromptsError if there are fewer."""
+        return PromptFile(_first("train", self.train, train_count), _first("test", self.test, test_count))
+
+
+def load_prompts(path: str | Path) -> PromptFile:
+    """The prompt file at `path`, which is found as `find_file` says.
+
+    Raises PromptsError with every mistake in the file.
+    """
+    path = find_file(path)
+    try:
+        data = read_yaml(path)
+    except FileNotFoundError:
+        raise PromptsError(f"prompts: there is no file {path}.", "Set prompts.file in params.yaml.") from None
+    except (OSError, ValueError) as error:
+        raise PromptsError(f"prompts: {path}: {error}.", "Correct that line.") from error
+    problems: list[str] = []
+    lists = {name: _prompts(name, entries, problems) for name, entries in _lists(data, problems).items()}
+    problems += _repeated([*lists.get("train", ()), *lists.get("test", ())])
+    if problems:
+        raise PromptsError(
+            f"prompts: {path.name} is not valid:\n" + "\n".join(f"  {line}" for line in problems)
+        )
+    return PromptFile(tuple(lists["train"]), tuple(lists.get("test", ())))
+
+
+def find_file(path: str | Path) -> Path:
+    """`path`; one that begins with `dfusion_core/` is also found in an installed package."""
+    path = Path(path)
+    packaged = Path(__file__).parent.parent / path
+    return (
+        packaged if not path.exists() and path.parts[:1] == ("dfusion_core",) and packaged.exists() else path
+    )
+
+
+def _first(name: str, prompts: tuple[Prompt, ...], count: int | None) -> tuple[Prompt, ...]:
+    if count is not None and count > len(prompts):
+        raise PromptsError(
+            f"prompts: {count} {name} prompts are asked for, the file has {len(prompts)}.",
+            f"Lower {name}_count in params.yaml or add prompts.",
+        )
+    return prompts[:count]
+
+
+def _lists(data: Any, problems: list[str]) -> dict[str, list[Any]]:
+    """The lists `train` and `test` of the file, still unchecked inside."""
+    if not isinstance(data, dict) or not data.get("train"):
+        problems.append("needs a list `train` with at least one prompt.")
+        return {}
+    for key in data.keys() - {"train", "test"}:
+        problems.append(f"{key}: there is no such key. {did_you_mean(str(key), ('train', 'test'))}".rstrip())
+    lists = {key: data.get(key) or [] for key in ("train", "test")}
+    problems += [
+        f"{key}: must be a list of prompts." for key, value in lists.items() if not isinstance(value, list)
+    ]
+    return {key: value for key, value in lists.items() if isinstance(value, list)}
+
+
+def _prompts(name: str, entries: list[Any], problems: list[str]) -> list[Prompt]:
+    prompts = []
+    for index, entry in enumerate(entries):
+        found = list(_mistakes(entry))
+        problems += [f"{name}[{index}]: {mistake}" for mistake in found]
+        if not found:
+            thresholds = entry.get("thresholds")
+            prompts.append(
+                Prompt(
+                    entry["prompt"],
+                    tuple(entry["items"]),
+                    tuple(map(float, thresholds)) if thresholds else None,
+                )
+            )
+    return prompts
+
+
+def _mistakes(entry: Any) -> list[str]:
+    """What is wrong with one entry of a list."""
+    if not isinstance(entry, dict):
+        return ["must be {prompt: ..., items: [...]}."]
+    found = [
+        f"'{key}': there is no such key. {did_you_mean(str(key), KEYS)}".rstrip()
+        for key in entry
+        if key not in KEYS
+    ]
+    text, items = entry.get("prompt"), entry.get("items")
+    if not isinstance(text, str) or not text.strip():
+        return [*found, "`prompt` must be a text."]
+    if not isinstance(items, list) or not items or not all(isinstance(item, str) for item in items):
+        return [*found, f"'{text}': `items` must be a list of words of the prompt."]
+    found += [
+        f"'{text}': the item '{item}' is not a word of the prompt."
+        for item in items
+        if not _is_word(item, text)
+    ]
+    if len(set(items)) != len(items):
+        found.append(f"'{text}': an item occurs twice.")
+    return found + _threshold_mistakes(text, items, entry.get("thresholds"))
+
+
+def _is_word(item: str, text: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(item)}(?!\w)", text, re.IGNORECASE) is not None
+
+
+def _threshold_mistakes(text: str, items: list[str], thresholds: Any) -> list[str]:
+    if thresholds is None:
+        return []
+    numbers = isinstance(thresholds, list) and all(
+        type(value) in (int, float) and 0 <= value <= 1 for value in thresholds
+    )
+    if not numbers:
+        return [f"'{text}': `thresholds` must be a list of numbers from 0 to 1."]
+    if len(thresholds) != len(items):
+        return [f"'{text}': {len(items)} items but {len(thresholds)} thresholds."]
+    return []
+
+
+def _repeated(prompts: list[Prompt]) -> list[str]:
+    """A prompt given twice would be weighted twice, and a test prompt that is trained on is no test."""
+    seen: set[str] = set()
+    repeated = []
+    for prompt in prompts:
+        if prompt.text in seen:
+            repeated.append(f"'{prompt.text}': occurs twice.")
+        seen.add(prompt.text)
+    return repeated

@@ -1,0 +1,111 @@
+"""From finished parts to a published folder: Zarr arrays, the manifest, one rename."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import atomic
+from .parts import Parts
+from .provenance import MANIFEST, environment, files_below, hash_file, hash_of
+from .schema import FORMAT_VERSION, find_array, shard_rows
+
+ARRAYS = "arrays.zarr"
+
+
+def assemble(parts: Parts, folder: Path) -> None:
+    """Write every array of `parts` into `folder`/arrays.zarr: one writer, shards of rows, a chunk a row.
+
+    Nothing is compressed (latents do not shrink), every chunk has a crc32c, and chunks of zeros are written
+    too: a chunk that is absent would read as zeros. Equal parts give equal bytes.
+    """
+    target = folder / ARRAYS
+    atomic.remove_folder(target)
+    names = parts.names()
+    if not names:
+        return
+    import zarr
+
+    group = zarr.create_group(
+        target,
+        zarr_format=3,
+        attributes={"format_version": FORMAT_VERSION, "stage": parts.stage, "round": parts.round},
+    )
+    for name in names:
+        _write_array(group, parts, name)
+
+
+def _write_array(group: Any, parts: Parts, name: str) -> None:
+    from zarr.codecs import Crc32cCodec
+
+    *above, leaf = name.split("/")
+    for level in above:
+        group = group.require_group(level)
+    declared = find_array(parts.stage, name)
+    row_shape = parts.read(name, parts.ranges[0]).shape[1:]
+    row_bytes = int(np.prod(row_shape)) * np.dtype(declared.dtype).itemsize
+    rows_each = shard_rows(parts.count, row_bytes)
+    array = group.create_array(
+        leaf,
+        shape=(parts.count, *row_shape),
+        dtype=declared.dtype,
+        chunks=(1, *row_shape),
+        shards=(rows_each, *row_shape),
+        compressors=[Crc32cCodec()],
+        fill_value=0,
+        dimension_names=declared.dims,
+        attributes={"unit": declared.unit, "long_name": declared.about, "format_version": FORMAT_VERSION},
+        config={"write_empty_chunks": True},
+    )
+    for start in range(0, parts.count, rows_each):
+        stop = min(start + rows_each, parts.count)
+        array[start:stop] = parts.read(name, range(start, stop))
+
+
+def write_manifest(folder: Path, fingerprint: str, ingredients: Mapping[str, Any], rows: int) -> None:
+    """List every file with size and hash, and everything that decided the content.
+
+    No times, hosts or absolute paths are in it. `digest` covers the content alone, so that a stage which
+    makes the same files again leaves later stages untouched.
+    """
+    files = {
+        name: {"sha256": hash_file(path), "size": path.stat().st_size} for name, path in files_below(folder)
+    }
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "fingerprint": fingerprint,
+        "ingredients": dict(ingredients),
+        "rows": rows,
+        "files": files,
+        "digest": hash_of({name: entry["sha256"] for name, entry in files.items()}),
+        "environment": environment(),
+    }
+    atomic.write_text(folder / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+
+
+def publish(folder: Path, target: Path, scratch: Path) -> None:
+    """Make `folder` appear as `target` by one rename; what was there before is moved aside and deleted."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    atomic.sync_tree(folder)
+    aside = scratch
+    if folder.stat().st_dev != target.parent.stat().st_dev:  # DFUSION_SCRATCH on another disk
+        folder = _copied(folder, target.with_name(f".{target.name}.new"))
+        aside = target.parent
+    old = aside / f".{target.name}.old"
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        os.rename(target, old)
+    os.rename(folder, target)
+    atomic.sync(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _copied(folder: Path, to: Path) -> Path:
+    shutil.rmtree(to, ignore_errors=True)
+    shutil.copytree(folder, to)
+    atomic.sync_tree(to)
+    return to

@@ -1,0 +1,115 @@
+"""Numbers for people: every round against the base model on the same seeds, with 95 % intervals.
+
+The intervals are percentile bootstraps over images: they say how sure the mean over these prompts is. Whether it
+holds for other prompts is what the unseen prompts are for.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from .artefacts import INIT, RESULTS, in_order, output, round_result
+from .store import write_text
+
+if TYPE_CHECKING:
+    from .params import Params
+
+MEASURES = {"reward": "CLIPScore", "right": "oracle accuracy"}
+SPLITS = {"train": "training prompts", "test": "unseen prompts"}
+RESAMPLES = 4_000
+
+
+def interval(values: NDArray[np.float64], seed: int = 0) -> tuple[float, float, float]:
+    """Mean of the values (n,) and the 95 % percentile bootstrap interval of that mean."""
+    draws = np.random.default_rng(seed).integers(0, len(values), (RESAMPLES, len(values)))
+    low, high = np.quantile(values[draws].mean(axis=1), [0.025, 0.975])
+    return float(values.mean()), float(low), float(high)
+
+
+def compare(images: pd.DataFrame, base: pd.DataFrame) -> dict[str, Any]:
+    """Per split and measure: mean, and gain over the base image of the same prompt and seed, with intervals."""
+    result: dict[str, Any] = {}
+    for split in SPLITS:
+        ours, theirs = images[images.split == split], base[base.split == split]
+        if not len(ours):
+            continue
+        result[split] = {}
+        for measure in MEASURES:
+            if measure in images:
+                values = ours[measure].to_numpy(float)
+                paired = values - theirs[measure].to_numpy(float)
+                result[split][measure] = _named("", interval(values)) | _named("gain", interval(paired))
+    return result
+
+
+def _named(prefix: str, found: tuple[float, float, float]) -> dict[str, float]:
+    names = (prefix or "mean", f"{prefix}_low".lstrip("_"), f"{prefix}_high".lstrip("_"))
+    return {name: round(value, 6) for name, value in zip(names, found, strict=True)}
+
+
+def write_round_result(file: Path, round: str, images: pd.DataFrame, base: pd.DataFrame) -> None:
+    """Write one round's numbers for ``dvc metrics``."""
+    write_text(file, json.dumps(compare(images, base), indent=2) + "\n")
+
+
+def summarise(params: Params) -> None:
+    """Gather the rounds into results/: metrics.json (the last round), alignment.csv, updates.csv; print the table."""
+    rounds = [INIT, *in_order(params)]
+    found = {name: json.loads(round_result(name).read_text()) for name in rounds}
+    write_text(RESULTS / "metrics.json", json.dumps({"round": rounds[-1], **found[rounds[-1]]}, indent=2) + "\n")
+    write_text(RESULTS / "alignment.csv", alignment(found, images_per_round(rounds)).to_csv(index=False))
+    write_text(RESULTS / "updates.csv", updates(rounds[1:]).to_csv(index=False))
+    print_table(found)
+
+
+def images_per_round(rounds: list[str]) -> int:
+    """Images sampled in a round, from the first one's table."""
+    if len(rounds) < 2:
+        return 0
+    return len(pd.read_csv(output("sample", rounds[1]) / "images.csv"))
+
+
+def alignment(found: dict[str, Any], per_round: int) -> pd.DataFrame:
+    """Figure 5 of the paper as a table: alignment against images seen, one row a round and split."""
+    rows = []
+    for seen, (name, splits) in enumerate(found.items()):
+        for split, measures in splits.items():
+            row = {"round": name, "images": seen * per_round, "split": split}
+            for measure, numbers in measures.items():
+                row |= {measure if k == "mean" else f"{measure}_{k}": v for k, v in numbers.items()}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def updates(rounds: list[str]) -> pd.DataFrame:
+    """Every optimizer step of the run, numbered through."""
+    parts = [pd.read_csv(output("train", name) / "updates.csv").assign(round=name) for name in rounds]
+    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    return table.assign(update=range(1, len(table) + 1))
+
+
+def print_table(found: dict[str, Any]) -> None:
+    """The table at the end of ``dvc repro``: base against each round."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Base model against each round, same seeds (95 % intervals)")
+    table.add_column("round")
+    shown = [(s, m) for s in SPLITS for m in MEASURES if m in found[INIT].get(s, {})]
+    for split, measure in shown:
+        table.add_column(f"{MEASURES[measure]}\n{SPLITS[split]}", justify="right")
+    for name, splits in found.items():
+        table.add_row("base" if name == INIT else name, *(_cell(splits[s][m], name) for s, m in shown))
+    Console(width=None if Console().is_terminal else 140).print(table)
+
+
+def _cell(numbers: dict[str, float], name: str) -> str:
+    if name == INIT:
+        return f"{numbers['mean']:.4f}\n[{numbers['low']:.4f}, {numbers['high']:.4f}]"
+    return f"{numbers['mean']:.4f}\n{numbers['gain']:+.4f} [{numbers['gain_low']:+.4f}, {numbers['gain_high']:+.4f}]"

@@ -1,0 +1,193 @@
+"""The sections of params.yaml, as frozen models that refuse unknown keys.
+
+Every field is made by `_paper` (the default is printed in the paper, mostly in Table 3) or by `_ours` (the
+paper does not give the value). The documentation page and `dfusion params` are generated from here.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Algo = Literal["dpo", "ddpo", "dpok"]
+Pairs = Literal["dfusion", "naive", "same_noise", "inversion"]
+Layer = Literal["down_0", "down_1", "down_2", "down_3", "mid", "up_0", "up_1", "up_2", "up_3"]
+
+
+def _paper(default: Any, description: str, **limits: Any) -> Any:
+    return Field(default, description=description, json_schema_extra={"paper": True}, **limits)
+
+
+def _ours(default: Any, description: str, **limits: Any) -> Any:
+    return Field(default, description=description, json_schema_extra={"paper": False}, **limits)
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, strict about types, no unknown keys, no NaN or infinity."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+
+class Model(Section):
+    """The diffusion model that is fine-tuned."""
+
+    id: str = _ours(
+        "dfusion_core/microworld/weights", "a local folder in diffusers format, or a name on the Hub"
+    )
+    revision: str | None = _ours(None, "commit of the Hub repository; null takes the newest")
+    dtype: Literal["auto", "fp32", "fp16", "bf16"] = _ours("fp32", "arithmetic of the frozen weights")
+    device: str = _ours(
+        "auto",
+        "auto, cpu, cuda or cuda:N; auto takes a GPU if there is one",
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
+    )
+
+
+class Lora(Section):
+    """The adapter that is trained (the paper gives no rank; the authors' code has 4)."""
+
+    rank: int = _ours(4, "rank of the update", ge=1)
+    targets: tuple[str, ...] = _ours(
+        ("to_q", "to_k", "to_v", "to_out.0"), "attention layers that get an adapter", min_length=1
+    )
+
+
+class Prompts(Section):
+    """What is drawn."""
+
+    file: str = _ours(
+        "dfusion_core/prompts/micro_attribute.yaml", "YAML file with the lists `train` and `test`"
+    )
+    train_count: int | None = _ours(None, "use the first N training prompts; null takes all", ge=1)
+    test_count: int | None = _ours(None, "use the first N test prompts; null takes all", ge=0)
+
+
+class Sample(Section):
+    """How images are sampled (Table 3, Sampling)."""
+
+    num_steps: int = _paper(20, "T, the number of denoising steps", ge=2, le=1000)
+    eta: float = _paper(
+        1.0, "noise weight of DDIM; must be above 0, or no step has a probability", gt=0, le=1
+    )
+    guidance_scale: float = _paper(5.0, "classifier-free guidance; 1 is none", ge=1)
+    images_per_prompt: int = _ours(
+        16, "K, images of one prompt in a round (paper: 640 in all)", ge=2, multiple_of=2
+    )
+    batch_size: int = _paper(4, "images denoised together", ge=1)
+
+
+class Reward(Section):
+    """R(x_0, c): what makes one image better than another."""
+
+    name: str = _paper("clip", "which reward: clip, or the name of another registered one")
+    model: str = _paper("ViT-H-14", "OpenCLIP architecture, or a local folder in OpenCLIP format")
+    pretrained: str = _paper("laion2b_s32b_b79k", "OpenCLIP weights of that architecture")
+    batch_size: int = _ours(64, "images scored together", ge=1)
+
+
+class Extract(Section):
+    """Masks from cross-attention (Eq. 4), and what is kept for fusion."""
+
+    maps: Literal["up_1", "same_resolution"] = _paper(
+        "up_1", "average the maps of the first up layer, or of all layers of its resolution (authors' code)"
+    )
+    threshold: Literal["absolute", "relative"] = _paper(
+        "absolute", "thr_o as in Tables 4-6, or a multiple of the map's mean"
+    )
+    relative_threshold: float = _ours(1.0, "the multiple of the map's mean, for threshold: relative", gt=0)
+    merge: Literal["xor", "or"] = _paper("xor", "merge item masks by XOR (Eq. 4) or by OR (authors' code)")
+    keep_kv: Literal["all", "none"] | int = _ours(
+        "all", "references whose K and V are stored: all, none, or the first N; the rest is recomputed"
+    )
+
+
+class Fuse(Section):
+    """Where and when keys and values are fused (Eq. 5; Table 3, Fusion)."""
+
+    layers: tuple[Layer, ...] = _paper(
+        ("mid", "up_1", "up_2", "up_3"), "U-Net layers 3-6 of the paper, by name", min_length=1
+    )
+    first_step: int = _paper(18, "fuse from this t ...", ge=1)
+    last_step: int = _paper(1, "... down to this t", ge=1)
+    batch_size: int = _ours(4, "targets denoised together", ge=1)
+
+
+class Pairing(Section):
+    """Which reference goes with which base (Algorithm 1)."""
+
+    mode: Literal["halves", "top_quarter_twice"] = _paper(
+        "halves", "best half with worst half, or the top quarter twice (authors' code)"
+    )
+
+
+class Adopt(Section):
+    """Keep a target only if it is as good as its reference (Eq. 7)."""
+
+    enabled: bool = _paper(True, "false keeps every target")
+    threshold: float = _paper(1.0, "thr_ado: R of the target over R of the reference", ge=0)
+
+
+class Train(Section):
+    """The update of the adapter (Table 3, Optimizer and Training; Eq. 6, 8, 9)."""
+
+    learning_rate: float = _paper(1e-4, "learning rate of AdamW", gt=0)
+    weight_decay: float = _paper(1e-4, "weight decay of AdamW", ge=0)
+    betas: tuple[float, float] = _paper((0.9, 0.999), "(beta_1, beta_2) of AdamW")
+    epsilon: float = _paper(1e-8, "epsilon of AdamW", gt=0)
+    clip_norm: float = _paper(1.0, "largest norm of the gradient", gt=0)
+    inner_epochs: int = _paper(2, "E, passes over the pairs of a round", ge=1)
+    pairs_per_update: int = _paper(320, "pairs, each with all its timesteps, per optimizer step", ge=1)
+    micro_batch: int = _ours(
+        8, "rows of (pair, timestep) in one forward pass; no effect on the result but rounding", ge=1
+    )
+    dpo_form: Literal["ratio", "log_ratio"] = _paper(
+        "ratio", "Eq. 6 as printed, or with the logarithm of Diffusion-DPO and D3PO"
+    )
+    dpo_beta: float = _ours(0.1, "beta of Eq. 6; published nowhere, 0.1 is D3PO's", gt=0)
+    clip_range: float = _ours(1e-4, "clip of the probability ratio for ddpo and dpok; 1e-4 is DDPO's", gt=0)
+    dpok_alpha: float = _paper(0.99, "alpha of Eq. 9, weight of the reward", ge=0)
+    dpok_beta: float = _paper(0.01, "beta of Eq. 9, weight of the KL divergence", ge=0)
+
+
+class Evaluate(Section):
+    """Images of fixed seeds, to compare rounds with one another."""
+
+    images_per_prompt: int = _ours(4, "images of one prompt", ge=1)
+    train_count: int | None = _ours(
+        None, "the first N training prompts; null takes all that are trained on", ge=0
+    )
+    test_count: int | None = _ours(None, "the first N test prompts; null takes all", ge=0)
+    batch_size: int = _ours(4, "images denoised together", ge=1)
+    seed: int = _ours(1, "seed of the evaluation images, the same in every round", ge=0)
+
+
+class Round(Section):
+    """One online round."""
+
+    prev: str = Field(
+        description="the round whose adapter this one starts from, or init", pattern=r"^(init|r\d{2,})$"
+    )
+
+
+class Everything(Section):
+    """The whole of params.yaml."""
+
+    algo: Algo = _paper("dpo", "which loss trains the adapter: Eq. 6, 8 or 9")
+    pairs: Pairs = _paper("dfusion", "how pairs are made: the method, or one of those it is compared with")
+    seed: int = _ours(0, "every noise follows from this, the round, the prompt and the sample", ge=0)
+    launcher: str = _ours("python", "what dvc.yaml puts before -m stages.NAME, for example accelerate launch")
+    rounds: dict[str, Round] = _ours(
+        {"r00": Round(prev="init")}, "the online rounds, by name, each with the one before it"
+    )
+    model: Model = Model()
+    lora: Lora = Lora()
+    prompts: Prompts = Prompts()
+    sample: Sample = Sample()
+    reward: Reward = Reward()
+    extract: Extract = Extract()
+    fuse: Fuse = Fuse()
+    pairing: Pairing = Pairing()
+    adopt: Adopt = Adopt()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()

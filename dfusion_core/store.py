@@ -1,0 +1,221 @@
+"""Stage outputs that are complete or not there, and a scratch folder from which the same command continues.
+
+A stage writes parts into `<scratch>/<round>/<stage>/<fingerprint>/`. When all are there they are assembled
+into one folder, which becomes `runs/<round>/<stage>` by one rename. Scratch of another fingerprint is not read.
+
+Scratch lives in `$DFUSION_SCRATCH`, else `$DVC_ROOT/.dfusion`, else `./.dfusion`: DVC deletes outputs before
+it runs a stage, and inside `dvc exp run --temp` DVC_ROOT is still the real repository.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from . import atomic
+from .lock import Lock
+from .parts import AnyArray, Parts
+from .progress import track
+from .provenance import MANIFEST, changes, hash_of, ingredients, read_manifest
+from .publish import assemble, publish, write_manifest
+from .reading import StageData, read_stage, stage_folder
+from .verify import Problem, check, verify
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .params import Params
+
+__all__ = [
+    "Problem",
+    "StageData",
+    "StageRun",
+    "open_stage",
+    "read_stage",
+    "scratch_root",
+    "stage_folder",
+    "verify",
+]
+
+State = tuple[dict[str, AnyArray], dict[str, Any]]
+
+
+def open_stage(
+    stage: str,
+    *,
+    round: str,
+    params: "Params | Mapping[str, Any] | None" = None,
+    inputs: Mapping[str, str | Path] | None = None,
+) -> "StageRun":
+    """The run of one stage, as a context manager: `with open_stage("sample", round="r00", ...) as run:`.
+
+    On a clean exit the output is published; on an exception what is finished stays in scratch. Raises
+    MissingStage for an input that is not there, StoreError if another process runs this stage.
+    """
+    values = params if isinstance(params, Mapping) else params.for_fingerprint() if params is not None else {}
+    paths = {name: Path(path) for name, path in (inputs or {}).items()}
+    return StageRun(stage, round, ingredients(stage, round, values, paths))
+
+
+class StageRun:
+    """One run of one stage. `done` says that a published output of this very fingerprint is there already."""
+
+    def __init__(self, stage: str, round: str, ingredients: dict[str, Any]) -> None:
+        self.stage, self.round = stage, round
+        self.ingredients, self.fingerprint = ingredients, hash_of(ingredients)
+        self.done = False
+        self.describe: Callable[[int], str] = lambda row: ""  # a stage sets it to say a row's prompt and seed
+        self.output = stage_folder(stage, round)
+        self._home = scratch_root() / round / stage
+        self._scratch = self._home / self.fingerprint[:16]
+        self._parts = Parts(stage, round, self._scratch / "parts")
+        self._progress: Iterator[range] | None = None
+
+    def __enter__(self) -> "StageRun":
+        self._lock = Lock(self._home.with_name(f"{self.stage}.lock"), f"stage {self.stage} of {self.round}")
+        try:
+            self.done = self._is_published()
+            if self.done:
+                atomic.remove_folder(self._home)
+                rows = read_manifest(self.output)["rows"]
+                self._say(f"is there already ({rows} rows); nothing to do")
+            else:
+                self._start()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self._progress is not None:
+                self._progress.close()  # type: ignore[attr-defined]  # a generator: restores the terminal
+            if kind is None and not self.done:
+                self._publish()
+        finally:
+            self._lock.release()
+
+    def expect(self, count: int, batch: int) -> list[range]:
+        """Fix the number of rows and the partition into parts; the parts that are not finished yet."""
+        if not self.done:
+            self._parts.expect(count, batch)
+        return self._parts.unfinished()
+
+    def unfinished(self, count: int, batch: int) -> Iterator[range]:
+        """The unfinished parts of rows [0 .. batch-1], [batch .. 2 batch-1], ..., with progress on stderr."""
+        todo = self.expect(count, batch)
+        left = sum(map(len, todo))
+        if 0 < left < count:
+            self._say(f"continues; {count - left} of {count} rows were finished before")
+        self._progress = track(todo, len, count, count - left, f"{self.stage} {self.round}")
+        return self._progress
+
+    def write(self, rows: range, **values: Any) -> None:
+        """Store arrays for `rows` (first axis), all in one atomic file; does nothing in a run that is done.
+
+        Names are those of the schema; one that begins with `_` is kept for `collect`, not published. Raises
+        BadNumber for a NaN or infinity, StoreError for a name, type or shape that the schema does not know.
+        """
+        self.write_arrays(rows, values)
+
+    def write_arrays(self, rows: range, values: Mapping[str, Any]) -> None:
+        """`write` for names that are no Python words, such as `up_1.0/K`."""
+        if not self.done:
+            self._parts.write(rows, values, self.describe)
+
+    def collect(self, name: str) -> AnyArray:
+        """One array or working column of all rows that `unfinished` went through, also in earlier runs."""
+        return self._parts.read(name, range(self._parts.count))
+
+    def write_table(self, name: str, frame: "pd.DataFrame") -> None:
+        """Store a table as `name`.csv in the output."""
+        if not self.done:
+            atomic.write_text(self.path(f"{name}.csv"), frame.to_csv(index=False, lineterminator="\n"))
+
+    def save_state(self, arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
+        """Replace the saved state (one atomic file): arrays and JSON values. Not published."""
+        import numpy as np
+        from safetensors.numpy import save
+
+        whole = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+        atomic.write_bytes(self._state, save(whole, metadata={"meta": json.dumps(meta, sort_keys=True)}))
+
+    def load_state(self) -> State | None:
+        """The state saved last, by this run or by one that was interrupted; None if there is none."""
+        from safetensors import safe_open
+
+        if not self._state.exists():
+            return None
+        with safe_open(self._state, framework="numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            return arrays, json.loads(file.metadata()["meta"])
+
+    def path(self, name: str) -> Path:
+        """Where to write a file of the output that is neither array nor table; its folder is made."""
+        path = self._out / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @property
+    def _out(self) -> Path:
+        return self._scratch / "out"
+
+    @property
+    def _state(self) -> Path:
+        return self._scratch / "state.safetensors"
+
+    def _say(self, text: str) -> None:
+        print(f"{self.stage} {self.round}: {text}.", flush=True)
+
+    def _is_published(self) -> bool:
+        """Whether the output has this fingerprint; if not, say why it is made again."""
+        if not (self.output / MANIFEST).is_file():
+            return False
+        problems = check(self.output, read=False)
+        if problems:
+            self._say(f"is made again, because {problems[0].file} {problems[0].what}")
+            return False
+        manifest = read_manifest(self.output)
+        if manifest["fingerprint"] == self.fingerprint:
+            return True
+        self._say(f"is made again, because {self._why(manifest['ingredients'])}")
+        return False
+
+    def _start(self) -> None:
+        """Enter the scratch folder of this fingerprint; remove others and say why they are of no use."""
+        others = [path for path in self._home.glob("*") if path != self._scratch and path.is_dir()]
+        for other in others:
+            if not other.name.startswith("."):
+                self._say(f"starts from the beginning, because {self._why(_saved_ingredients(other))}")
+            atomic.remove_folder(other)
+        self._out.mkdir(parents=True, exist_ok=True)
+        atomic.write_text(self._scratch / "ingredients.json", json.dumps(self.ingredients, sort_keys=True))
+
+    def _why(self, old: Mapping[str, Any]) -> str:
+        reasons = changes(old, self.ingredients) or ["it was made by something else"]
+        shown = reasons[:5] + ([f"{len(reasons) - 5} more changes"] if len(reasons) > 5 else [])
+        return "; ".join(shown)
+
+    def _publish(self) -> None:
+        assemble(self._parts, self._out)
+        write_manifest(self._out, self.fingerprint, self.ingredients, self._parts.count)
+        publish(self._out, self.output, self._scratch)
+        atomic.remove_folder(self._home)
+
+
+def scratch_root() -> Path:
+    """The folder for work in progress."""
+    given = os.environ.get("DFUSION_SCRATCH")
+    return Path(given) if given else Path(os.environ.get("DVC_ROOT", "."), ".dfusion")
+
+
+def _saved_ingredients(scratch: Path) -> dict[str, Any]:
+    try:
+        saved = json.loads((scratch / "ingredients.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return saved if isinstance(saved, dict) else {}

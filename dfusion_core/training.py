@@ -1,0 +1,198 @@
+"""One round of training: AdamW on the adapter, Eq. 6 over every timestep of every pair.
+
+One optimizer step sees ``pairs_per_update`` pairs with all their timesteps (Table 3's accumulation of 320). The
+sum is cut into micro-batches of one fixed shape, the last padded with rows of weight zero: the same row then gives
+the same log-prob in every pass, so the first ratio is exactly 1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+
+from . import ddim
+from .errors import RatioNotOne
+from .lora import trainable
+from .losses import dpo_loss
+from .optimizer import from_arrays, load_optimizer, to_arrays
+
+if TYPE_CHECKING:
+    from .policy import Policy
+    from .sections import Train
+    from .trajectories import Pairs
+
+RATIO_TOLERANCE = 1e-5  # between two passes of the same graph on the same rows
+REPLAY_TOLERANCE = {torch.float32: 1e-3}  # against sampling, another batch shape and a merged adapter
+COARSE_TOLERANCE = 0.1  # the same in 16 bits (performance.md section 3: bf16 shifts the late steps by 0.04)
+
+
+@dataclass
+class Trainer:
+    """Trains ``policy``'s adapter on ``pairs``; resumable after every optimizer step."""
+
+    policy: Policy
+    pairs: Pairs
+    train: Train
+    seed: int
+    round: str
+    done: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.parameters = trainable(self.policy.unet)
+        self.optimizer = torch.optim.AdamW(
+            list(self.parameters.values()), lr=self.train.learning_rate, betas=self.train.betas,
+            eps=self.train.epsilon, weight_decay=self.train.weight_decay)
+        self.text = self.policy.embed(self.pairs.prompts)
+        self.empty = self.policy.embed([""])
+        self.log_prob_old = torch.full((2, len(self.pairs), self.pairs.num_steps), float("nan"))
+
+    @property
+    def groups(self) -> int:
+        """Optimizer steps per inner epoch."""
+        return -(-len(self.pairs) // self.train.pairs_per_update)
+
+    @property
+    def updates(self) -> int:
+        """Optimizer steps of the round."""
+        return self.groups * self.train.inner_epochs
+
+    def remaining(self) -> Iterator[int]:
+        """The numbers of the optimizer steps still to do."""
+        yield from range(self.done, self.updates)
+
+    # --- one optimizer step ---
+
+    def rows(self, update: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(pair, step index) of every term of the sum of an update, pairs shuffled anew in each inner epoch."""
+        epoch, group = divmod(update, self.groups)
+        key = hashlib.blake2b(f"{self.seed}/{self.round}/{epoch}".encode(), digest_size=8).digest()
+        shuffle = torch.Generator().manual_seed(int.from_bytes(key, "big") >> 1)
+        order = torch.randperm(len(self.pairs), generator=shuffle)
+        chosen = order[group * self.train.pairs_per_update:(group + 1) * self.train.pairs_per_update]
+        return self.terms(chosen)
+
+    def terms(self, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(pair, step index) for these pairs, without the steps at which winner and loser are the same."""
+        pair = chosen.repeat_interleave(self.pairs.num_steps)
+        step = torch.arange(self.pairs.num_steps).repeat(len(chosen))
+        differs = step >= self.pairs.first_index[pair]
+        return pair[differs], step[differs]
+
+    def log_probs(self, pair: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+        """log p_theta(x_{t-1} | x_t, c) of winners and losers, (2, rows), under the plain, unfused policy."""
+        both = torch.stack([self.pairs.winner, self.pairs.loser])
+        x_t, x_prev = (both[:, pair, step + k].flatten(0, 1).to(self.policy.device) for k in (0, 1))
+        twice = step.repeat(2)
+        text = self.text[self.pairs.prompt_row[pair]].repeat(2, 1, 1)
+        eps = self.policy.predict_noise(x_t, twice, text, self.empty)
+        mean = ddim.mean(self.policy.schedule, twice, x_t, eps)
+        return ddim.log_prob(x_prev, mean, self.policy.schedule.std[twice]).view(2, -1)
+
+    def micro_batches(self, pair: torch.Tensor, step: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+        """(pair, step, weight) of fixed size; the last is filled up with rows of weight 0."""
+        size = self.train.micro_batch
+        for start in range(0, len(pair), size):
+            p, s = pair[start:start + size], step[start:start + size]
+            missing = size - len(p)
+            weight = torch.cat([torch.ones(len(p)), torch.zeros(missing)])
+            yield torch.cat([p, p[-1:].expand(missing)]), torch.cat([s, s[-1:].expand(missing)]), weight
+
+    def before_first_step(self) -> None:
+        """Fill log p_old, and refuse to train where this machine does not reproduce it.
+
+        With one optimizer step per inner epoch the first epoch's own log-probs are log p_old and nothing has to be
+        computed here beyond the first micro-batch (performance.md S3).
+        """
+        first = next(self.micro_batches(*self.rows(0)))
+        with torch.no_grad():
+            if self.groups > 1 and self.train.inner_epochs * self.groups > 1:
+                for update in range(self.groups):
+                    for pair, step, _ in self.micro_batches(*self.rows(update)):
+                        self.log_prob_old[:, pair, step] = self.log_probs(pair, step).cpu()
+            else:
+                self.log_prob_old[:, first[0], first[1]] = self.log_probs(*first[:2]).cpu()
+        self.check_replay(*first[:2])
+
+    def check_replay(self, pair: torch.Tensor, step: torch.Tensor) -> None:
+        """Raise RatioNotOne where the losers' log-probs differ from those seen while sampling."""
+        seen = self.pairs.log_prob[pair, step]
+        off = (self.log_prob_old[1, pair, step] - seen).abs().max().item()
+        tolerance = REPLAY_TOLERANCE.get(self.policy.unet.dtype, COARSE_TOLERANCE)
+        if not off <= tolerance:
+            raise RatioNotOne("the stored log-prob of the base images", off, tolerance)
+
+    def update(self) -> None:
+        """One AdamW step on the mean of Eq. 6 over the update's pairs and timesteps."""
+        if self.done == 0:
+            self.before_first_step()
+        pair, step = self.rows(self.done)
+        seen: list[torch.Tensor] = []
+        for p, s, weight in self.micro_batches(pair, step):
+            log_prob = self.log_probs(p, s)
+            old = self.old_for(p, s, log_prob)
+            loss = dpo_loss(log_prob[0], old[0], log_prob[1], old[1], self.train.dpo_beta, self.train.dpo_form)
+            ((loss * weight.to(loss.device)).sum() / len(pair)).backward()
+            kept = weight > 0
+            seen.append(torch.cat([log_prob.detach().cpu(), old.cpu(), loss.detach().cpu()[None]])[:, kept])
+        norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.train.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.history.append(self.diagnose(torch.cat(seen, dim=1), norm.item()))
+        self.done += 1
+
+    def old_for(self, pair: torch.Tensor, step: torch.Tensor, log_prob: torch.Tensor) -> torch.Tensor:
+        """log p_old (2, rows): remembered, or where nothing was trained yet, these very log-probs."""
+        if self.done == 0:
+            known = self.log_prob_old[:, pair, step]
+            off = (log_prob.detach().cpu() - known).abs().nan_to_num(0.0).max().item()
+            if off > RATIO_TOLERANCE:
+                raise RatioNotOne("its own value in a second pass", off, RATIO_TOLERANCE)
+        if self.done == 0 or self.log_prob_old[:, pair, step].isnan().any():
+            self.log_prob_old[:, pair, step] = log_prob.detach().cpu()
+        return self.log_prob_old[:, pair, step].to(log_prob.device)
+
+    def diagnose(self, seen: torch.Tensor, norm: float) -> dict[str, float]:
+        """What tells whether it learns, from rows (winner, loser, old winner, old loser, loss) of one update.
+
+        The loss itself stays near log 2 and tells nothing (peers.md section 4.4).
+        """
+        winner, loser, old_winner, old_loser, loss = seen
+        drift_w, drift_l = winner - old_winner, loser - old_loser
+        return {
+            "update": self.done, "loss": loss.mean().item(), "margin": (drift_w - drift_l).mean().item(),
+            "implicit_accuracy": ((drift_w > drift_l).float() + 0.5 * (drift_w == drift_l).float()).mean().item(),
+            "winner_drift": drift_w.mean().item(), "loser_drift": drift_l.mean().item(),
+            "largest_log_ratio": torch.cat([drift_w, drift_l]).abs().max().item(), "gradient_norm": norm}
+
+    # --- stopping and going on ---
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Everything needed to go on after a kill: arrays by name, and the small rest as JSON."""
+        arrays = {f"adapter/{name}": p.detach().cpu().numpy() for name, p in self.parameters.items()}
+        arrays |= {f"optimizer/{name}": a for name, a in to_arrays(self.optimizer, self.parameters).items()}
+        return arrays | {"log_prob_old": self.log_prob_old.numpy()}, {"done": self.done, "history": self.history}
+
+    def resume(self, saved: tuple[dict[str, Any], dict[str, Any]] | None, optimizer_file: Path) -> None:
+        """Go on from a saved state, or begin with the optimizer state of the round before, if there is one."""
+        if saved is None:
+            load_optimizer(self.optimizer, self.parameters, optimizer_file)
+            return
+        arrays, rest = saved
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(torch.from_numpy(arrays[f"adapter/{name}"]))
+        inner = {k.removeprefix("optimizer/"): v for k, v in arrays.items() if k.startswith("optimizer/")}
+        from_arrays(self.optimizer, self.parameters, inner)
+        self.log_prob_old = torch.from_numpy(arrays["log_prob_old"]).clone()
+        self.done, self.history = rest["done"], rest["history"]
+
+    def history_table(self) -> pd.DataFrame:
+        """One row an optimizer step."""
+        return pd.DataFrame(self.history).astype({"update": int})

@@ -1,0 +1,53 @@
+"""The training set: pairs of whole trajectories, winner and loser, of one prompt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .store import StageData
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """P pairs. ``winner`` and ``loser`` are (P, T + 1, c, h, w); ``prompt_row`` (P,) points into ``prompts``.
+
+    ``first_index`` (P,) is the first step index at which winner and loser differ: an adopted target shares the
+    steps before fusion with its base, where the margin of Eq. 6 and its gradient are exactly zero.
+    ``log_prob`` (P, T) are the loser's log-probs seen while sampling, kept as a check only.
+    """
+
+    winner: torch.Tensor
+    loser: torch.Tensor
+    prompts: list[str]
+    prompt_row: torch.Tensor
+    first_index: torch.Tensor
+    log_prob: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.winner)
+
+    @property
+    def num_steps(self) -> int:
+        """T."""
+        return self.winner.shape[1] - 1
+
+
+def load_pairs(sampled: StageData, fused: StageData, adopted: StageData, shared_steps: int) -> Pairs:
+    """The pairs that ``adopt`` chose, with their trajectories from ``sample`` and ``fuse``."""
+    table: pd.DataFrame = adopted.table("training")
+    winner = sampled.tensor("x", table.reference_image)
+    taken = table.index[table.adopted].tolist()
+    if taken:
+        winner[taken] = fused.tensor("x", table.pair[table.adopted])
+    prompts = list(dict.fromkeys(table.prompt))
+    return Pairs(
+        winner=winner, loser=sampled.tensor("x", table.base_image), prompts=prompts,
+        prompt_row=torch.tensor([prompts.index(prompt) for prompt in table.prompt]),
+        first_index=torch.tensor([shared_steps if one else 0 for one in table.adopted]),
+        log_prob=sampled.tensor("log_prob", table.base_image))

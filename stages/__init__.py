@@ -1,0 +1,1 @@
+"""One module per DVC stage: read what came before, call the core, write what comes next."""

@@ -1,0 +1,37 @@
+"""Adopt: keep a target where it scores well enough (Eq. 7), else fall back to its reference.
+
+reads   score/, extract/, fuse/
+writes  adopt/training.csv: per pair the winner (target or reference), the loser (base) and their rewards
+"""
+
+from __future__ import annotations
+
+from dfusion_core.artefacts import output
+from dfusion_core.entry import run_stage
+from dfusion_core.params import load_params
+from dfusion_core.store import open_stage, read_stage
+
+
+def adopt(round: str) -> None:
+    """Build the training set of ROUND."""
+    params = load_params("reward", "adopt", "pairs")
+    inputs = {name: output(name, round) for name in ("score", "extract", "fuse")}
+    with open_stage("adopt", round, params, inputs=inputs) as run:
+        if run.done:
+            return
+        from dfusion_core.adoption import training_table
+        from dfusion_core.policy import pick_device
+        from dfusion_core.rewards import load_reward
+
+        pairs = read_stage("extract", round).table("pairs")
+        target_reward = None
+        if params.pairs == "dfusion":
+            pictures = read_stage("fuse", round).arrays["picture"][:]
+            target_reward = load_reward(params.reward, pick_device("auto"))(pictures, pairs.prompt.tolist())
+        training = training_table(pairs, target_reward, params.adopt)
+        run.write_table("training", training)
+        run.say(f"{int(training.adopted.sum())} of {len(training)} targets adopted")
+
+
+if __name__ == "__main__":
+    run_stage(adopt)

@@ -1,0 +1,50 @@
+"""Evaluate: fixed-seed images of training and unseen prompts, scored, compared with the base model.
+
+reads   adapter of the round; the base model's evaluation where ROUND is not "init"
+writes  evaluate/  picture (one row an image), images.csv, grid.png; results/rounds/ROUND.json
+"""
+
+from __future__ import annotations
+
+from dfusion_core.artefacts import adapter, output, round_result
+from dfusion_core.entry import run_stage
+from dfusion_core.params import load_params
+from dfusion_core.plan import evaluation_plan
+from dfusion_core.prompts import load_prompts
+from dfusion_core.store import open_stage, read_stage
+
+
+def evaluate(round: str) -> None:
+    """Evaluate the model after ROUND ("init": the base model, row zero of every comparison)."""
+    params = load_params("model", "prompts", "sample", "reward", "evaluate", "rounds")
+    inputs = {"adapter": output("train", round)}
+    if round != "init":
+        inputs["base"] = output("evaluate", "init")
+    with open_stage("evaluate", round, params, inputs=inputs) as run:
+        if not run.done:
+            from dfusion_core.denoise import denoise
+            from dfusion_core.evaluation import score_images, write_grid
+            from dfusion_core.noise import trajectory_noises
+            from dfusion_core.policy import load_policy
+
+            images = evaluation_plan(load_prompts(params.prompts.file), params.evaluate)
+            policy = load_policy(params.model, params.sample, adapter(round))
+            empty = policy.embed([""])
+            run.describe = lambda row: f"evaluation image {row} ('{images.prompt[row]}', seed {images.seed[row]})"
+            for rows in run.unfinished(len(images), params.evaluate.batch_size):
+                part = images.loc[rows]
+                x_T, noise = trajectory_noises(part.seed, policy.latent_shape, params.sample.num_steps)
+                found = denoise(policy, x_T, noise, policy.embed(part.prompt.tolist()), empty,
+                                [run.describe(row) for row in rows])
+                run.write(rows, picture=policy.decode(found.x[:, -1]))
+            pictures = run.rows("picture")
+            run.write_table("images", score_images(images, pictures, params))
+            write_grid(run.path("grid.png"), images, pictures)
+    from dfusion_core.results import write_round_result
+
+    base = read_stage("evaluate", "init").table("images")
+    write_round_result(round_result(round), round, read_stage("evaluate", round).table("images"), base)
+
+
+if __name__ == "__main__":
+    run_stage(evaluate)

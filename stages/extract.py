@@ -1,0 +1,78 @@
+"""Extract: pair images by Algorithm 1, turn the references' maps into masks (Eq. 4), keep some keys and values.
+
+reads   sample/, score/
+writes  extract/  mask, item_mask (one row a reference), references.csv, pairs.csv
+        kv/       keys and values of the first references, as many as extract.keep_kv says
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dfusion_core.artefacts import adapter, output, previous
+from dfusion_core.entry import run_stage
+from dfusion_core.params import load_params
+from dfusion_core.prompts import load_prompts
+from dfusion_core.store import open_stage, read_stage
+
+
+def masks(round: str) -> None:
+    """Pair the images of ROUND and binarise the references' maps."""
+    params = load_params("prompts", "sample", "extract", "pairing", "fuse")
+    inputs = {"sample": output("sample", round), "score": output("score", round)}
+    with open_stage("extract", round, params, inputs=inputs) as run:
+        if run.done:
+            return
+        from dfusion_core.extraction import check_masks, reference_masks
+        from dfusion_core.plan import pair_plan
+
+        sampled, scores = read_stage("sample", round), read_stage("score", round).table("scores")
+        images = sampled.table("images")
+        prompts = load_prompts(params.prompts.file).train
+        pairs, references = pair_plan(images, scores, params.pairing.mode)
+        run.describe = lambda row: (
+            f"reference {row} ('{references.prompt[row]}', seed {references.seed[row]})")
+        for rows in run.unfinished(len(references), 64):
+            part = references.loc[rows]
+            found = reference_masks(
+                sampled.arrays["cross_map"].oindex[part.image.tolist()], [prompts[p] for p in part.prompt_id],
+                params.extract)
+            check_masks(found.mask, params.sample.num_steps, params.fuse, [run.describe(row) for row in rows])
+            run.write(rows, mask=found.mask, item_mask=found.item_mask)
+        run.write_table("references", references)
+        run.write_table("pairs", pairs)
+
+
+def keys_and_values(round: str) -> None:
+    """Replay the first references of ROUND and keep their self-attention keys and values."""
+    params = load_params("model", "sample", "extract", "fuse", "rounds")
+    before = previous(params, round)
+    inputs = {"adapter": output("train", before), "sample": output("sample", round),
+              "extract": output("extract", round)}
+    with open_stage("kv", round, params, inputs=inputs, code="extract") as run:
+        if run.done:
+            return
+        references: Any = read_stage("extract", round).table("references")
+        count = params.extract.kept(len(references))
+        if count == 0:
+            return
+        from dfusion_core.extraction import replay
+        from dfusion_core.policy import load_policy
+
+        policy = load_policy(params.model, params.sample, adapter(before))
+        empty = policy.embed([""])
+        stored = read_stage("sample", round).arrays["x"]
+        for rows in run.unfinished(count, 1):  # one reference at a time: its whole window is one batch already
+            part = references.loc[rows]
+            x = stored.oindex[part.image.tolist()]
+            run.write(rows, **replay(policy, x, policy.embed(part.prompt.tolist()), empty, params.fuse))
+
+
+def extract(round: str) -> None:
+    """Masks, pairs and the key/value cache of ROUND."""
+    masks(round)
+    keys_and_values(round)
+
+
+if __name__ == "__main__":
+    run_stage(extract)

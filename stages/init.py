@@ -1,0 +1,32 @@
+"""Init: pin the base model and write an adapter that does nothing yet.
+
+reads   the model   writes  runs/init/train: adapter/, pin.json
+"""
+
+from __future__ import annotations
+
+import json
+
+from dfusion_core.entry import run_stage
+from dfusion_core.params import load_params
+from dfusion_core.store import open_stage
+
+
+def init(round: str = "init") -> None:
+    """Write the zero adapter that the first round starts from."""
+    params = load_params("model", "lora", "seed")
+    with open_stage("train", round, params, inputs={}, code="init") as run:
+        if run.done:
+            return
+        from dfusion_core.lora import add_lora, save_lora
+        from dfusion_core.policy import load_pipeline, model_files
+
+        unet = load_pipeline(params.model).unet
+        unet.requires_grad_(False)
+        add_lora(unet, params.lora, params.seed)
+        save_lora(unet, run.path("adapter"))
+        run.path("pin.json").write_text(json.dumps(model_files(params.model), indent=2, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    run_stage(init)

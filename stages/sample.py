@@ -1,0 +1,46 @@
+"""Sample: denoise N images per prompt and keep everything Algorithm 1 needs later.
+
+reads   adapter of the round before
+writes  sample/  x, log_prob, cross_map, picture (one row an image), images.csv
+"""
+
+from __future__ import annotations
+
+from dfusion_core.artefacts import adapter, output, previous
+from dfusion_core.entry import run_stage
+from dfusion_core.params import load_params
+from dfusion_core.plan import image_plan
+from dfusion_core.prompts import load_prompts
+from dfusion_core.store import open_stage
+
+
+def sample(round: str) -> None:
+    """Sample every training prompt's images of ROUND."""
+    params = load_params("model", "prompts", "sample", "extract", "seed", "rounds")
+    before = previous(params, round)
+    with open_stage("sample", round, params, inputs={"adapter": output("train", before)}) as run:
+        if run.done:
+            return
+        from dfusion_core.denoise import denoise
+        from dfusion_core.masks import item_tokens
+        from dfusion_core.noise import trajectory_noises
+        from dfusion_core.policy import load_policy
+
+        prompts = load_prompts(params.prompts.file).train[:params.prompts.train_count]
+        images = image_plan(prompts, params.sample.images_per_prompt, params.seed, round)
+        policy = load_policy(params.model, params.sample, adapter(before))
+        text, empty = policy.embed([p.text for p in prompts]), policy.embed([""])
+        tokens = [[item_tokens(policy.tokenizer, p.text, item) for item in p.items] for p in prompts]
+        run.describe = lambda row: f"image {row} ('{images.prompt[row]}', seed {images.seed[row]})"
+        for rows in run.unfinished(len(images), params.sample.batch_size):
+            which = images.prompt_id[rows].tolist()
+            x_T, noise = trajectory_noises(images.seed[rows], policy.latent_shape, params.sample.num_steps)
+            found = denoise(policy, x_T, noise, text[which], empty, [run.describe(row) for row in rows],
+                            [tokens[p] for p in which], params.extract.maps)
+            run.write(rows, x=found.x, log_prob=found.log_prob, cross_map=found.cross_map,
+                      picture=policy.decode(found.x[:, -1]))
+        run.write_table("images", images)
+
+
+if __name__ == "__main__":
+    run_stage(sample)

@@ -1,0 +1,20 @@
+"""Summary: every round against the base model, as a table, a metrics file and the alignment curve.
+
+reads   results/rounds/*.json, runs/*/train/updates.csv
+writes  results/metrics.json, results/alignment.csv, results/updates.csv
+"""
+
+from __future__ import annotations
+
+from dfusion_core.entry import run_command
+from dfusion_core.params import load_params
+from dfusion_core.results import summarise
+
+
+def summary() -> None:
+    """Gather the rounds' results and print the table."""
+    summarise(load_params("rounds", "sample", "prompts"))
+
+
+if __name__ == "__main__":
+    run_command(summary)
