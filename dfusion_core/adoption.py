@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from torch import Tensor, from_numpy
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .sections import Adopt
 
 
 def adopted(R_a: Tensor, R_r: Tensor, R_b: Tensor, thr_ado: float) -> Tensor:
@@ -13,3 +21,17 @@ def adopted(R_a: Tensor, R_r: Tensor, R_b: Tensor, thr_ado: float) -> Tensor:
     takes its place.
     """
     return R_a - R_b >= thr_ado * (R_r - R_b)
+
+
+def training_table(pairs: pd.DataFrame, target_reward: NDArray[Any] | None, adopt: Adopt) -> pd.DataFrame:
+    """The pairs with the columns ``target_reward``, ``adopted`` and ``winner_reward``.
+
+    ``target_reward`` (pair,), or None where nothing was fused: then every winner is its reference.
+    """
+    if target_reward is None:
+        return pairs.assign(target_reward=float("nan"), adopted=False, winner_reward=pairs.reference_reward)
+    R_a, R_r, R_b = (from_numpy(x.astype("float64")) for x in (
+        target_reward, pairs.reference_reward.to_numpy(), pairs.base_reward.to_numpy()))
+    taken = adopted(R_a, R_r, R_b, adopt.threshold).numpy() if adopt.enabled else R_a.isfinite().numpy()
+    winner = pairs.reference_reward.where(~taken, target_reward)
+    return pairs.assign(target_reward=target_reward, adopted=taken, winner_reward=winner)

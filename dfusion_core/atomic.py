@@ -21,6 +21,12 @@ def write_bytes(path: Path, data: bytes) -> None:
     sync(path.parent)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files below `folder` that `write_bytes` leaves behind when the process is killed."""
+    for path in folder.rglob(".*.tmp"):
+        path.unlink()
+
+
 def write_text(path: Path, text: str) -> None:
     """`write_bytes` for UTF-8 text."""
     write_bytes(path, text.encode())

@@ -140,13 +140,14 @@ def _ddim_scheduler(scheduler: Any) -> Any:
 def _take(table: Tensor, i: int | Tensor, like: Tensor) -> Tensor:
     """Entry i of a table, in the dtype and on the device of `like`: a scalar, or (batch, 1, 1, 1)."""
     if isinstance(i, Tensor) and i.ndim == 1:
-        return _rows(table.to(like.dtype).to(like.device)[i.to(like.device)], like)
+        return _rows(table[i.to(table.device)], like)
     return table[int(i)].to(like.dtype)  # a 0-dim CPU tensor multiplies tensors on any device
 
 
 def _rows(std: Tensor, like: Tensor) -> Tensor:
-    std = std.to(like.dtype)
-    return std.view(-1, *[1] * (like.ndim - 1)) if std.ndim == 1 else std
+    if std.ndim == 0:
+        return std.to(like.dtype)
+    return std.to(like.dtype).to(like.device).view(len(std), *[1] * (like.ndim - 1))
 
 
 def _at_least_fp32(x: Tensor) -> Tensor:

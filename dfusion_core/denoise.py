@@ -31,7 +31,9 @@ def check_finite(x: torch.Tensor, step: int, what: str, describe: Sequence[str])
     bad = ~torch.isfinite(x).flatten(1).all(dim=1)
     if bad.any():
         row = int(bad.nonzero()[0, 0])
-        raise BadNumber(f"{what} of {describe[row]} is NaN or infinite at t = {step}")
+        raise BadNumber(
+            f"{what} of {describe[row]} is NaN or infinite at t = {step}.",
+            "If model.dtype is fp16, try fp32; a learning rate that is too high does this as well.")
 
 
 def collect_maps(A_cross: torch.Tensor, tokens: Sequence[Sequence[tuple[int, ...]]]) -> torch.Tensor:

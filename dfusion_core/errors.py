@@ -38,6 +38,14 @@ class RewardError(DFusionError):
     """The reward model cannot be loaded, or does not fit the images."""
 
 
+class MaskError(DFusionError):
+    """A mask cannot be made, or would fuse nothing."""
+
+
+class RatioError(DFusionError):
+    """The log-probs of this process are not those that the trajectories were made with."""
+
+
 class StoreError(DFusionError):
     """An artefact on disk is locked, damaged, incomplete, or is asked for a name that it does not hold."""
 
@@ -54,3 +62,8 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     """`Did you mean 'x'?` for the known name closest to `wrong`, or an empty string if none is close."""
     close = get_close_matches(wrong, list(known), n=1)
     return f"Did you mean '{close[0]}'?" if close else ""
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """The message of another library's error in one line, cut where it goes on about other things."""
+    return " ".join(str(error).split()).rstrip(".")[:limit]

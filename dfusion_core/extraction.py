@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from .attention import present_layers, recording_kv
-from .errors import EmptyMask, MissingThreshold
+from .errors import MaskError
 from .masks import item_mask, merge
 from .policy import Policy
+from .trajectories import tensor
 
 if TYPE_CHECKING:
     from .prompts import Prompt
+    from .reading import StageData
     from .sections import Extract, Fuse
 
 HALVES = 2  # of the classifier-free-guidance batch: unconditional, conditional
@@ -31,11 +33,13 @@ class Masks:
 
 
 def thresholds(prompt: Prompt, extract: Extract) -> tuple[float, ...]:
-    """thr_o of each item. Raises MissingThreshold where absolute ones are asked for and the file has none."""
+    """thr_o of each item. Raises MaskError where absolute ones are asked for and the file has none."""
     if extract.threshold == "relative":
         return (extract.relative_threshold,) * len(prompt.items)
     if prompt.thresholds is None:
-        raise MissingThreshold(prompt.text)
+        raise MaskError(
+            f"prompts: '{prompt.text}' has no thresholds, and extract.threshold is absolute.",
+            "Give its items thresholds in the prompt file, or set extract.threshold to relative.")
     return prompt.thresholds
 
 
@@ -52,16 +56,18 @@ def reference_masks(cross_map: NDArray[np.float32], prompts: Sequence[Prompt], e
 
 
 def check_masks(mask: torch.Tensor, T: int, fuse: Fuse, describe: Sequence[str]) -> None:
-    """Raise EmptyMask where a reference's mask is empty at every fused step: nothing would be fused."""
+    """Raise MaskError where a reference's mask is empty at every fused step: nothing would be fused."""
     window = mask[:, T - fuse.first_step:T - fuse.last_step + 1]
     empty = ~window.flatten(2).any(dim=2)  # (n, step)
     for row in empty.all(dim=1).nonzero().flatten().tolist():
-        raise EmptyMask(describe[row], int(empty[row].sum()), window.shape[1])
+        raise MaskError(
+            f"extract: the mask of {describe[row]} is empty at all {window.shape[1]} fused steps.",
+            "The thresholds are too high: lower them in the prompt file, or extract.relative_threshold.")
 
 
 @torch.no_grad()
 def replay(
-    policy: Policy, x: NDArray[np.float32], text: torch.Tensor, empty: torch.Tensor, fuse: Fuse
+    policy: Policy, x: torch.Tensor, text: torch.Tensor, empty: torch.Tensor, fuse: Fuse
 ) -> dict[str, torch.Tensor]:
     """Keys and values of one reference (1, T + 1, c, h, w) at every fused step, by array name.
 
@@ -70,11 +76,11 @@ def replay(
     """
     T = policy.schedule.num_steps
     layers = present_layers(policy.unet, fuse.layers)
-    states, steps = torch.from_numpy(np.asarray(x)), range(T - fuse.first_step, T - fuse.last_step + 1)
+    steps = range(T - fuse.first_step, T - fuse.last_step + 1)
     kept: dict[str, list[torch.Tensor]] = {}
     for i in steps:
         with recording_kv(policy.unet, layers) as tap:
-            policy.predict_noise(states[:, i].to(policy.device), i, text, empty)
+            policy.predict_noise(x[:, i].to(policy.device), i, text, empty)
         for name, (K, V) in tap.kv.items():
             kept.setdefault(f"{name}/K", []).append(K.cpu())
             kept.setdefault(f"{name}/V", []).append(V.cpu())
@@ -82,7 +88,7 @@ def replay(
 
 
 def stored_kv(
-    cache: Any, references: Sequence[int], T: int, fuse: Fuse
+    cache: StageData, references: Sequence[int], T: int, fuse: Fuse
 ) -> dict[int, dict[str, tuple[torch.Tensor, torch.Tensor]]] | None:
     """Stored keys and values of these references per step index and layer, or None unless all are stored.
 
@@ -92,7 +98,7 @@ def stored_kv(
         return None
     found: dict[int, dict[str, tuple[torch.Tensor, torch.Tensor]]] = {}
     for name in sorted({key.rsplit("/", 1)[0] for key in cache.names}):
-        K, V = (cache.tensor(f"{name}/{part}", references) for part in "KV")
+        K, V = (tensor(cache, f"{name}/{part}", references) for part in "KV")
         for k in range(K.shape[1]):
             found.setdefault(T - fuse.first_step + k, {})[name] = (
                 K[:, k].transpose(0, 1).flatten(0, 1), V[:, k].transpose(0, 1).flatten(0, 1))

@@ -53,7 +53,7 @@ def published() -> list[Path]:
 
 
 def tree(path: str | Path) -> "Tree":
-    """What `path` (see `locate`) holds: arrays with dimensions, type, unit, size, values; tables; other files."""
+    """What `path` (see `locate`) holds: arrays with dimensions, type, unit, size, values; tables; files."""
     from rich.markup import escape
     from rich.tree import Tree
 
@@ -88,7 +88,7 @@ def dimensions(array: "zarr.Array[Any]") -> tuple[str, ...]:
 
 
 def statistics(array: "zarr.Array[Any]") -> Statistics | None:
-    """Range and mean of the values; None without rows. Reads at most 256 MiB, one shard at a time."""
+    """Range and mean of the values; None without rows. Reads 256 MiB at most, shard by shard."""
     import numpy as np
 
     count = array.shape[0]

@@ -1,6 +1,6 @@
 """Contact sheets of pictures, masks, attention maps and trajectories, as PNG.
 
-Pictures stand eight in a line. Of everything else a line is one row (one item of one row, where there are items)
+Pictures stand eight in a line. Of everything else a line is one row (one item of it, where there are items)
 and a column is one step, T on the left.
 """
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .ddim import Schedule, schedule
-from .errors import ModelNotFound
+from .errors import ModelError, one_line
 from .lora import load_lora
 from .microworld.locate import WEIGHTS
+from .provenance import hash_file
 
 if TYPE_CHECKING:
     from .params import Model, Sample
@@ -87,7 +88,7 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def load_pipeline(model: Model) -> Any:
-    """The model's ``StableDiffusionPipeline`` from safetensors only; ModelNotFound where there is none."""
+    """The model's ``StableDiffusionPipeline`` from safetensors only; ModelError where there is none."""
     from diffusers import StableDiffusionPipeline
     from diffusers.utils import logging
 
@@ -99,13 +100,23 @@ def load_pipeline(model: Model) -> Any:
             source, revision=model.revision, torch_dtype=dtype, use_safetensors=True, safety_checker=None,
             feature_extractor=None, requires_safety_checker=False)
     except (OSError, ValueError) as error:
-        raise ModelNotFound(model.id, source, error) from error
+        raise ModelError(
+            f"model: '{model.id}' cannot be loaded: {one_line(error)}.",
+            "Set model.id to a folder in diffusers format, a name on the Hub, or micro-world.") from error
+
+
+def model_files(model: Model) -> dict[str, Any]:
+    """What pins a local model: its id and the sha256 of each of its files. A Hub id is pinned by its revision."""
+    folder = Path(model_source(model.id))
+    files = sorted(folder.rglob("*")) if folder.is_dir() else []
+    hashes = {str(f.relative_to(folder)): hash_file(f) for f in files if f.is_file()}
+    return {"id": model.id, "revision": model.revision, "files": hashes}
 
 
 def load_policy(model: Model, sample: Sample, adapter: Path | None, *, train: bool = False) -> Policy:
     """The model with its adapter: merged for sampling, or separate and trainable.
 
-    Raises ModelNotFound. ``adapter`` is a folder that ``save_lora`` wrote, or None for the bare model.
+    Raises ModelError. ``adapter`` is a folder that ``save_lora`` wrote, or None for the bare model.
     """
     pipeline = load_pipeline(model)
     device = pick_device(model.device)

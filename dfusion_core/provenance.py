@@ -82,7 +82,7 @@ def how_to_make(path: Path) -> str:
     """The command that writes `runs/<round>/<stage>`, as a hint; empty for a path of another kind."""
     parts = path.parts[path.parts.index("runs") + 1 :] if "runs" in path.parts else ()
     if parts[:1] == ("init",):
-        return "Make it with 'dvc repro -s init'."
+        return f"Make it with 'dvc repro -s {'evaluate_base' if 'evaluate' in parts else 'init'}'."
     if len(parts) >= 2:
         stage = WRITTEN_BY.get(parts[1], parts[1])
         return f"Make it with 'dvc repro -s {stage}@{parts[0]}', or fetch it with 'dvc pull'."

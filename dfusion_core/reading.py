@@ -10,8 +10,11 @@ from .publish import ARRAYS
 from .verify import check
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import pandas as pd
     import zarr
+    from numpy.typing import NDArray
 
 
 class StageData:
@@ -43,6 +46,26 @@ class StageData:
             )
         return found
 
+    def rows(self, name: str, which: "Iterable[int]") -> "NDArray[Any]":
+        """These rows of an array (len(which), ...), in this order."""
+        import numpy as np
+
+        array, wanted = self.array(name), [int(row) for row in which]
+        if not wanted:
+            return np.empty((0, *array.shape[1:]), array.dtype)
+        distinct, place = np.unique(wanted, return_inverse=True)  # each chunk is read once
+        return np.asarray(array.oindex[distinct])[place]
+
+    @property
+    def names(self) -> list[str]:
+        """The arrays of this output; none where the stage wrote none."""
+        return array_names(self.arrays) if (self.folder / ARRAYS).is_dir() else []
+
+    @property
+    def count(self) -> int:
+        """Rows of this output's arrays."""
+        return int(self.manifest["rows"])
+
     def table(self, name: str) -> "pd.DataFrame":
         """One table, with every number as it was written. Raises StoreError listing the tables there are."""
         import pandas as pd
@@ -54,7 +77,7 @@ class StageData:
                 f"store: {self.folder} has no table '{name}'; it has {', '.join(names) or 'none'}.",
                 did_you_mean(name, names),
             )
-        return pd.read_csv(path, float_precision="round_trip", keep_default_na=False, na_values=[""])
+        return pd.read_csv(path, keep_default_na=False, na_values=[""])
 
     def path(self, name: str) -> Path:
         """A file of the output. Raises StoreError if it is not in the manifest."""
@@ -82,8 +105,8 @@ def read_stage(stage: str, round: str) -> StageData:
 
 
 def stage_folder(stage: str, round: str) -> Path:
-    """`runs/<round>/<stage>`, and `runs/init` for the stage init."""
-    return Path("runs", "init") if stage == "init" else Path("runs", round, stage)
+    """`runs/<round>/<stage>`; init writes what `train` writes in every round: `runs/init/train`."""
+    return Path("runs", round, "train" if stage == "init" else stage)
 
 
 def array_names(group: "zarr.Group", prefix: str = "") -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .errors import ModelNotFound
+from .errors import RewardError, one_line
 from .microworld.locate import CLIP
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class ClipScore:
     def __init__(self, name: str, pretrained: str | None, batch_size: int, device: torch.device) -> None:
         """Load a model by open_clip's name, "local-dir:FOLDER", or "micro-clip" for the built-in one.
 
-        Raises ModelNotFound.
+        Raises RewardError.
         """
         import open_clip
 
@@ -41,7 +41,9 @@ class ClipScore:
                 source, pretrained=tag, device=device)
             self.tokenizer: Any = open_clip.get_tokenizer(source)
         except (OSError, RuntimeError, ValueError) as error:
-            raise ModelNotFound(name, source, error) from error
+            raise RewardError(
+                f"reward: '{name}' cannot be loaded: {one_line(error)}.",
+                "Set reward.model to a name that open_clip knows, local-dir:FOLDER, or micro-clip.") from error
         self.model.eval()
         self.batch_size, self.device = batch_size, device
 

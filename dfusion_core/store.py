@@ -1,7 +1,7 @@
 """Stage outputs that are complete or not there, and a scratch folder from which the same command continues.
 
-A stage writes parts into `<scratch>/<round>/<stage>/<fingerprint>/`. When all are there they are assembled
-into one folder, which becomes `runs/<round>/<stage>` by one rename. Scratch of another fingerprint is not read.
+A stage writes parts into `<scratch>/<round>/<stage>/<fingerprint>/`. When all are there they are assembled into
+one folder, which becomes `runs/<round>/<stage>` by one rename. Scratch of another fingerprint is not read.
 
 Scratch lives in `$DFUSION_SCRATCH`, else `$DVC_ROOT/.dfusion`, else `./.dfusion`: DVC deletes outputs before
 it runs a stage, and inside `dvc exp run --temp` DVC_ROOT is still the real repository.
@@ -80,7 +80,7 @@ class StageRun:
             if self.done:
                 atomic.remove_folder(self._home)
                 rows = read_manifest(self.output)["rows"]
-                self._say(f"is there already ({rows} rows); nothing to do")
+                self.say(f"is there already ({rows} rows); nothing to do")
             else:
                 self._start()
         except BaseException:
@@ -110,7 +110,7 @@ class StageRun:
         todo = self.expect(count, batch)
         left = sum(map(len, todo))
         if 0 < left < count:
-            self._say(f"continues; {count - left} of {count} rows were finished before")
+            self.say(f"continues; {count - left} of {count} rows were finished before")
         self._progress = track(todo, len, count, count - left, f"{self.stage} {self.round}")
         return self._progress
 
@@ -168,7 +168,8 @@ class StageRun:
     def _state(self) -> Path:
         return self._scratch / "state.safetensors"
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """Print one line about this run."""
         print(f"{self.stage} {self.round}: {text}.", flush=True)
 
     def _is_published(self) -> bool:
@@ -177,12 +178,12 @@ class StageRun:
             return False
         problems = check(self.output, read=False)
         if problems:
-            self._say(f"is made again, because {problems[0].file} {problems[0].what}")
+            self.say(f"is made again, because {problems[0].file} {problems[0].what}")
             return False
         manifest = read_manifest(self.output)
         if manifest["fingerprint"] == self.fingerprint:
             return True
-        self._say(f"is made again, because {self._why(manifest['ingredients'])}")
+        self.say(f"is made again, because {self._why(manifest['ingredients'])}")
         return False
 
     def _start(self) -> None:
@@ -190,9 +191,10 @@ class StageRun:
         others = [path for path in self._home.glob("*") if path != self._scratch and path.is_dir()]
         for other in others:
             if not other.name.startswith("."):
-                self._say(f"starts from the beginning, because {self._why(_saved_ingredients(other))}")
+                self.say(f"starts from the beginning, because {self._why(_saved_ingredients(other))}")
             atomic.remove_folder(other)
         self._out.mkdir(parents=True, exist_ok=True)
+        atomic.remove_leftovers(self._scratch)
         atomic.write_text(self._scratch / "ingredients.json", json.dumps(self.ingredients, sort_keys=True))
 
     def _why(self, old: Mapping[str, Any]) -> str:

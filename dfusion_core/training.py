@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from . import ddim
-from .errors import RatioNotOne
+from .errors import RatioError
 from .lora import trainable
 from .losses import dpo_loss
 from .optimizer import from_arrays, load_optimizer, to_arrays
@@ -121,12 +121,14 @@ class Trainer:
         self.check_replay(*first[:2])
 
     def check_replay(self, pair: torch.Tensor, step: torch.Tensor) -> None:
-        """Raise RatioNotOne where the losers' log-probs differ from those seen while sampling."""
+        """Raise RatioError where the losers' log-probs differ from those seen while sampling."""
         seen = self.pairs.log_prob[pair, step]
         off = (self.log_prob_old[1, pair, step] - seen).abs().max().item()
         tolerance = REPLAY_TOLERANCE.get(self.policy.unet.dtype, COARSE_TOLERANCE)
         if not off <= tolerance:
-            raise RatioNotOne("the stored log-prob of the base images", off, tolerance)
+            raise RatioError(
+                f"train: log_prob of the first batch differs from the stored one by {off:.2g} (tolerance {tolerance}).",
+                "The adapter, model.dtype or device is not the one that sampled; run 'dvc repro' from sample on.")
 
     def update(self) -> None:
         """One AdamW step on the mean of Eq. 6 over the update's pairs and timesteps."""
@@ -153,7 +155,9 @@ class Trainer:
             known = self.log_prob_old[:, pair, step]
             off = (log_prob.detach().cpu() - known).abs().nan_to_num(0.0).max().item()
             if off > RATIO_TOLERANCE:
-                raise RatioNotOne("its own value in a second pass", off, RATIO_TOLERANCE)
+                raise RatioError(
+                    f"train: the same log_prob came out {off:.2g} apart in two passes (tolerance {RATIO_TOLERANCE}).",
+                    "The first ratio of Eq. 6 would not be 1. Set model.dtype to fp32.")
         if self.done == 0 or self.log_prob_old[:, pair, step].isnan().any():
             self.log_prob_old[:, pair, step] = log_prob.detach().cpu()
         return self.log_prob_old[:, pair, step].to(log_prob.device)

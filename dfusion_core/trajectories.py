@@ -8,9 +8,16 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import pandas as pd
 
     from .store import StageData
+
+
+def tensor(data: StageData, name: str, which: Iterable[int]) -> torch.Tensor:
+    """These rows of a stored array (len(which), ...)."""
+    return torch.from_numpy(data.rows(name, which))
 
 
 @dataclass(frozen=True)
@@ -41,13 +48,13 @@ class Pairs:
 def load_pairs(sampled: StageData, fused: StageData, adopted: StageData, shared_steps: int) -> Pairs:
     """The pairs that ``adopt`` chose, with their trajectories from ``sample`` and ``fuse``."""
     table: pd.DataFrame = adopted.table("training")
-    winner = sampled.tensor("x", table.reference_image)
+    winner = tensor(sampled, "x", table.reference_image)
     taken = table.index[table.adopted].tolist()
     if taken:
-        winner[taken] = fused.tensor("x", table.pair[table.adopted])
+        winner[taken] = tensor(fused, "x", table.pair[table.adopted])
     prompts = list(dict.fromkeys(table.prompt))
     return Pairs(
-        winner=winner, loser=sampled.tensor("x", table.base_image), prompts=prompts,
+        winner=winner, loser=tensor(sampled, "x", table.base_image), prompts=prompts,
         prompt_row=torch.tensor([prompts.index(prompt) for prompt in table.prompt]),
         first_index=torch.tensor([shared_steps if one else 0 for one in table.adopted]),
-        log_prob=sampled.tensor("log_prob", table.base_image))
+        log_prob=tensor(sampled, "log_prob", table.base_image))

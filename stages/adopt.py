@@ -16,7 +16,7 @@ def adopt(round: str) -> None:
     """Build the training set of ROUND."""
     params = load_params("reward", "adopt", "pairs")
     inputs = {name: output(name, round) for name in ("score", "extract", "fuse")}
-    with open_stage("adopt", round, params, inputs=inputs) as run:
+    with open_stage("adopt", round=round, params=params, inputs=inputs) as run:
         if run.done:
             return
         from dfusion_core.adoption import training_table
@@ -26,7 +26,7 @@ def adopt(round: str) -> None:
         pairs = read_stage("extract", round).table("pairs")
         target_reward = None
         if params.pairs == "dfusion":
-            pictures = read_stage("fuse", round).arrays["picture"][:]
+            pictures = read_stage("fuse", round).rows("picture", pairs.pair)
             target_reward = load_reward(params.reward, pick_device("auto"))(pictures, pairs.prompt.tolist())
         training = training_table(pairs, target_reward, params.adopt)
         run.write_table("training", training)

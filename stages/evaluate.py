@@ -20,7 +20,7 @@ def evaluate(round: str) -> None:
     inputs = {"adapter": output("train", round)}
     if round != "init":
         inputs["base"] = output("evaluate", "init")
-    with open_stage("evaluate", round, params, inputs=inputs) as run:
+    with open_stage("evaluate", round=round, params=params, inputs=inputs) as run:
         if not run.done:
             from dfusion_core.denoise import denoise
             from dfusion_core.evaluation import score_images, write_grid
@@ -37,7 +37,7 @@ def evaluate(round: str) -> None:
                 found = denoise(policy, x_T, noise, policy.embed(part.prompt.tolist()), empty,
                                 [run.describe(row) for row in rows])
                 run.write(rows, picture=policy.decode(found.x[:, -1]))
-            pictures = run.rows("picture")
+            pictures = run.collect("picture")
             run.write_table("images", score_images(images, pictures, params))
             write_grid(run.path("grid.png"), images, pictures)
     from dfusion_core.results import write_round_result

@@ -7,8 +7,6 @@ writes  extract/  mask, item_mask (one row a reference), references.csv, pairs.c
 
 from __future__ import annotations
 
-from typing import Any
-
 from dfusion_core.artefacts import adapter, output, previous
 from dfusion_core.entry import run_stage
 from dfusion_core.params import load_params
@@ -20,7 +18,7 @@ def masks(round: str) -> None:
     """Pair the images of ROUND and binarise the references' maps."""
     params = load_params("prompts", "sample", "extract", "pairing", "fuse")
     inputs = {"sample": output("sample", round), "score": output("score", round)}
-    with open_stage("extract", round, params, inputs=inputs) as run:
+    with open_stage("extract", round=round, params=params, inputs=inputs) as run:
         if run.done:
             return
         from dfusion_core.extraction import check_masks, reference_masks
@@ -35,12 +33,19 @@ def masks(round: str) -> None:
         for rows in run.unfinished(len(references), 64):
             part = references.loc[rows]
             found = reference_masks(
-                sampled.arrays["cross_map"].oindex[part.image.tolist()], [prompts[p] for p in part.prompt_id],
+                sampled.rows("cross_map", part.image), [prompts[p] for p in part.prompt_id],
                 params.extract)
             check_masks(found.mask, params.sample.num_steps, params.fuse, [run.describe(row) for row in rows])
             run.write(rows, mask=found.mask, item_mask=found.item_mask)
         run.write_table("references", references)
         run.write_table("pairs", pairs)
+
+
+def kept(keep_kv: str | int, references: int) -> int:
+    """How many references' keys and values are stored."""
+    if isinstance(keep_kv, int):
+        return min(keep_kv, references)
+    return references if keep_kv == "all" else 0
 
 
 def keys_and_values(round: str) -> None:
@@ -49,23 +54,24 @@ def keys_and_values(round: str) -> None:
     before = previous(params, round)
     inputs = {"adapter": output("train", before), "sample": output("sample", round),
               "extract": output("extract", round)}
-    with open_stage("kv", round, params, inputs=inputs, code="extract") as run:
+    with open_stage("kv", round=round, params=params, inputs=inputs) as run:
         if run.done:
             return
-        references: Any = read_stage("extract", round).table("references")
-        count = params.extract.kept(len(references))
+        references = read_stage("extract", round).table("references")
+        count = kept(params.extract.keep_kv, len(references))
         if count == 0:
             return
         from dfusion_core.extraction import replay
         from dfusion_core.policy import load_policy
+        from dfusion_core.trajectories import tensor
 
         policy = load_policy(params.model, params.sample, adapter(before))
         empty = policy.embed([""])
-        stored = read_stage("sample", round).arrays["x"]
+        sampled = read_stage("sample", round)
         for rows in run.unfinished(count, 1):  # one reference at a time: its whole window is one batch already
             part = references.loc[rows]
-            x = stored.oindex[part.image.tolist()]
-            run.write(rows, **replay(policy, x, policy.embed(part.prompt.tolist()), empty, params.fuse))
+            run.write_arrays(rows, replay(
+                policy, tensor(sampled, "x", part.image), policy.embed(part.prompt.tolist()), empty, params.fuse))
 
 
 def extract(round: str) -> None:

@@ -17,13 +17,15 @@ def fuse(round: str) -> None:
     before = previous(params, round)
     inputs = {"adapter": output("train", before), "sample": output("sample", round),
               "extract": output("extract", round), "kv": output("kv", round)}
-    with open_stage("fuse", round, params, inputs=inputs) as run:
+    with open_stage("fuse", round=round, params=params, inputs=inputs) as run:
         if run.done or params.pairs != "dfusion":
             return
+        from dfusion_core.attention import present_layers
         from dfusion_core.denoise import References, denoise_fused
         from dfusion_core.extraction import stored_kv
         from dfusion_core.noise import trajectory_noises
         from dfusion_core.policy import load_policy
+        from dfusion_core.trajectories import tensor
 
         sampled, extracted, cache = (read_stage(name, round) for name in ("sample", "extract", "kv"))
         pairs = extracted.table("pairs")
@@ -33,12 +35,12 @@ def fuse(round: str) -> None:
         for rows in run.unfinished(len(pairs), params.fuse.batch_size):
             part = pairs.loc[rows]
             references = References(
-                sampled.tensor("x", part.reference_image), extracted.tensor("mask", part.reference),
+                tensor(sampled, "x", part.reference_image), tensor(extracted, "mask", part.reference),
                 stored_kv(cache, part.reference.tolist(), params.sample.num_steps, params.fuse))
             _, noise = trajectory_noises(part.base_seed, policy.latent_shape, params.sample.num_steps)
             x = denoise_fused(
-                policy, sampled.tensor("x", part.base_image), noise, policy.embed(part.prompt.tolist()), empty,
-                references, policy.present(params.fuse.layers), params.fuse.first_step, params.fuse.last_step,
+                policy, tensor(sampled, "x", part.base_image), noise, policy.embed(part.prompt.tolist()), empty,
+                references, present_layers(policy.unet, params.fuse.layers), params.fuse.first_step, params.fuse.last_step,
                 [run.describe(row) for row in rows])
             run.write(rows, x=x, picture=policy.decode(x[:, -1]))
 

@@ -15,7 +15,7 @@ from dfusion_core.store import open_stage
 def init(round: str = "init") -> None:
     """Write the zero adapter that the first round starts from."""
     params = load_params("model", "lora", "seed")
-    with open_stage("train", round, params, inputs={}, code="init") as run:
+    with open_stage("init", round=round, params=params) as run:
         if run.done:
             return
         from dfusion_core.lora import add_lora, save_lora

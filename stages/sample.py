@@ -18,7 +18,7 @@ def sample(round: str) -> None:
     """Sample every training prompt's images of ROUND."""
     params = load_params("model", "prompts", "sample", "extract", "seed", "rounds")
     before = previous(params, round)
-    with open_stage("sample", round, params, inputs={"adapter": output("train", before)}) as run:
+    with open_stage("sample", round=round, params=params, inputs={"adapter": output("train", before)}) as run:
         if run.done:
             return
         from dfusion_core.denoise import denoise
@@ -33,8 +33,8 @@ def sample(round: str) -> None:
         tokens = [[item_tokens(policy.tokenizer, p.text, item) for item in p.items] for p in prompts]
         run.describe = lambda row: f"image {row} ('{images.prompt[row]}', seed {images.seed[row]})"
         for rows in run.unfinished(len(images), params.sample.batch_size):
-            which = images.prompt_id[rows].tolist()
-            x_T, noise = trajectory_noises(images.seed[rows], policy.latent_shape, params.sample.num_steps)
+            which = images.prompt_id.loc[rows].tolist()
+            x_T, noise = trajectory_noises(images.seed.loc[rows], policy.latent_shape, params.sample.num_steps)
             found = denoise(policy, x_T, noise, text[which], empty, [run.describe(row) for row in rows],
                             [tokens[p] for p in which], params.extract.maps)
             run.write(rows, x=found.x, log_prob=found.log_prob, cross_map=found.cross_map,

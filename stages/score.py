@@ -14,7 +14,7 @@ from dfusion_core.store import open_stage, read_stage
 def score(round: str) -> None:
     """Score the sampled images of ROUND."""
     params = load_params("reward")
-    with open_stage("score", round, params, inputs={"sample": output("sample", round)}) as run:
+    with open_stage("score", round=round, params=params, inputs={"sample": output("sample", round)}) as run:
         if run.done:
             return
         from dfusion_core.policy import pick_device
@@ -23,7 +23,7 @@ def score(round: str) -> None:
         sampled = read_stage("sample", round)
         scores = sampled.table("images")[["image", "prompt_id", "prompt"]]
         reward = load_reward(params.reward, pick_device("auto"))
-        scores = scores.assign(reward=reward(sampled.arrays["picture"][:], scores.prompt.tolist()))
+        scores = scores.assign(reward=reward(sampled.rows("picture", scores.image), scores.prompt.tolist()))
         run.write_table("scores", scores[["image", "prompt_id", "reward"]])
 
 

@@ -17,7 +17,7 @@ def train(round: str) -> None:
     params = load_params("algo", "model", "sample", "fuse", "train", "seed", "rounds")
     before = previous(params, round)
     inputs = {"adapter": output("train", before)} | {name: output(name, round) for name in ("sample", "fuse", "adopt")}
-    with open_stage("train", round, params, inputs=inputs) as run:
+    with open_stage("train", round=round, params=params, inputs=inputs) as run:
         if run.done:
             return
         from dfusion_core.lora import save_lora

@@ -1,7 +1,7 @@
 """The authors' code, reproduced: masks bit for bit, guided noise to 1e-4, log-probs, on their own tiny U-Net.
 
-What tests/data/golden holds was written by the official implementation (see the README there). Each step starts
-from the stored latent, so errors do not add up, and a wrong layer, half, mask or token shows at once.
+What tests/data/golden holds was written by the official implementation (see the README there). Each step
+starts from the stored latent, so errors do not add up, and a wrong layer, half, mask or token shows at once.
 """
 
 from __future__ import annotations
@@ -100,6 +100,7 @@ def test_noise_of_the_reference(t: int) -> None:
     torch.testing.assert_close(kept(eps), stored()["eps_r"][STEPS.index(t)], rtol=0, atol=1e-4)
 
 
+@cache
 def target_step(t: int) -> Tensor:
     """Guided noise of the target with the reference's stored keys and values; from t = 18 it is fused."""
     inputs = halves(state("a", t), t)
@@ -120,7 +121,7 @@ def test_noise_of_the_fused_target(t: int) -> None:
 
 
 def test_lock_step_gives_the_same() -> None:
-    """Rows (r, a) without the prompt, then (r, a) with it: each half of the target reads the same half of r."""
+    """Rows (r, a) without the prompt, then (r, a) with it: each half of a reads the same half of r."""
     x_t = torch.cat([state("r", 10), state("a", 10)])
     M = fusion_mask(reference_step(10)[1])
     with fusing(unet(), layers(), M, reference_rows=torch.tensor([0, 2]), target_rows=torch.tensor([1, 3])):
@@ -132,7 +133,7 @@ def test_lock_step_gives_the_same() -> None:
 @pytest.mark.parametrize("t", STEPS)
 @pytest.mark.parametrize("letter", ["r", "a"])
 def test_transitions_and_log_probs(letter: str, t: int) -> None:
-    """x_{t-1} = mean + std z: the z recovered is standard normal, and its log-prob is the one the authors saw."""
+    """x_{t-1} = mean + std z: the z recovered is standard normal, its log-prob the one the authors saw."""
     eps = reference_step(t)[0] if letter == "r" else target_step(t)
     i = META["num_steps"] - t
     mean = ddim.mean(sampler(), i, state(letter, t), eps)

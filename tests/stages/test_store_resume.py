@@ -1,0 +1,166 @@
+"""Kill a stage with SIGKILL anywhere; the same command continues and gives the same bytes."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dfusion_core.provenance import hash_file
+from dfusion_core.store import verify
+
+ROOT = Path(__file__).parents[2]
+
+STAGE = '''
+import os, signal, sys
+import numpy as np, pandas as pd
+from dfusion_core.entry import run_stage
+from dfusion_core.store import open_stage
+
+def sample(round: str, eta: float = 1.0, stop: str = "", at: int = -1) -> None:
+    """A stage of five parts that stops itself before part AT."""
+    with open_stage("sample", round=round, params={"sample": {"eta": eta}}) as run:
+        if run.done:
+            return
+        for rows in run.unfinished(count=10, batch=2):
+            print("part", rows.start)
+            if rows.start == at and stop:
+                os.kill(os.getpid(), getattr(signal, stop))
+            noise = np.random.default_rng(rows.start)
+            run.write(rows, x=noise.normal(size=(2, 4, 2, 4, 4)), log_prob=noise.normal(size=(2, 3)), _n=np.arange(2))
+        run.write_table("images", pd.DataFrame({"n": run.collect("_n")}))
+
+if __name__ == "__main__":
+    run_stage(sample)
+'''
+
+# Runs the stage again and again, each time killed one step later: at the n-th fsync, rename or replace. Forks before
+# Zarr has threads, so that a run costs tens of milliseconds.
+EVERY_CRASH_POINT = """
+import os, shutil, signal, sys
+import zarr, zarr.codecs, pandas, safetensors.numpy
+from dfusion_core.provenance import hash_file
+from dfusion_core.verify import verify
+from pathlib import Path
+sys.path.insert(0, ".")
+import stage
+
+def child(n=None):
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    left = [n]
+    def counted(function):
+        def call(*args, **kwargs):
+            if n is not None:
+                left[0] -= 1
+                if left[0] < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
+        return call
+    for name in ("fsync", "rename", "replace"):
+        setattr(os, name, counted(getattr(os, name)))
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    code = 1
+    try:
+        stage.sample("r00")
+        code = 0
+    finally:
+        os._exit(code)
+
+def content():
+    return {str(p): hash_file(p) for p in Path("runs").rglob("*") if p.is_file()}
+
+assert child() == 0
+whole = content()
+n = 0
+while True:
+    shutil.rmtree("runs"); shutil.rmtree(".dfusion")
+    code = child(n)
+    if Path("runs/r00/sample").exists():
+        assert content() == whole, f"half an output after a kill at {n}"
+    if code == 0:
+        break
+    assert code == -9, code
+    assert child() == 0, f"cannot continue after a kill at {n}"
+    assert content() == whole, f"other bytes after a kill at {n}"
+    n += 1
+print(n)
+"""
+
+
+@pytest.fixture
+def stage(workspace: Path) -> Path:
+    path = workspace / "stage.py"
+    path.write_text(STAGE)
+    # A copy of the package: an edit of the code during the test would be another fingerprint.
+    skipped = shutil.ignore_patterns("microworld", "__pycache__", "prompts")
+    shutil.copytree(ROOT / "dfusion_core", workspace / "dfusion_core", ignore=skipped)
+    return path
+
+
+def run(stage: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(stage.parent)}
+    command = [sys.executable, str(stage), "r00", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def content(workspace: Path) -> dict[str, str]:
+    folder = workspace / "runs/r00/sample"
+    return {str(path.relative_to(folder)): hash_file(path) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_killed_twice_and_continued_gives_the_same_bytes(workspace: Path, stage: Path) -> None:
+    assert run(stage).returncode == 0
+    whole = content(workspace)
+    (workspace / "runs").rename(workspace / "first")
+    assert run(stage, "--stop", "SIGKILL", "--at", "4").returncode == -signal.SIGKILL
+    assert not (workspace / "runs").exists()
+    second = run(stage, "--stop", "SIGKILL", "--at", "8")
+    assert second.returncode == -signal.SIGKILL
+    third = run(stage)
+    assert "sample r00: continues; 8 of 10 rows were finished before." in third.stdout
+    assert third.stdout.count("part") == 1
+    assert content(workspace) == whole
+    assert verify("runs") == []
+
+
+def test_interrupted_by_the_user(workspace: Path, stage: Path) -> None:
+    result = run(stage, "--stop", "SIGINT", "--at", "4")
+    assert result.returncode == 130
+    assert result.stderr == "Interrupted; what is finished is kept. Run the same command again to continue.\n"
+    assert "continues; 4 of 10" in run(stage).stdout
+
+
+def test_another_parameter_starts_clean_and_says_which(workspace: Path, stage: Path) -> None:
+    run(stage, "--stop", "SIGKILL", "--at", "6")
+    result = run(stage, "--eta", "0.5")
+    assert "starts from the beginning, because sample.eta changed from 1.0 to 0.5." in result.stdout
+    assert result.stdout.count("part") == 5
+    assert not list((workspace / ".dfusion/r00").glob("sample/*"))
+
+
+def test_an_error_is_one_line_without_a_traceback(workspace: Path, stage: Path) -> None:
+    stage.write_text(
+        STAGE.replace('"sample": {"eta": eta}}', '"sample": {"eta": eta}}, inputs={"lora": "runs/init"}')
+    )
+    result = run(stage)
+    assert result.returncode == 1
+    assert result.stderr == (
+        "error: sample: its input 'lora' is missing: there is no runs/init. Make it with 'dvc repro -s init'.\n"
+    )
+    assert run(stage, "--ata", "3").returncode == 2
+
+
+def test_every_crash_point(workspace: Path, stage: Path) -> None:
+    driver = workspace / "driver.py"
+    driver.write_text(EVERY_CRASH_POINT)
+    environment = {**os.environ, "PYTHONPATH": str(workspace)}
+    done = subprocess.run(
+        [sys.executable, str(driver)], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 40
