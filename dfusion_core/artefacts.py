@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import ParamsError, did_you_mean
+from .microworld.locate import WEIGHTS
 
 if TYPE_CHECKING:
     from .params import Params
 
+MICROWORLD = "micro-world"
 RUNS = Path("runs")
 RESULTS = Path("results")
 INIT = "init"  # the "round" of the untouched base model
@@ -28,6 +30,17 @@ def adapter(round: str) -> Path:
 def round_result(round: str) -> Path:
     """The metrics file of one round's evaluation."""
     return RESULTS / "rounds" / f"{round}.json"
+
+
+def model_source(model_id: str) -> str:
+    """The id to load: the built-in model's folder for "micro-world", else the id itself."""
+    return str(WEIGHTS) if model_id == MICROWORLD else model_id
+
+
+def model_inputs(model_id: str) -> dict[str, Path]:
+    """The model as an input of ``init``: its folder where it is local, so that other weights are noticed."""
+    folder = Path(model_source(model_id))
+    return {"model": folder} if folder.is_dir() else {}
 
 
 def previous(params: Params, round: str) -> str:

@@ -22,7 +22,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files below `folder` that `write_bytes` leaves behind when the process is killed."""
+    """Delete the temporary files below `folder` that a killed `write_bytes` leaves behind."""
     for path in folder.rglob(".*.tmp"):
         path.unlink()
 

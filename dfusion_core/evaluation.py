@@ -10,7 +10,8 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from .policy import MICROWORLD, pick_device
+from .artefacts import MICROWORLD
+from .policy import pick_device
 from .rewards import load_reward
 
 if TYPE_CHECKING:

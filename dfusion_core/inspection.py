@@ -31,7 +31,7 @@ class Statistics:
 def locate(path: str | Path) -> tuple[Path, str]:
     """The published folder that `path` names, and the array in it, or "" for all.
 
-    `path` is a stage's folder, its arrays.zarr, an array inside, or any of these below `runs/`, as in `r00/sample`.
+    `path` is a stage's folder, its arrays.zarr, an array inside, or one of these below `runs/`: `r00/sample`.
     Raises StoreError listing what there is.
     """
     for candidate in (Path(path), Path("runs", path)):
@@ -53,7 +53,7 @@ def published() -> list[Path]:
 
 
 def tree(path: str | Path) -> "Tree":
-    """What `path` (see `locate`) holds: arrays with dimensions, type, unit, size, values; tables; files."""
+    """What `path` (see `locate`) holds: arrays with dimensions, type, unit, values; tables; files."""
     from rich.markup import escape
     from rich.tree import Tree
 

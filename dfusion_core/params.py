@@ -11,6 +11,11 @@ from pydantic_core import ErrorDetails
 
 from . import sections as s
 from .errors import ParamsError, did_you_mean
+from .sections import Lora as Lora
+from .sections import Model as Model
+from .sections import Reward as Reward
+from .sections import Sample as Sample
+from .sections import Train as Train
 from .strict_yaml import read_yaml
 
 NEVER_IN_FINGERPRINT = ("launcher", "rounds")  # how a stage is started, and which other rounds exist

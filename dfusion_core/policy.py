@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .artefacts import model_source
 from .ddim import Schedule, schedule
 from .errors import ModelError, one_line
 from .lora import load_lora
-from .microworld.locate import WEIGHTS
 from .provenance import hash_file
 
 if TYPE_CHECKING:
     from .params import Model, Sample
 
-MICROWORLD = "micro-world"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -72,11 +71,6 @@ class Policy:
         return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
 
 
-def model_source(model_id: str) -> str:
-    """The id to load: the built-in model's folder for "micro-world", else the id itself."""
-    return str(WEIGHTS) if model_id == MICROWORLD else model_id
-
-
 def pick_device(name: str) -> torch.device:
     """The named device; "auto" is the first GPU, else the CPU."""
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
@@ -97,7 +91,7 @@ def load_pipeline(model: Model) -> Any:
     dtype = pick_dtype(model.dtype, pick_device(model.device))
     try:
         return StableDiffusionPipeline.from_pretrained(
-            source, revision=model.revision, torch_dtype=dtype, use_safetensors=True, safety_checker=None,
+            source, revision=model.revision, dtype=dtype, use_safetensors=True, safety_checker=None,
             feature_extractor=None, requires_safety_checker=False)
     except (OSError, ValueError) as error:
         raise ModelError(

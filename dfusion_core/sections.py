@@ -75,6 +75,9 @@ class Sample(Section):
         16, "K, images of one prompt in a round (paper: 640 in all)", ge=2, multiple_of=2
     )
     batch_size: int = _paper(4, "images denoised together", ge=1)
+    maps: Literal["up_1", "same_resolution"] = _paper(
+        "up_1", "average the maps of the first up layer, or of all layers of its resolution (authors' code)"
+    )
 
 
 class Reward(Section):
@@ -89,9 +92,6 @@ class Reward(Section):
 class Extract(Section):
     """Masks from cross-attention (Eq. 4), and what is kept for fusion."""
 
-    maps: Literal["up_1", "same_resolution"] = _paper(
-        "up_1", "average the maps of the first up layer, or of all layers of its resolution (authors' code)"
-    )
     threshold: Literal["absolute", "relative"] = _paper(
         "absolute", "thr_o as in Tables 4-6, or a multiple of the map's mean"
     )

@@ -1,7 +1,7 @@
 """Stage outputs that are complete or not there, and a scratch folder from which the same command continues.
 
-A stage writes parts into `<scratch>/<round>/<stage>/<fingerprint>/`. When all are there they are assembled into
-one folder, which becomes `runs/<round>/<stage>` by one rename. Scratch of another fingerprint is not read.
+A stage writes parts into `<scratch>/<round>/<stage>/<fingerprint>/`. When all are there, they are assembled
+into one folder that becomes `runs/<round>/<stage>` by one rename. Scratch of another fingerprint is not read.
 
 Scratch lives in `$DFUSION_SCRATCH`, else `$DVC_ROOT/.dfusion`, else `./.dfusion`: DVC deletes outputs before
 it runs a stage, and inside `dvc exp run --temp` DVC_ROOT is still the real repository.
@@ -9,7 +9,7 @@ it runs a stage, and inside `dvc exp run --temp` DVC_ROOT is still the real repo
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -113,6 +113,14 @@ class StageRun:
             self.say(f"continues; {count - left} of {count} rows were finished before")
         self._progress = track(todo, len, count, count - left, f"{self.stage} {self.round}")
         return self._progress
+
+    def track(self, items: Iterable[int], count: int, what: str) -> Iterator[int]:
+        """The items one by one, with progress on stderr; the rest of ``count`` was done by an earlier run."""
+        left = list(items)
+        if 0 < len(left) < count:
+            self.say(f"continues; {count - len(left)} of {count} {what}s were done before")
+        label = f"{self.stage} {self.round} {what}"
+        return track(left, lambda _: 1, count, count - len(left), label)
 
     def write(self, rows: range, **values: Any) -> None:
         """Store arrays for `rows` (first axis), all in one atomic file; does nothing in a run that is done.

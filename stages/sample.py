@@ -16,7 +16,7 @@ from dfusion_core.store import open_stage
 
 def sample(round: str) -> None:
     """Sample every training prompt's images of ROUND."""
-    params = load_params("model", "prompts", "sample", "extract", "seed", "rounds")
+    params = load_params("model", "prompts", "sample", "seed", "rounds")
     before = previous(params, round)
     with open_stage("sample", round=round, params=params, inputs={"adapter": output("train", before)}) as run:
         if run.done:
@@ -36,7 +36,7 @@ def sample(round: str) -> None:
             which = images.prompt_id.loc[rows].tolist()
             x_T, noise = trajectory_noises(images.seed.loc[rows], policy.latent_shape, params.sample.num_steps)
             found = denoise(policy, x_T, noise, text[which], empty, [run.describe(row) for row in rows],
-                            [tokens[p] for p in which], params.extract.maps)
+                            [tokens[p] for p in which], params.sample.maps)
             run.write(rows, x=found.x, log_prob=found.log_prob, cross_map=found.cross_map,
                       picture=policy.decode(found.x[:, -1]))
         run.write_table("images", images)

@@ -32,11 +32,9 @@ def train(round: str) -> None:
         policy = load_policy(params.model, params.sample, adapter(before), train=True)
         trainer = Trainer(policy, pairs, params.train, seed=params.seed, round=round)
         trainer.resume(run.load_state(), optimizer_file=output("train", before) / "optimizer.safetensors")
-        with run.progress(trainer.updates, "update") as bar:
-            for done in trainer.remaining():
-                trainer.update()
-                run.save_state(*trainer.state())
-                bar.update(done)
+        for _ in run.track(trainer.remaining(), trainer.updates, "update"):
+            trainer.update()
+            run.save_state(*trainer.state())
         save_lora(policy.unet, run.path("adapter"))
         save_optimizer(trainer.optimizer, trainer.parameters, run.path("optimizer.safetensors"))
         run.write_table("updates", trainer.history_table())

@@ -30,15 +30,16 @@ def sample(round: str, eta: float = 1.0, stop: str = "", at: int = -1) -> None:
             if rows.start == at and stop:
                 os.kill(os.getpid(), getattr(signal, stop))
             noise = np.random.default_rng(rows.start)
-            run.write(rows, x=noise.normal(size=(2, 4, 2, 4, 4)), log_prob=noise.normal(size=(2, 3)), _n=np.arange(2))
+            x, log_prob = noise.normal(size=(2, 4, 2, 4, 4)), noise.normal(size=(2, 3))
+            run.write(rows, x=x, log_prob=log_prob, _n=np.arange(2))
         run.write_table("images", pd.DataFrame({"n": run.collect("_n")}))
 
 if __name__ == "__main__":
     run_stage(sample)
 '''
 
-# Runs the stage again and again, each time killed one step later: at the n-th fsync, rename or replace. Forks before
-# Zarr has threads, so that a run costs tens of milliseconds.
+# Runs the stage again and again, each time killed one step later: at the n-th fsync, rename or
+# replace. Forks before Zarr has threads, so that a run costs tens of milliseconds.
 EVERY_CRASH_POINT = """
 import os, shutil, signal, sys
 import zarr, zarr.codecs, pandas, safetensors.numpy
@@ -150,7 +151,8 @@ def test_an_error_is_one_line_without_a_traceback(workspace: Path, stage: Path) 
     result = run(stage)
     assert result.returncode == 1
     assert result.stderr == (
-        "error: sample: its input 'lora' is missing: there is no runs/init. Make it with 'dvc repro -s init'.\n"
+        "error: sample: its input 'lora' is missing: there is no runs/init. "
+        "Make it with 'dvc repro -s init'.\n"
     )
     assert run(stage, "--ata", "3").returncode == 2
 

@@ -23,7 +23,8 @@ def message(path: Path) -> str:
 
 
 def test_all_mistakes_are_reported_together_with_key_value_and_suggestion(tmp_path: Path) -> None:
-    text = "algo: ddop\nsample: {num_step: 20, eta: 0.0, batch_size: '4'}\nextract: {keep_kv: some}\nnum_steps: 3\n"
+    text = "algo: ddop\nsample: {num_step: 20, eta: 0.0, batch_size: '4'}\nextract: {keep_kv: some}\n"
+    text += "num_steps: 3\n"
     assert message(write(tmp_path, text)).splitlines() == [
         "params.yaml is not valid:",
         "  algo: Input should be 'dpo', 'ddpo' or 'dpok' (got \"ddop\"). Did you mean 'ddpo'?",

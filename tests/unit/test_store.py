@@ -1,4 +1,4 @@
-"""The store: what is published is complete, checked, readable by Zarr and xarray, and the same bytes every time."""
+"""The store: what is published is complete, checked, read by Zarr and xarray, and always the same bytes."""
 
 import json
 import os
@@ -225,12 +225,12 @@ def test_a_bad_number_is_located(workspace: Path) -> None:
 
 
 def test_unwritten_rows_are_not_published(workspace: Path) -> None:
-    with pytest.raises(StoreError, match="1 of 3 parts of r00 were not written, the first is rows 8 to 9"):
-        with open_stage("sample", round="r00") as run:
-            for rows in run.unfinished(ROWS, BATCH):
-                if rows.start == 8:
-                    break
-                run.write(rows, **arrays(rows))
+    expected = "1 of 3 parts of r00 were not written, the first is rows 8 to 9"
+    with pytest.raises(StoreError, match=expected), open_stage("sample", round="r00") as run:
+        for rows in run.unfinished(ROWS, BATCH):
+            if rows.start == 8:
+                break
+            run.write(rows, **arrays(rows))
     assert not Path("runs").exists()
 
 
