@@ -10,7 +10,7 @@ from torch import Tensor, from_numpy
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .sections import Adopt
+    from .params.sections import Adopt
 
 
 def adopted(R_a: Tensor, R_r: Tensor, R_b: Tensor, thr_ado: float) -> Tensor:

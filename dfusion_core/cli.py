@@ -60,7 +60,7 @@ def verify(
     paths: Annotated[list[Path], typer.Argument(help="Outputs, or folders with outputs in them, as runs.")],
 ) -> None:
     """Compare every file of outputs with the hashes in their manifests; exit code 1 if something is wrong."""
-    from .verify import check, published_folders
+    from .store.verify import check, published_folders
 
     folders = [folder for path in paths for folder in published_folders(path)]
     problems = [problem for folder in folders for problem in check(folder, read=True)]
@@ -118,7 +118,7 @@ def _draw(path: str, picture: Path, name: str, rows: slice) -> None:
 
     from .inspection import dimensions, locate
     from .pictures import contact_sheet
-    from .reading import StageData, array_names
+    from .store.reading import StageData, array_names
 
     folder, inside = locate(path)
     data = StageData(folder)

@@ -17,9 +17,9 @@ from .policy import Policy
 from .trajectories import tensor
 
 if TYPE_CHECKING:
+    from .params.sections import Extract, Fuse
     from .prompts import Prompt
-    from .reading import StageData
-    from .sections import Extract, Fuse
+    from .store.reading import StageData
 
 HALVES = 2  # of the classifier-free-guidance batch: unconditional, conditional
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import StoreError, did_you_mean
-from .provenance import MANIFEST
-from .publish import ARRAYS
-from .reading import StageData, array_names
-from .verify import published_folders
+from .store.provenance import MANIFEST
+from .store.publish import ARRAYS
+from .store.reading import StageData, array_names
+from .store.verify import published_folders
 
 if TYPE_CHECKING:
     import zarr

@@ -11,13 +11,14 @@ from .noise import image_seed
 from .pairing import pair
 
 if TYPE_CHECKING:
+    from .params.sections import Evaluate
     from .prompts import Prompt, PromptFile
-    from .sections import Evaluate
 
 
 def image_plan(prompts: Sequence[Prompt], count: int, seed: int, round: str) -> pd.DataFrame:
     """``count`` images of each prompt, prompt by prompt: image, prompt_id, prompt, sample, seed."""
-    rows = [(p, prompt.text, n, image_seed(seed, round, p, n)) for p, prompt in enumerate(prompts) for n in range(count)]
+    rows = [(p, prompt.text, n, image_seed(seed, round, p, n))
+            for p, prompt in enumerate(prompts) for n in range(count)]
     frame = pd.DataFrame(rows, columns=["prompt_id", "prompt", "sample", "seed"])
     frame.insert(0, "image", range(len(frame)))
     return frame

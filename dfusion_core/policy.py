@@ -13,7 +13,7 @@ from .artefacts import model_source
 from .ddim import Schedule, schedule
 from .errors import ModelError, one_line
 from .lora import load_lora
-from .provenance import hash_file
+from .store.provenance import hash_file
 
 if TYPE_CHECKING:
     from .params import Model, Sample

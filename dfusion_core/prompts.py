@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import PromptsError, did_you_mean
-from .strict_yaml import read_yaml
+from .params.strict_yaml import read_yaml
 
 KEYS = ("prompt", "items", "thresholds")
 

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from .artefacts import INIT, RESULTS, in_order, output, round_result
-from .atomic import write_text
+from .store.atomic import write_text
 
 if TYPE_CHECKING:
     from .params import Params

@@ -23,8 +23,8 @@ from .losses import dpo_loss
 from .optimizer import from_arrays, load_optimizer, to_arrays
 
 if TYPE_CHECKING:
+    from .params.sections import Train
     from .policy import Policy
-    from .sections import Train
     from .trajectories import Pairs
 
 RATIO_TOLERANCE = 1e-5  # between two passes of the same graph on the same rows

@@ -40,8 +40,8 @@ def fuse(round: str) -> None:
             _, noise = trajectory_noises(part.base_seed, policy.latent_shape, params.sample.num_steps)
             x = denoise_fused(
                 policy, tensor(sampled, "x", part.base_image), noise, policy.embed(part.prompt.tolist()), empty,
-                references, present_layers(policy.unet, params.fuse.layers), params.fuse.first_step, params.fuse.last_step,
-                [run.describe(row) for row in rows])
+                references, present_layers(policy.unet, params.fuse.layers), params.fuse.first_step,
+                params.fuse.last_step, [run.describe(row) for row in rows])
             run.write(rows, x=x, picture=policy.decode(x[:, -1]))
 
 

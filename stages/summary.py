@@ -6,7 +6,7 @@ writes  results/metrics.json, results/alignment.csv, results/updates.csv
 
 from __future__ import annotations
 
-from dfusion_core.entry import run_command
+from dfusion_core.entry import run_stage
 from dfusion_core.params import load_params
 from dfusion_core.results import summarise
 
@@ -17,4 +17,4 @@ def summary() -> None:
 
 
 if __name__ == "__main__":
-    run_command(summary)
+    run_stage(summary)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dfusion_core.provenance import hash_file
 from dfusion_core.store import verify
+from dfusion_core.store.provenance import hash_file
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,8 +43,8 @@ if __name__ == "__main__":
 EVERY_CRASH_POINT = """
 import os, shutil, signal, sys
 import zarr, zarr.codecs, pandas, safetensors.numpy
-from dfusion_core.provenance import hash_file
-from dfusion_core.verify import verify
+from dfusion_core.store.provenance import hash_file
+from dfusion_core.store.verify import verify
 from pathlib import Path
 sys.path.insert(0, ".")
 import stage

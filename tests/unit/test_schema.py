@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dfusion_core.errors import StoreError
-from dfusion_core.schema import ARRAYS, find_array, shard_rows
+from dfusion_core.store.schema import ARRAYS, find_array, shard_rows
 
 
 def test_every_array_is_complete_and_no_array_is_named_as_its_own_dimension() -> None:

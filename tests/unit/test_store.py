@@ -13,8 +13,8 @@ import xarray
 import zarr
 
 from dfusion_core.errors import BadNumber, MissingStage, StoreError
-from dfusion_core.provenance import hash_file
 from dfusion_core.store import StageRun, open_stage, read_stage, verify
+from dfusion_core.store.provenance import hash_file
 
 ROWS, BATCH, T = 10, 4, 3
 

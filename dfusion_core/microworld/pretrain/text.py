@@ -10,7 +10,7 @@ reads  nothing   writes  weights/tokenizer, weights/text_encoder
 from __future__ import annotations
 
 import json
-from functools import lru_cache
+from functools import cache
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -49,7 +49,7 @@ def train_tokenizer() -> CLIPTokenizer:
                          pad_token=END, model_max_length=CONTEXT)
 
 
-@lru_cache(maxsize=None)
+@cache
 def code(word: str) -> torch.Tensor:
     """A fixed random vector (WIDTH,) for a word of content."""
     seed = int.from_bytes(word.encode()[:7], "big") + 31 * len(word)

@@ -68,7 +68,8 @@ def follow(average: torch.nn.Module, model: torch.nn.Module, step: int) -> None:
 
 def write_index(folder: Path) -> None:
     """The pipeline's table of contents."""
-    index = {"_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.42.0", "feature_extractor": [None, None],
+    index = {"_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.42.0",
+             "feature_extractor": [None, None],
              "image_encoder": [None, None], "requires_safety_checker": False, "safety_checker": [None, None],
              "scheduler": ["diffusers", "DDIMScheduler"], "text_encoder": ["transformers", "CLIPTextModel"],
              "tokenizer": ["transformers", "CLIPTokenizer"], "unet": ["diffusers", "UNet2DConditionModel"],

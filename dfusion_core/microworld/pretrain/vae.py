@@ -56,8 +56,10 @@ def main() -> None:
     torch.manual_seed(1)
     images, _, _ = load()
     vae = build()
-    fit(vae.parameters(), lambda step: reconstruction_loss(vae, to_float(images[rows_at(step, BATCH, len(images))])),
-        steps=STEPS, lr=LR, name="vae")
+    def loss_at(step: int) -> torch.Tensor:
+        return reconstruction_loss(vae, to_float(images[rows_at(step, BATCH, len(images))]))
+
+    fit(vae.parameters(), loss_at, steps=STEPS, lr=LR, name="vae")
     latents = encode_all(vae.eval(), images)
     vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
     vae.save_pretrained(WEIGHTS / "vae")

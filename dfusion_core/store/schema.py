@@ -7,7 +7,7 @@ Entry i of `state` is x_{T-i} (T + 1 entries), entry i of `step` belongs to t = 
 import re
 from dataclasses import dataclass
 
-from .errors import StoreError, did_you_mean
+from ..errors import StoreError, did_you_mean
 
 FORMAT_VERSION = 1
 SHARD_ROWS = 64

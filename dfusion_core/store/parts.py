@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import BadNumber, StoreError
 from . import atomic
-from .errors import BadNumber, StoreError
 from .schema import Array, find_array
 
 AnyArray = NDArray[Any]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parent.parent
 
 
 def code_of(stage_file: Path) -> list[Path]:
@@ -23,7 +23,7 @@ def code_of(stage_file: Path) -> list[Path]:
     return sorted(found)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _imports(file: Path) -> tuple[Path, ...]:
     """The package's files that one file imports, the __init__ files on the way included."""
     names: set[str] = set()

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import StoreError
+from ..errors import StoreError
 from .provenance import MANIFEST, files_below, hash_file, hash_of, how_to_make, read_manifest
 
 

@@ -4,7 +4,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import MissingStage, StoreError, did_you_mean
+from ..errors import MissingStage, StoreError, did_you_mean
 from .provenance import MANIFEST, how_to_make, read_manifest
 from .publish import ARRAYS
 from .verify import check

@@ -26,7 +26,7 @@ from .verify import Problem, check, verify
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .params import Params
+    from ..params import Params
 
 __all__ = [
     "Problem",

@@ -9,13 +9,8 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from ..errors import ParamsError, did_you_mean
 from . import sections as s
-from .errors import ParamsError, did_you_mean
-from .sections import Lora as Lora
-from .sections import Model as Model
-from .sections import Reward as Reward
-from .sections import Sample as Sample
-from .sections import Train as Train
 from .strict_yaml import read_yaml
 
 NEVER_IN_FINGERPRINT = ("launcher", "rounds")  # how a stage is started, and which other rounds exist

@@ -11,11 +11,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from .errors import MissingStage, StoreError
+from ..errors import MissingStage, StoreError
+from .closure import PACKAGE, code_of
 from .schema import WRITTEN_BY
 
 MANIFEST = "manifest.json"
-PACKAGE = Path(__file__).parent
 LIBRARIES = (
     "torch",
     "diffusers",
@@ -90,14 +90,10 @@ def how_to_make(path: Path) -> str:
 
 
 def hash_code(stage: str) -> dict[str, str]:
-    """sha256 of every file of the package but the pretraining scripts, and of the stage's own file."""
-    files = {path.relative_to(PACKAGE.parent).as_posix(): path for path in PACKAGE.rglob("*.py")}
+    """sha256 of the stage's own file and of every module of the package that it imports."""
     own = PACKAGE.parent / "stages" / f"{WRITTEN_BY.get(stage, stage)}.py"
-    if own.is_file():
-        files[f"stages/{own.name}"] = own
-    return {
-        name: hash_file(path) for name, path in sorted(files.items()) if "/microworld/pretrain/" not in name
-    }
+    files = code_of(own) if own.is_file() else []
+    return {path.relative_to(PACKAGE.parent).as_posix(): hash_file(path) for path in files}
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -1,0 +1,12 @@
+"""params.yaml: what it may hold, and reading it."""
+
+from .loading import Params as Params
+from .loading import explain as explain
+from .loading import load_everything as load_everything
+from .loading import load_params as load_params
+from .loading import resolved as resolved
+from .sections import Lora as Lora
+from .sections import Model as Model
+from .sections import Reward as Reward
+from .sections import Sample as Sample
+from .sections import Train as Train

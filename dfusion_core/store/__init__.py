@@ -1,0 +1,10 @@
+"""The artefact store: stage outputs that are whole or absent, resumable scratch, manifests, readers."""
+
+from .reading import StageData as StageData
+from .reading import read_stage as read_stage
+from .reading import stage_folder as stage_folder
+from .run import StageRun as StageRun
+from .run import open_stage as open_stage
+from .run import scratch_root as scratch_root
+from .verify import Problem as Problem
+from .verify import verify as verify
