@@ -27,7 +27,8 @@ def image_plan(prompts: Sequence[Prompt], count: int, seed: int, round: str) -> 
 def evaluation_plan(prompts: PromptFile, evaluate: Evaluate) -> pd.DataFrame:
     """Images of fixed seeds for training and unseen prompts; the column ``split`` is "train" or "test"."""
     parts = []
-    for split, chosen, count in (("train", prompts.train, evaluate.train_count), ("test", prompts.test, evaluate.test_count)):
+    lists = (("train", prompts.train, evaluate.train_count), ("test", prompts.test, evaluate.test_count))
+    for split, chosen, count in lists:
         part = image_plan(chosen[:count], evaluate.images_per_prompt, evaluate.seed, f"evaluate-{split}")
         part.insert(1, "split", split)
         parts.append(part)
