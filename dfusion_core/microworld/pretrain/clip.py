@@ -1,7 +1,7 @@
 """Train the micro-CLIP in open_clip's format: a modified ResNet and a two-layer text transformer.
 
-Each picture is asked to pick its caption among all prompts of the grammar; where two prompts describe the same
-picture both count as right.
+Each picture is asked to pick its caption among those of its batch and near misses of them; where two prompts describe
+the same picture both count as right.
 
 reads  build/data, build/decoded.npy, weights/tokenizer   writes  weights/clip
 """
@@ -20,9 +20,11 @@ from ..locate import CLIP, WEIGHTS
 from .augment import Pictures
 from .data import load
 from .loop import fit, rows_at
+from .record import record
 from .text import CONTEXT, prompts
 
-STEPS, BATCH, LR = 1_100, 64, 2e-3
+STEPS, BATCH, LR = 1_400, 64, 2e-3
+MISSES = 3  # near misses of each caption among the candidates
 TOP_SCALE = 30.0  # caps the softmax sharpness, so that cosines of near misses stay well apart
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
@@ -85,18 +87,25 @@ def main() -> None:
     number = {text: i for i, text in enumerate(texts)}
     caption_row = torch.tensor([number[c] for c in pictures.captions])
 
+    misses = torch.tensor([[number[miss] for miss in near_misses(text)][:15] for text in texts])
+
     def loss_at(step: int) -> torch.Tensor:
         rows = rows_at(step, BATCH, len(pictures), seed=4)
+        right = caption_row[rows]
+        drawn = torch.randint(0, misses.shape[1], (BATCH, MISSES), generator=torch.Generator().manual_seed(step))
+        candidates = torch.cat([right, misses[right].gather(1, drawn).flatten()]).unique()
         seen = model.encode_image(pictures.batch(rows, step) / 0.5, normalize=True)  # (x - 0.5) / 0.25
-        text = model.encode_text(tokens, normalize=True)
+        text = model.encode_text(tokens[candidates], normalize=True)
         logits = model.logit_scale.exp().clamp(max=TOP_SCALE) * seen @ text.T
-        positives = logits.masked_fill(~same[caption_row[rows]], float("-inf")).logsumexp(dim=1)
+        positives = logits.masked_fill(~same[right][:, candidates], float("-inf")).logsumexp(dim=1)
         return (logits.logsumexp(dim=1) - positives).mean()
 
     fit(model.parameters(), loss_at, steps=STEPS, lr=LR, weight_decay=1e-2, name="clip")
-    print("clip near misses", near_miss_accuracy(model.eval(), tokens, texts), flush=True)
+    figures = near_miss_accuracy(model.eval(), tokens, texts)
+    print("clip near misses", figures, flush=True)
     halved = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
     save_file(halved, CLIP / "open_clip_model.safetensors")
+    record("clip", CLIP, **figures)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from ..grammar import TEMPLATES, all_prompts
 from ..locate import WEIGHTS
 from .loop import fit, rows_at
+from .record import record
 
 CONTEXT, WIDTH = 16, 96
 STEPS, BATCH, LR = 1_500, 32, 2e-3
@@ -98,6 +99,7 @@ def main() -> None:
     fit(model.parameters(), loss_at, steps=STEPS, lr=LR, name="text")
     tokenizer.save_pretrained(WEIGHTS / "tokenizer")
     model.eval().save_pretrained(WEIGHTS / "text_encoder")
+    record("text", WEIGHTS / "tokenizer", WEIGHTS / "text_encoder")
 
 
 if __name__ == "__main__":

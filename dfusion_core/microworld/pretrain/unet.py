@@ -20,6 +20,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from ..locate import WEIGHTS
 from .data import BUILD, load
 from .loop import fit, rows_at
+from .record import record
 from .text import CONTEXT, prompts
 
 STEPS, BATCH, LR = 3_300, 32, 1.2e-3
@@ -116,6 +117,7 @@ def main() -> None:
     save(average, WEIGHTS / "unet")
     noise_schedule.save_pretrained(WEIGHTS / "scheduler")
     write_index(WEIGHTS)
+    record("unet", WEIGHTS / "unet")
 
 
 if __name__ == "__main__":

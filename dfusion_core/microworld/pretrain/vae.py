@@ -12,6 +12,7 @@ from diffusers import AutoencoderKL
 from ..locate import WEIGHTS
 from .data import BUILD, load
 from .loop import fit, rows_at
+from .record import record
 
 STEPS, BATCH, LR = 1_500, 16, 2e-3
 DECODED = 8_000  # pictures of the training split that are kept decoded, for augmentation
@@ -67,8 +68,10 @@ def main() -> None:
     held_out, _, _ = load("held_out")
     again = decode_all(vae, encode_all(vae, held_out))
     error = (again.float() - held_out.float()).square().mean(dim=(1, 2, 3))
-    print(f"vae held-out PSNR {(10 * torch.log10(255**2 / error)).mean():.2f} dB", flush=True)
+    psnr = float((10 * torch.log10(255**2 / error)).mean())
+    print(f"vae held-out PSNR {psnr:.2f} dB", flush=True)
     np.save(BUILD / "decoded.npy", decode_all(vae, latents[:DECODED]).numpy())
+    record("vae", WEIGHTS / "vae", held_out_psnr=round(psnr, 2))
 
 
 if __name__ == "__main__":
