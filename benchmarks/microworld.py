@@ -88,7 +88,7 @@ def mask_iou(policy: Policy, scenes: list[Scene]) -> dict[float, float]:
         steps = torch.full((len(x),), timestep)
         with capturing(policy.unet) as tap:
             policy.unet(schedule.add_noise(x, noise, steps), steps, text)
-        maps = collect_maps(tap.maps(), tokens)
+        maps = collect_maps(tap.maps(), tokens, max(map(len, tokens)))
         truth = F.adaptive_avg_pool2d(shapes[:, None], maps.shape[-2:])[:, 0] >= 0.5
         for threshold in THRESHOLDS:
             masks = item_mask(maps, threshold, "relative") & (maps.sum((-2, -1), keepdim=True) > 0)

@@ -35,9 +35,12 @@ def check_finite(x: torch.Tensor, step: int, what: str, describe: Sequence[str])
             "If model.dtype is fp16, try fp32; a learning rate that is too high does this as well.")
 
 
-def collect_maps(A_cross: torch.Tensor, tokens: Sequence[Sequence[tuple[int, ...]]]) -> torch.Tensor:
-    """Maps of each image's items (n, item, y, x) from maps of all tokens (n, y, x, token), padded with zeros."""
-    width = max(len(one) for one in tokens)
+def collect_maps(A_cross: torch.Tensor, tokens: Sequence[Sequence[tuple[int, ...]]], count: int = 0) -> torch.Tensor:
+    """Maps of each image's items (n, item, y, x) from maps of all tokens (n, y, x, token), padded with zeros.
+
+    There are ``count`` of them, or as many as the image with the most items has.
+    """
+    width = max(count, *(len(one) for one in tokens))
     maps = A_cross.new_zeros(len(tokens), width, *A_cross.shape[1:3])
     for row, items in enumerate(tokens):
         maps[row, :len(items)] = item_maps(A_cross[row:row + 1], items)[0]
@@ -48,11 +51,13 @@ def collect_maps(A_cross: torch.Tensor, tokens: Sequence[Sequence[tuple[int, ...
 def denoise(
     policy: Policy, x_T: torch.Tensor, noise: torch.Tensor, text: torch.Tensor, empty: torch.Tensor,
     describe: Sequence[str], tokens: Sequence[Sequence[tuple[int, ...]]] | None = None, maps: str = "up_1",
+    items: int = 0,
 ) -> Trajectories:
     """Eq. (1): denoise n images from x_T (n, c, h, w) with the step noises ``noise`` (n, T, c, h, w).
 
     Where ``tokens`` gives each image's items as token positions, their cross-attention maps are captured from the
-    conditional half of the same forwards. Raises BadNumber with the image's description and the step.
+    conditional half of the same forwards; ``items`` is the largest number of items of any prompt of the run.
+    Raises BadNumber with the image's description and the step.
     """
     T, n = policy.schedule.num_steps, len(x_T)
     x_t = x_T.to(policy.device)
@@ -61,7 +66,7 @@ def denoise(
         with capturing(policy.unet, maps) if tokens is not None else nullcontext() as tap:
             eps = policy.predict_noise(x_t, i, text, empty)
             if tap is not None and tokens is not None:
-                kept.append(collect_maps(tap.maps()[n:], tokens).cpu())
+                kept.append(collect_maps(tap.maps()[n:], tokens, items).cpu())
         mean = ddim.mean(policy.schedule, i, x_t, eps)
         x_t = ddim.step(policy.schedule, i, x_t, eps, noise[:, i].to(policy.device))
         check_finite(x_t, T - i, "the latent", describe)

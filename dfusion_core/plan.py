@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from .noise import image_seed
-from .pairing import pair
+from .pairing import Pairing, pair
 
 if TYPE_CHECKING:
     from .params.sections import Evaluate
@@ -36,7 +36,7 @@ def evaluation_plan(prompts: PromptFile, evaluate: Evaluate) -> pd.DataFrame:
     return frame.assign(image=range(len(frame)))
 
 
-def pair_plan(images: pd.DataFrame, scores: pd.DataFrame, mode: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+def pair_plan(images: pd.DataFrame, scores: pd.DataFrame, mode: Pairing) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Algorithm 1 on every prompt's images: the pairs, and the different references among them.
 
     pairs: pair, reference (row of the second table), reference_image, base_image, base_seed, prompt_id, prompt,

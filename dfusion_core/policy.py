@@ -45,7 +45,8 @@ class Policy:
         tokens = self.tokenizer(
             list(texts), padding="max_length", max_length=self.tokenizer.model_max_length, truncation=True,
             return_tensors="pt").input_ids
-        return self.text_encoder(tokens.to(self.device)).last_hidden_state.to(self.unet.dtype)
+        states: torch.Tensor = self.text_encoder(tokens.to(self.device)).last_hidden_state
+        return states.to(self.unet.dtype)
 
     def predict_noise(
         self, x_t: torch.Tensor, step: int | torch.Tensor, text: torch.Tensor, empty: torch.Tensor
@@ -59,15 +60,15 @@ class Policy:
         timestep = self.schedule.timesteps[torch.as_tensor(step)].expand(n).to(self.device)
         rows = torch.cat([x_t, x_t]).to(self.unet.dtype)
         words = torch.cat([empty.expand(n, -1, -1), text])
-        out = self.unet(rows, torch.cat([timestep, timestep]), words).sample.float()
-        without, with_text = out.chunk(2)
+        out: torch.Tensor = self.unet(rows, torch.cat([timestep, timestep]), words).sample
+        without, with_text = out.float().chunk(2)
         return without + self.guidance_scale * (with_text - without)
 
     @torch.no_grad()
     def decode(self, x_0: torch.Tensor) -> torch.Tensor:
         """Pictures (n, height, width, 3) uint8 of final latents."""
         latents = x_0.to(self.device, self.vae.dtype) / self.vae.config.scaling_factor
-        pixels = self.vae.decode(latents).sample.float()
+        pixels: torch.Tensor = self.vae.decode(latents).sample.float()
         return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
 
 
@@ -84,9 +85,11 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 def load_pipeline(model: Model) -> Any:
     """The model's ``StableDiffusionPipeline`` from safetensors only; ModelError where there is none."""
     from diffusers import StableDiffusionPipeline
-    from diffusers.utils import logging
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
 
-    logging.disable_progress_bar()
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     source = model_source(model.id)
     dtype = pick_dtype(model.dtype, pick_device(model.device))
     try:

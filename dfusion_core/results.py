@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from .artefacts import INIT, RESULTS, in_order, output, round_result
+from .errors import MissingStage
 from .store.atomic import write_text
 
 if TYPE_CHECKING:
@@ -58,10 +59,21 @@ def write_round_result(file: Path, round: str, images: pd.DataFrame, base: pd.Da
     write_text(file, json.dumps(compare(images, base), indent=2) + "\n")
 
 
+def read_round_result(round: str) -> dict[str, Any]:
+    """What ``write_round_result`` wrote. Raises MissingStage naming the command that makes it."""
+    file = round_result(round)
+    if not file.exists():
+        stage = "evaluate_base" if round == INIT else f"evaluate@{round}"
+        raise MissingStage(f"summary: the result of {round} is not there: no {file}.",
+                           f"Make it with 'dvc repro -s {stage}'.")
+    found: dict[str, Any] = json.loads(file.read_text())
+    return found
+
+
 def summarise(params: Params) -> None:
     """Gather the rounds into results/: metrics.json (the last round), alignment.csv, updates.csv; print the table."""
     rounds = [INIT, *in_order(params)]
-    found = {name: json.loads(round_result(name).read_text()) for name in rounds}
+    found = {name: read_round_result(name) for name in rounds}
     write_text(RESULTS / "metrics.json", json.dumps({"round": rounds[-1], **found[rounds[-1]]}, indent=2) + "\n")
     write_text(RESULTS / "alignment.csv", alignment(found, images_per_round(rounds)).to_csv(index=False))
     write_text(RESULTS / "updates.csv", updates(rounds[1:]).to_csv(index=False))
@@ -76,14 +88,17 @@ def images_per_round(rounds: list[str]) -> int:
 
 
 def alignment(found: dict[str, Any], per_round: int) -> pd.DataFrame:
-    """Figure 5 of the paper as a table: alignment against images seen, one row a round and split."""
+    """Figure 5 of the paper as a table: alignment against images seen, one row a round.
+
+    Columns: round, images, then ``train_reward``, ``train_reward_low`` and so on per split, measure and number.
+    """
     rows = []
     for seen, (name, splits) in enumerate(found.items()):
+        row: dict[str, Any] = {"round": name, "images": seen * per_round}
         for split, measures in splits.items():
-            row = {"round": name, "images": seen * per_round, "split": split}
             for measure, numbers in measures.items():
-                row |= {measure if k == "mean" else f"{measure}_{k}": v for k, v in numbers.items()}
-            rows.append(row)
+                row |= {f"{split}_{measure}" + ("" if k == "mean" else f"_{k}"): v for k, v in numbers.items()}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 

@@ -62,7 +62,8 @@ class ClipScore:
     def embed_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
         """Unit-length text embeddings (n, d); each different prompt is encoded once."""
         distinct = list(dict.fromkeys(prompts))
-        found = self.model.encode_text(self.tokenizer(distinct).to(self.device), normalize=True).float().cpu()
+        tokens = self.tokenizer(distinct).to(self.device)
+        found: torch.Tensor = self.model.encode_text(tokens, normalize=True).float().cpu()
         number = {prompt: i for i, prompt in enumerate(distinct)}
         return found[[number[prompt] for prompt in prompts]]
 

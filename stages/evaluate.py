@@ -16,7 +16,7 @@ from dfusion_core.store import open_stage, read_stage
 
 def evaluate(round: str) -> None:
     """Evaluate the model after ROUND ("init": the base model, row zero of every comparison)."""
-    params = load_params("model", "prompts", "sample", "reward", "evaluate", "rounds")
+    params = load_params("model", "prompts", "sample", "reward", "evaluate")
     inputs = {"adapter": output("train", round)}
     if round != "init":
         inputs["base"] = output("evaluate", "init")
@@ -27,13 +27,14 @@ def evaluate(round: str) -> None:
             from dfusion_core.noise import trajectory_noises
             from dfusion_core.policy import load_policy
 
-            images = evaluation_plan(load_prompts(params.prompts.file), params.evaluate)
+            prompts = load_prompts(params.prompts.file).first(params.prompts.train_count, params.prompts.test_count)
+            images = evaluation_plan(prompts, params.evaluate)
             policy = load_policy(params.model, params.sample, adapter(round))
             empty = policy.embed([""])
             run.describe = lambda row: f"evaluation image {row} ('{images.prompt[row]}', seed {images.seed[row]})"
             for rows in run.unfinished(len(images), params.evaluate.batch_size):
-                part = images.loc[rows]
-                x_T, noise = trajectory_noises(part.seed, policy.latent_shape, params.sample.num_steps)
+                part = images.loc[list(rows)]
+                x_T, noise = trajectory_noises(part.seed.tolist(), policy.latent_shape, params.sample.num_steps)
                 found = denoise(policy, x_T, noise, policy.embed(part.prompt.tolist()), empty,
                                 [run.describe(row) for row in rows])
                 run.write(rows, picture=policy.decode(found.x[:, -1]))

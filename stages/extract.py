@@ -31,7 +31,7 @@ def masks(round: str) -> None:
         run.describe = lambda row: (
             f"reference {row} ('{references.prompt[row]}', seed {references.seed[row]})")
         for rows in run.unfinished(len(references), 64):
-            part = references.loc[rows]
+            part = references.loc[list(rows)]
             found = reference_masks(
                 sampled.rows("cross_map", part.image), [prompts[p] for p in part.prompt_id],
                 params.extract)
@@ -69,7 +69,7 @@ def keys_and_values(round: str) -> None:
         empty = policy.embed([""])
         sampled = read_stage("sample", round)
         for rows in run.unfinished(count, 1):  # one reference at a time: its whole window is one batch already
-            part = references.loc[rows]
+            part = references.loc[list(rows)]
             run.write_arrays(rows, replay(
                 policy, tensor(sampled, "x", part.image), policy.embed(part.prompt.tolist()), empty, params.fuse))
 

@@ -33,11 +33,11 @@ def fuse(round: str) -> None:
         empty = policy.embed([""])
         run.describe = lambda row: f"pair {row} ('{pairs.prompt[row]}', base seed {pairs.base_seed[row]})"
         for rows in run.unfinished(len(pairs), params.fuse.batch_size):
-            part = pairs.loc[rows]
+            part = pairs.loc[list(rows)]
             references = References(
                 tensor(sampled, "x", part.reference_image), tensor(extracted, "mask", part.reference),
                 stored_kv(cache, part.reference.tolist(), params.sample.num_steps, params.fuse))
-            _, noise = trajectory_noises(part.base_seed, policy.latent_shape, params.sample.num_steps)
+            _, noise = trajectory_noises(part.base_seed.tolist(), policy.latent_shape, params.sample.num_steps)
             x = denoise_fused(
                 policy, tensor(sampled, "x", part.base_image), noise, policy.embed(part.prompt.tolist()), empty,
                 references, present_layers(policy.unet, params.fuse.layers), params.fuse.first_step,

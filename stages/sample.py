@@ -26,17 +26,18 @@ def sample(round: str) -> None:
         from dfusion_core.noise import trajectory_noises
         from dfusion_core.policy import load_policy
 
-        prompts = load_prompts(params.prompts.file).train[:params.prompts.train_count]
+        prompts = load_prompts(params.prompts.file).first(params.prompts.train_count, None).train
         images = image_plan(prompts, params.sample.images_per_prompt, params.seed, round)
         policy = load_policy(params.model, params.sample, adapter(before))
         text, empty = policy.embed([p.text for p in prompts]), policy.embed([""])
         tokens = [[item_tokens(policy.tokenizer, p.text, item) for item in p.items] for p in prompts]
         run.describe = lambda row: f"image {row} ('{images.prompt[row]}', seed {images.seed[row]})"
         for rows in run.unfinished(len(images), params.sample.batch_size):
-            which = images.prompt_id.loc[rows].tolist()
-            x_T, noise = trajectory_noises(images.seed.loc[rows], policy.latent_shape, params.sample.num_steps)
+            part = images.loc[list(rows)]
+            which = part.prompt_id.tolist()
+            x_T, noise = trajectory_noises(part.seed.tolist(), policy.latent_shape, params.sample.num_steps)
             found = denoise(policy, x_T, noise, text[which], empty, [run.describe(row) for row in rows],
-                            [tokens[p] for p in which], params.sample.maps)
+                            [tokens[p] for p in which], params.sample.maps, max(map(len, tokens)))
             run.write(rows, x=found.x, log_prob=found.log_prob, cross_map=found.cross_map,
                       picture=policy.decode(found.x[:, -1]))
         run.write_table("images", images)

@@ -13,7 +13,7 @@ from dfusion_core.results import summarise
 
 def summary() -> None:
     """Gather the rounds' results and print the table."""
-    summarise(load_params("rounds", "sample", "prompts"))
+    summarise(load_params("rounds"))
 
 
 if __name__ == "__main__":

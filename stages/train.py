@@ -27,8 +27,9 @@ def train(round: str) -> None:
         from dfusion_core.training import Trainer
         from dfusion_core.trajectories import load_pairs
 
-        pairs = load_pairs(*(read_stage(name, round) for name in ("sample", "fuse", "adopt")),
-                           shared_steps=params.sample.num_steps - params.fuse.first_step)
+        pairs = load_pairs(
+            read_stage("sample", round), read_stage("fuse", round), read_stage("adopt", round),
+            shared_steps=params.sample.num_steps - params.fuse.first_step)
         policy = load_policy(params.model, params.sample, adapter(before), train=True)
         trainer = Trainer(policy, pairs, params.train, seed=params.seed, round=round)
         trainer.resume(run.load_state(), optimizer_file=output("train", before) / "optimizer.safetensors")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -69,7 +69,8 @@ def _alone(figure: Figure, item: str) -> list[Part]:
 def _behaviour(scene: Scene) -> list[Part]:
     """Subject and accessory in drawing order."""
     subject = _alone(scene.figures[0], "0")
-    name, extra = scene.named.accessory, scene.accessory
+    name = scene.named.accessory
+    extra: Any = scene.accessory  # there is one in this template
     parts = [Part("1", p.points, p.tone, p.outlined)
              for p in MAKERS[name](subject[0].points, extra.side, extra.scale)]
     return parts + subject if name in BEHIND else subject + parts
@@ -179,7 +180,7 @@ def draw(scene: Scene, size: int = FRAME) -> np.ndarray:
     scale = size * OVERSAMPLE / FRAME
     canvas = Image.new("RGBA", (size * OVERSAMPLE,) * 2, (0, 0, 0, 0))
     pen = ImageDraw.Draw(canvas)
-    accessory_tones = TONES[scene.accessory.colour] if scene.accessory else None
+    accessory_tones: Any = TONES[scene.accessory.colour] if scene.accessory else None
     for part in parts_of(scene):
         if scene.accessory and part.item == "1":
             pen.polygon(_xy(part.points, scale), accessory_tones[part.tone])

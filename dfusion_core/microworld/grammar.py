@@ -4,6 +4,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import permutations, product
+from typing import Any, TypeAlias
+
+Word: TypeAlias = Any  # str, or None where the template does not have this factor
 
 TEMPLATES = ("behaviour", "attribute", "relation")
 SHAPES = ("circle", "square", "triangle", "star", "heart", "moon", "cross", "diamond")
@@ -45,16 +48,16 @@ class Named:
     """
 
     template: str
-    shape: str | None = None
-    activity: str | None = None
-    colour: str | None = None
-    pattern: str | None = None
-    first: str | None = None
-    second: str | None = None
-    relation: str | None = None
+    shape: Word = None
+    activity: Word = None
+    colour: Word = None
+    pattern: Word = None
+    first: Word = None
+    second: Word = None
+    relation: Word = None
 
     @property
-    def accessory(self) -> str | None:
+    def accessory(self) -> Word:
         """The accessory's word, or None where no activity is named."""
         return self.activity.split()[-1] if self.activity else None
 

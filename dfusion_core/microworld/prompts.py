@@ -22,7 +22,7 @@ def items(prompt: str) -> list[str]:
     return [named.shape, named.accessory] if named.accessory else [named.shape]
 
 
-def _uses(prompt: str, values: Counter) -> int:
+def _uses(prompt: str, values: Counter[tuple[str, str]]) -> int:
     """How often the factor values of a prompt were used so far."""
     return sum(values[pair] ** 2 for pair in parse(prompt).factors().items())
 
@@ -32,7 +32,7 @@ def _balanced(pool: list[str], rng: np.random.Generator) -> list[str]:
 
     What is picked leaves the pool, together with the other prompt for the same picture.
     """
-    used: Counter = Counter()
+    used: Counter[tuple[str, str]] = Counter()
     chosen: list[str] = []
     for _ in range(COUNT):
         costs = [_uses(prompt, used) for prompt in pool]
@@ -40,14 +40,14 @@ def _balanced(pool: list[str], rng: np.random.Generator) -> list[str]:
         prompt = best[int(rng.integers(len(best)))]
         chosen.append(prompt)
         used.update(parse(prompt).factors().items())
-        for gone in {prompt, equivalent(prompt)} - {None}:
+        for gone in filter(None, {prompt, equivalent(prompt)}):
             pool.remove(gone)
     return chosen
 
 
 def spread(prompts: list[str]) -> int:
     """The largest difference in occurrences between two values of one factor."""
-    counts: dict[str, Counter] = {}
+    counts: dict[str, Counter[str]] = {}
     for prompt in prompts:
         for factor, value in parse(prompt).factors().items():
             counts.setdefault(factor, Counter())[value] += 1

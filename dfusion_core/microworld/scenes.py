@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import colorsys
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -119,16 +120,17 @@ def _pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
 
 def _muted(rng: np.random.Generator) -> Rgb:
     """A greyish mid-tone (RGB 0-255), far from the six object colours."""
-    rgb = colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.10, 0.32), rng.uniform(0.52, 0.74))
-    return tuple(255 * channel for channel in rgb)
+    r, g, b = colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.10, 0.32), rng.uniform(0.52, 0.74))
+    return 255 * r, 255 * g, 255 * b
 
 
 def _random_background(rng: np.random.Generator) -> Background:
     """A random backdrop; two in five have a horizon, half have discs."""
     horizon = (float(rng.uniform(34, 52)), _muted(rng)) if rng.random() < 0.4 else None
     count = int(rng.integers(1, 4)) if rng.random() < 0.5 else 0
-    discs = tuple(tuple(float(v) for v in (*rng.uniform(0, 64, 2), rng.uniform(4, 9), rng.uniform(6, 15)))
-                  for _ in range(count))
+    discs: tuple[Any, ...] = tuple(
+        tuple(float(v) for v in (*rng.uniform(0, 64, 2), rng.uniform(4, 9), rng.uniform(6, 15)))
+        for _ in range(count))
     return Background(_muted(rng), _muted(rng), float(rng.uniform(0, 2 * np.pi)), horizon, discs)
 
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Algo = Literal["dpo", "ddpo", "dpok"]
-Pairs = Literal["dfusion", "naive", "same_noise", "inversion"]
+Algo = Literal["dpo"]
+Pairs = Literal["dfusion", "naive"]
 Layer = Literal["down_0", "down_1", "down_2", "down_3", "mid", "up_0", "up_1", "up_2", "up_3"]
 
 
@@ -129,7 +129,7 @@ class Adopt(Section):
 
 
 class Train(Section):
-    """The update of the adapter (Table 3, Optimizer and Training; Eq. 6, 8, 9)."""
+    """The update of the adapter (Table 3, Optimizer and Training; Eq. 6)."""
 
     learning_rate: float = _paper(1e-4, "learning rate of AdamW", gt=0)
     weight_decay: float = _paper(1e-4, "weight decay of AdamW", ge=0)
@@ -145,9 +145,6 @@ class Train(Section):
         "ratio", "Eq. 6 as printed, or with the logarithm of Diffusion-DPO and D3PO"
     )
     dpo_beta: float = _ours(0.1, "beta of Eq. 6; published nowhere, 0.1 is D3PO's", gt=0)
-    clip_range: float = _ours(1e-4, "clip of the probability ratio for ddpo and dpok; 1e-4 is DDPO's", gt=0)
-    dpok_alpha: float = _paper(0.99, "alpha of Eq. 9, weight of the reward", ge=0)
-    dpok_beta: float = _paper(0.01, "beta of Eq. 9, weight of the KL divergence", ge=0)
 
 
 class Evaluate(Section):
@@ -173,7 +170,7 @@ class Round(Section):
 class Everything(Section):
     """The whole of params.yaml."""
 
-    algo: Algo = _paper("dpo", "which loss trains the adapter: Eq. 6, 8 or 9")
+    algo: Algo = _paper("dpo", "which loss trains the adapter: dpo, Eq. 6")
     pairs: Pairs = _paper("dfusion", "how pairs are made: the method, or one of those it is compared with")
     seed: int = _ours(0, "every noise follows from this, the round, the prompt and the sample", ge=0)
     launcher: str = _ours("python", "what dvc.yaml puts before -m stages.NAME, for example accelerate launch")

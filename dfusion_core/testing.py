@@ -1,0 +1,159 @@
+"""A model, a reward and a project small enough for tests: random weights in the real formats, read by the real code.
+
+    from dfusion_core.testing import tiny_params
+
+    def test_my_reward(tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        tiny_params(tmp_path, sample={"num_steps": 3})
+        stages.init.init()
+        stages.sample.sample("r00")
+
+Nothing is downloaded; a stage takes a fraction of a second after its imports.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from .microworld.locate import WEIGHTS
+
+CHANNELS = 16  # of every level of the U-Net
+WIDTH = 16  # of a text token
+TOKENS = 16  # of a prompt, as many as the tokenizer gives
+LATENT, PICTURE = 8, 16  # height and width; the autoencoder halves
+SHARPNESS = 3.0
+
+PROMPTS = {
+    "train": [
+        {"prompt": "a heart holding a balloon", "items": ["heart", "balloon"], "thresholds": [0.05, 0.05]},
+        {"prompt": "a blue and dotted square", "items": ["square"], "thresholds": [0.05]},
+    ],
+    "test": [{"prompt": "the star above the moon", "items": ["star", "moon"]}],
+}
+
+PARAMS: dict[str, Any] = {
+    "algo": "dpo",
+    "pairs": "dfusion",
+    "seed": 0,
+    "launcher": "python",
+    "rounds": {"r00": {"prev": "init"}, "r01": {"prev": "r00"}},
+    "model": {"id": "model", "dtype": "fp32", "device": "cpu"},
+    "lora": {"rank": 2},
+    "prompts": {"file": "prompts.yaml"},
+    "sample": {"num_steps": 4, "images_per_prompt": 4, "batch_size": 4},
+    "reward": {"model": "local-dir:clip", "batch_size": 4},
+    "extract": {"threshold": "relative", "relative_threshold": 1.0, "keep_kv": "all"},
+    "fuse": {"first_step": 3, "batch_size": 4},
+    "adopt": {"threshold": 0.2},
+    "train": {"learning_rate": 1.0e-3, "inner_epochs": 2, "pairs_per_update": 4, "micro_batch": 4},
+    "evaluate": {"images_per_prompt": 2, "batch_size": 4},
+}
+
+
+def tiny_model(folder: Path, seed: int = 0) -> Path:
+    """Write an untrained model of a few thousand weights in Stable Diffusion's format; returns ``folder``.
+
+    Its U-Net has SD's topology on three levels (a plain up block, then two with cross-attention), so all layer names
+    mean what they mean in SD. Latents are 4 x 8 x 8, pictures 16 x 16; it knows the words of the micro-world.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        _unet().save_pretrained(folder / "unet")
+        _vae().save_pretrained(folder / "vae")
+        _text_encoder().save_pretrained(folder / "text_encoder")
+    for part in ("tokenizer", "scheduler"):
+        shutil.copytree(WEIGHTS / part, folder / part, dirs_exist_ok=True)
+    shutil.copy(WEIGHTS / "model_index.json", folder)
+    return folder
+
+
+def tiny_clip(folder: Path, seed: int = 0) -> Path:
+    """Write an untrained CLIP as open_clip's ``local-dir:`` reads it; returns ``folder``."""
+    import open_clip
+    from safetensors.torch import save_file
+
+    shutil.copytree(WEIGHTS / "tokenizer", folder, dirs_exist_ok=True)
+    vision = {"image_size": PICTURE, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8}
+    text = {"context_length": TOKENS, "vocab_size": _words(), "width": 16, "heads": 2, "layers": 1,
+            "hf_tokenizer_name": "tiny", "tokenizer_kwargs": {}}
+    grey = {"mean": [0.5] * 3, "std": [0.25] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
+    model_config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+    config = {"model_cfg": model_config, "preprocess_cfg": grey}
+    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = open_clip.CLIP(**model_config)
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    return folder
+
+
+def tiny_params(folder: Path, **changes: Any) -> Path:
+    """Make ``folder`` a project in which every stage runs: params.yaml, prompts.yaml, model/ and clip/.
+
+    ``changes`` are top-level keys of params.yaml; those of a section are merged into it:
+    ``tiny_params(tmp_path, seed=1, sample={"num_steps": 3})``. Called again it changes params.yaml only. All paths
+    in params.yaml are relative, so that a copy of the folder has the same fingerprints. Returns params.yaml.
+    """
+    if not (folder / "model").exists():
+        tiny_model(folder / "model")
+    if not (folder / "clip").exists():
+        tiny_clip(folder / "clip")
+    if not (folder / "prompts.yaml").exists():
+        (folder / "prompts.yaml").write_text(yaml.safe_dump(PROMPTS, sort_keys=False))
+    params = folder / "params.yaml"
+    params.write_text(yaml.safe_dump(_merged(PARAMS, changes), sort_keys=False))
+    return params
+
+
+def _merged(params: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections are merged; the list of rounds is replaced as a whole."""
+    return {**params, **{key: {**params.get(key, {}), **value} if isinstance(value, Mapping) and key != "rounds"
+                         else value for key, value in changes.items()}}
+
+
+def _words() -> int:
+    """Size of the tokenizer's vocabulary."""
+    return len(json.loads((WEIGHTS / "tokenizer" / "tokenizer.json").read_text())["model"]["vocab"])
+
+
+def _unet() -> Any:
+    from diffusers import UNet2DConditionModel
+
+    unet = UNet2DConditionModel(
+        sample_size=LATENT, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(CHANNELS,) * 3,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=WIDTH, attention_head_dim=2, norm_num_groups=4, use_linear_projection=True)
+    # Untrained attention is nearly uniform and says little; here maps have a shape, and fusion shows in the picture.
+    with torch.no_grad():
+        for name, weight in unet.named_parameters():
+            if name.endswith(("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight")):
+                weight *= SHARPNESS
+    return unet
+
+
+def _vae() -> Any:
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=(8, 8), down_block_types=["DownEncoderBlock2D"] * 2,
+        up_block_types=["UpDecoderBlock2D"] * 2, latent_channels=4, layers_per_block=1, norm_num_groups=4,
+        sample_size=PICTURE, scaling_factor=0.5, mid_block_add_attention=False, force_upcast=False)
+
+
+def _text_encoder() -> Any:
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    words = _words()
+    return CLIPTextModel(CLIPTextConfig(
+        vocab_size=words, hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=TOKENS, projection_dim=WIDTH, bos_token_id=words - 2, eos_token_id=words - 1,
+        pad_token_id=words - 1))

@@ -1,0 +1,73 @@
+"""What the tests of single stages share: run one, change a parameter, take an output away, compare bytes."""
+
+from __future__ import annotations
+
+import shutil
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dfusion_core import ddim
+from dfusion_core.params import load_params
+from dfusion_core.policy import Policy, load_policy
+from dfusion_core.store import read_stage
+from dfusion_core.store.provenance import hash_file
+from dfusion_core.testing import tiny_params
+
+ROUND_STAGES = ("sample", "score", "extract", "fuse", "adopt", "train", "evaluate")
+T = 4  # of tiny_params
+
+
+def run(stage: str, round: str = "r00") -> None:
+    """Call the stage's function in this process, in the current folder."""
+    function = getattr(import_module(f"stages.{stage}"), stage)
+    function() if stage in ("init", "summary") else function(round)
+
+
+def change(**changes: Any) -> None:
+    """Write params.yaml anew: the tiny parameters with these changes."""
+    tiny_params(Path(), **changes)
+
+
+def forget(stage: str, round: str = "r00") -> None:
+    """Delete what a stage published, as DVC does before it runs the stage."""
+    shutil.rmtree(Path("runs", round, stage))
+
+
+def content(folder: Path) -> dict[str, str]:
+    """sha256 of every file below a folder."""
+    return {str(p.relative_to(folder)): hash_file(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def array(stage: str, name: str, round: str = "r00") -> torch.Tensor:
+    """A whole stored array."""
+    return torch.from_numpy(read_stage(stage, round).array(name)[:])
+
+
+def policy_of(round: str, *, train: bool = False) -> Policy:
+    """The policy with the adapter that this round's training, or init, wrote."""
+    params = load_params("model", "sample")
+    return load_policy(params.model, params.sample, Path("runs", round, "train", "adapter"), train=train)
+
+
+def scheduler() -> Any:
+    """diffusers' own DDIM sampler, as an independent Eq. (1)."""
+    from diffusers import DDIMScheduler
+
+    found = DDIMScheduler.from_pretrained("model/scheduler")
+    found.set_timesteps(T)
+    return found
+
+
+def mean_and_std(policy: Policy, x_t: torch.Tensor, eps: torch.Tensor, i: int) -> tuple[torch.Tensor, float]:
+    """Eq. (1) written out once more: the mean of x_{t-1} and the noise's standard deviation."""
+    their = scheduler()
+    timestep = int(their.timesteps[i])
+    abar_t = float(their.alphas_cumprod[timestep])
+    abar_prev = float(their.alphas_cumprod[max(timestep - 1000 // T, 0)])
+    std = ((1 - abar_prev) / (1 - abar_t) * (1 - abar_t / abar_prev)) ** 0.5
+    x_0 = (x_t - (1 - abar_t) ** 0.5 * eps) / abar_t**0.5
+    assert abs(std - float(ddim.schedule(their, T, 1.0).std[i])) < 1e-6
+    return abar_prev**0.5 * x_0 + (1 - abar_prev - std**2) ** 0.5 * eps, std
