@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import ParamsError, did_you_mean
-from .microworld.locate import WEIGHTS
+from .microworld.locate import CLIP, WEIGHTS
 
 if TYPE_CHECKING:
     from .params import Params
 
-MICROWORLD = "micro-world"
+MICROWORLD, MICRO_CLIP = "micro-world", "micro-clip"
 RUNS = Path("runs")
 RESULTS = Path("results")
 INIT = "init"  # the "round" of the untouched base model
@@ -41,6 +41,17 @@ def model_inputs(model_id: str) -> dict[str, Path]:
     """The model as an input of ``init``: its folder where it is local, so that other weights are noticed."""
     folder = Path(model_source(model_id))
     return {"model": folder} if folder.is_dir() else {}
+
+
+def reward_source(name: str) -> str:
+    """What open_clip loads: the built-in model's folder for "micro-clip", else the name itself."""
+    return f"local-dir:{CLIP}" if name == MICRO_CLIP else name
+
+
+def reward_inputs(name: str) -> dict[str, Path]:
+    """The reward model as an input of the stages that score: its folder where it is local."""
+    folder = Path(reward_source(name).removeprefix("local-dir:"))
+    return {"reward": folder} if folder.is_dir() else {}
 
 
 def previous(params: Params, round: str) -> str:

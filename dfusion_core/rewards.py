@@ -9,13 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .artefacts import reward_source
 from .errors import RewardError, one_line
-from .microworld.locate import CLIP
 
 if TYPE_CHECKING:
     from .params import Reward
-
-MICRO_CLIP = "micro-clip"
 
 
 class Scorer(Protocol):
@@ -34,7 +32,7 @@ class ClipScore:
         """
         import open_clip
 
-        source = f"local-dir:{CLIP}" if name == MICRO_CLIP else name
+        source = reward_source(name)
         tag = None if source.startswith(("local-dir:", "hf-hub:")) else pretrained
         try:
             self.model, _, self.preprocess = open_clip.create_model_and_transforms(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 RATIO_TOLERANCE = 1e-5  # between two passes of the same graph on the same rows
 REPLAY_TOLERANCE = {torch.float32: 1e-3}  # against sampling, another batch shape and a merged adapter
-COARSE_TOLERANCE = 0.1  # the same in 16 bits (performance.md section 3: bf16 shifts the late steps by 0.04)
+COARSE_TOLERANCE = 0.1  # the same in 16 bits (bf16 shifts the late steps by up to 0.04)
 
 
 @dataclass
@@ -108,7 +108,7 @@ class Trainer:
         """Fill log p_old, and refuse to train where this machine does not reproduce it.
 
         With one optimizer step per inner epoch the first epoch's own log-probs are log p_old and nothing has to be
-        computed here beyond the first micro-batch (performance.md S3).
+        computed here beyond the first micro-batch.
         """
         first = next(self.micro_batches(*self.rows(0)))
         with torch.no_grad():
@@ -165,7 +165,7 @@ class Trainer:
     def diagnose(self, seen: torch.Tensor, norm: float) -> dict[str, float]:
         """What tells whether it learns, from rows (winner, loser, old winner, old loser, loss) of one update.
 
-        The loss itself stays near log 2 and tells nothing (peers.md section 4.4).
+        The loss itself stays near log 2 and tells nothing.
         """
         winner, loser, old_winner, old_loser, loss = seen
         drift_w, drift_l = winner - old_winner, loser - old_loser

@@ -30,8 +30,7 @@ starts; all mistakes are listed together, each with its key. Rules that need mor
 `sample.images_per_prompt` divisible by 4 for `pairing.mode: top_quarter_twice`; each round called `r00`, `r01`, ... and
 starting from `init` or from a round with a smaller number.
 
-Checked but not implemented yet: `algo` other than `dpo` and the keys that only they use (`train.clip_range`,
-`train.dpok_alpha`, `train.dpok_beta`); `pairs` other than `dfusion` and `naive`; `reward.name` other than `clip`.
+`reward.name` is not read yet: the reward is always CLIPScore.
 
 Change a key for one run with `dvc exp run -S KEY=VALUE`. What runs again after which change:
 [pipeline.md](pipeline.md#what-runs-again).

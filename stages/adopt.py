@@ -6,7 +6,7 @@ writes  adopt/training.csv: per pair the winner (target or reference), the loser
 
 from __future__ import annotations
 
-from dfusion_core.artefacts import output
+from dfusion_core.artefacts import output, reward_inputs
 from dfusion_core.entry import run_stage
 from dfusion_core.params import load_params
 from dfusion_core.store import open_stage, read_stage
@@ -16,6 +16,7 @@ def adopt(round: str) -> None:
     """Build the training set of ROUND."""
     params = load_params("reward", "adopt", "pairs")
     inputs = {name: output(name, round) for name in ("score", "extract", "fuse")}
+    inputs |= reward_inputs(params.reward.model)
     with open_stage("adopt", round=round, params=params, inputs=inputs) as run:
         if run.done:
             return

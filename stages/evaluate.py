@@ -6,7 +6,7 @@ writes  evaluate/  picture (one row an image), images.csv, grid.png; results/rou
 
 from __future__ import annotations
 
-from dfusion_core.artefacts import adapter, output, round_result
+from dfusion_core.artefacts import adapter, output, reward_inputs, round_result
 from dfusion_core.entry import run_stage
 from dfusion_core.params import load_params
 from dfusion_core.plan import evaluation_plan
@@ -17,7 +17,7 @@ from dfusion_core.store import open_stage, read_stage
 def evaluate(round: str) -> None:
     """Evaluate the model after ROUND ("init": the base model, row zero of every comparison)."""
     params = load_params("model", "prompts", "sample", "reward", "evaluate")
-    inputs = {"adapter": output("train", round)}
+    inputs = {"adapter": output("train", round)} | reward_inputs(params.reward.model)
     if round != "init":
         inputs["base"] = output("evaluate", "init")
     with open_stage("evaluate", round=round, params=params, inputs=inputs) as run:

@@ -5,7 +5,7 @@ reads   sample/   writes  score/scores.csv (image, prompt_id, reward)
 
 from __future__ import annotations
 
-from dfusion_core.artefacts import output
+from dfusion_core.artefacts import output, reward_inputs
 from dfusion_core.entry import run_stage
 from dfusion_core.params import load_params
 from dfusion_core.store import open_stage, read_stage
@@ -14,7 +14,8 @@ from dfusion_core.store import open_stage, read_stage
 def score(round: str) -> None:
     """Score the sampled images of ROUND."""
     params = load_params("reward")
-    with open_stage("score", round=round, params=params, inputs={"sample": output("sample", round)}) as run:
+    inputs = {"sample": output("sample", round)} | reward_inputs(params.reward.model)
+    with open_stage("score", round=round, params=params, inputs=inputs) as run:
         if run.done:
             return
         from dfusion_core.policy import pick_device

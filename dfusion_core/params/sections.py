@@ -33,7 +33,7 @@ class Model(Section):
     """The diffusion model that is fine-tuned."""
 
     id: str = _ours(
-        "dfusion_core/microworld/weights", "a local folder in diffusers format, or a name on the Hub"
+        "micro-world", "micro-world (built in), a local folder in diffusers format, or a name on the Hub"
     )
     revision: str | None = _ours(None, "commit of the Hub repository; null takes the newest")
     dtype: Literal["auto", "fp32", "fp16", "bf16"] = _ours("fp32", "arithmetic of the frozen weights")
@@ -83,7 +83,6 @@ class Sample(Section):
 class Reward(Section):
     """R(x_0, c): what makes one image better than another."""
 
-    name: str = _paper("clip", "which reward: clip, or the name of another registered one")
     model: str = _paper("ViT-H-14", "OpenCLIP architecture, or a local folder in OpenCLIP format")
     pretrained: str = _paper("laion2b_s32b_b79k", "OpenCLIP weights of that architecture")
     batch_size: int = _ours(64, "images scored together", ge=1)
@@ -125,7 +124,7 @@ class Adopt(Section):
     """Keep a target only if it is as good as its reference (Eq. 7)."""
 
     enabled: bool = _paper(True, "false keeps every target")
-    threshold: float = _paper(1.0, "thr_ado: R of the target over R of the reference", ge=0)
+    threshold: float = _paper(1.0, "thr_ado: share of the lead of the reference over the base that the target must reach", ge=0)
 
 
 class Train(Section):
@@ -173,7 +172,7 @@ class Everything(Section):
     algo: Algo = _paper("dpo", "which loss trains the adapter: dpo, Eq. 6")
     pairs: Pairs = _paper("dfusion", "how pairs are made: the method, or one of those it is compared with")
     seed: int = _ours(0, "every noise follows from this, the round, the prompt and the sample", ge=0)
-    launcher: str = _ours("python", "what dvc.yaml puts before -m stages.NAME, for example accelerate launch")
+    launcher: str = _ours("python", "what dvc.yaml puts before -m stages.NAME")
     rounds: dict[str, Round] = _ours(
         {"r00": Round(prev="init")}, "the online rounds, by name, each with the one before it"
     )

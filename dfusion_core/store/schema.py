@@ -1,7 +1,8 @@
 """Every array of every stage: name, dimensions, type, unit and meaning. This file is the format of a release.
 
 The first dimension is the row: one image, reference or pair. A chunk is one row, a shard up to 64 of them.
-Entry i of `state` is x_{T-i} (T + 1 entries), entry i of `step` belongs to t = T - i.
+Entry i of `state` is x_{T-i} (T + 1 entries), entry i of `step` belongs to t = T - i, but in kv,
+where only fused steps are kept, to t = fuse.first_step - i.
 """
 
 import re

@@ -22,8 +22,9 @@ ADAPTER = Path("runs/init/train/adapter/pytorch_lora_weights.safetensors")
 def test_the_adapter_does_nothing_yet(project: Path) -> None:
     """B = 0: noise predictions with and without the adapter are equal; A is not zero."""
     tensors = load_file(ADAPTER)
-    assert all(name.startswith("unet.") for name in tensors)
-    assert all(bool(value.any()) == ("lora_A" in name or ".down" in name) for name, value in tensors.items())
+    for name, value in tensors.items():
+        assert name.startswith("unet.") and name.endswith((".lora.down.weight", ".lora.up.weight"))
+        assert bool(value.any()) == name.endswith(".lora.down.weight")
     params = load_params("model", "sample")
     bare, adapted = load_policy(params.model, params.sample, None), policy_of("init")
     x_t = torch.randn(2, *bare.latent_shape, generator=torch.Generator().manual_seed(0))
@@ -85,5 +86,5 @@ def test_a_model_without_weights(project: Path) -> None:
 def test_a_wrong_name_in_params(project: Path) -> None:
     text = Path("params.yaml").read_text()
     Path("params.yaml").write_text(text.replace("algo: dpo", "algo: ddop"))
-    with pytest.raises(ParamsError, match=r"algo: Input should be .* \(got \"ddop\"\). Did you mean 'ddpo'\?"):
+    with pytest.raises(ParamsError, match=r'algo: Input should be .* \(got "ddop"\)'):
         run("init")

@@ -87,7 +87,7 @@ def main() -> None:
     number = {text: i for i, text in enumerate(texts)}
     caption_row = torch.tensor([number[c] for c in pictures.captions])
 
-    misses = torch.tensor([[number[miss] for miss in near_misses(text)][:15] for text in texts])
+    misses = torch.tensor([[number[miss] for miss in near_misses(text)] for text in texts])
 
     def loss_at(step: int) -> torch.Tensor:
         rows = rows_at(step, BATCH, len(pictures), seed=4)

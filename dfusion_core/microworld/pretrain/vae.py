@@ -63,7 +63,6 @@ def main() -> None:
     fit(vae.parameters(), loss_at, steps=STEPS, lr=LR, name="vae")
     latents = encode_all(vae.eval(), images)
     vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
-    vae.save_pretrained(WEIGHTS / "vae")
     np.save(BUILD / "latents.npy", (latents * vae.config.scaling_factor).numpy())
     held_out, _, _ = load("held_out")
     again = decode_all(vae, encode_all(vae, held_out))
@@ -71,6 +70,7 @@ def main() -> None:
     psnr = float((10 * torch.log10(255**2 / error)).mean())
     print(f"vae held-out PSNR {psnr:.2f} dB", flush=True)
     np.save(BUILD / "decoded.npy", decode_all(vae, latents[:DECODED]).numpy())
+    vae.half().save_pretrained(WEIGHTS / "vae")
     record("vae", WEIGHTS / "vae", held_out_psnr=round(psnr, 2))
 
 
