@@ -1,0 +1,88 @@
+"""adopt: Eq. (7) on rewards computed here, and the winner that follows from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from steps import change, content, forget, run
+
+from dfusion_core.errors import MissingStage
+from dfusion_core.params import load_params
+from dfusion_core.policy import pick_device
+from dfusion_core.rewards import load_reward
+from dfusion_core.store import read_stage
+
+
+def training() -> pd.DataFrame:
+    return read_stage("adopt", "r00").table("training")
+
+
+def target_rewards() -> np.ndarray:
+    reward = load_reward(load_params("reward").reward, pick_device("cpu"))
+    prompts = read_stage("extract", "r00").table("pairs").prompt.tolist()
+    return np.asarray(reward(read_stage("fuse", "r00").array("picture")[:], prompts))
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.2, 1.0])
+def test_equation_7(project: Path, threshold: float) -> None:
+    """R(target) - R(base) >= thr (R(reference) - R(base)); the winner is the target there, else the reference."""
+    change(adopt={"threshold": threshold})
+    run("adopt")
+    table, R_a = training(), target_rewards()
+    np.testing.assert_allclose(table.target_reward, R_a, rtol=0, atol=1e-6)
+    for row in table.itertuples():
+        keeps = row.target_reward - row.base_reward >= threshold * (row.reference_reward - row.base_reward)
+        assert row.adopted == keeps
+        assert row.winner_reward == (row.target_reward if keeps else row.reference_reward)
+
+
+def test_some_are_adopted_and_some_are_not(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Else the tests of training would not see both kinds of pairs."""
+    forget("adopt")
+    run("adopt")
+    assert sorted(training().adopted) == [False, False, True, True]
+    assert capsys.readouterr().out == "adopt r00: 2 of 4 targets adopted.\n"
+
+
+def test_the_columns_are_the_pairs_and_three_more(project: Path) -> None:
+    pairs, table = read_stage("extract", "r00").table("pairs"), training()
+    pd.testing.assert_frame_equal(table[pairs.columns], pairs)
+    assert list(table.columns[len(pairs.columns):]) == ["target_reward", "adopted", "winner_reward"]
+    assert table.adopted.dtype == bool
+
+
+def test_every_target_is_kept_if_adoption_is_off(project: Path) -> None:
+    change(adopt={"enabled": False, "threshold": 1.0})
+    run("adopt")
+    assert training().adopted.all()
+    assert (training().winner_reward == training().target_reward).all()
+
+
+def test_naive_pairs_have_their_reference_as_winner(project: Path) -> None:
+    change(pairs="naive")
+    run("adopt")
+    table = training()
+    assert not table.adopted.any()
+    assert table.target_reward.isna().all()
+    assert (table.winner_reward == table.reference_reward).all()
+
+
+def test_the_same_bytes_again(project: Path, finished: Path) -> None:
+    forget("adopt")
+    run("adopt")
+    assert content(Path("runs/r00/adopt")) == content(finished / "runs/r00/adopt")
+
+
+def test_a_threshold_above_one_is_a_warning(project: Path) -> None:
+    change(adopt={"threshold": 1.5})
+    with pytest.warns(UserWarning, match=r"adopt.threshold is 1.5; the paper's range is 0 to 1"):
+        run("adopt")
+
+
+def test_nothing_was_fused(project: Path) -> None:
+    forget("fuse")
+    with pytest.raises(MissingStage, match="adopt: its input 'fuse' is missing: .* 'dvc repro -s fuse@r00'"):
+        run("adopt")
