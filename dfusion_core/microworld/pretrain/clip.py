@@ -26,7 +26,7 @@ from .text import CONTEXT, prompts
 STEPS, BATCH, LR = 1_400, 64, 2e-3
 MISSES = 3  # near misses of each caption among the candidates
 TOP_SCALE = 30.0  # caps the softmax sharpness, so that cosines of near misses stay well apart
-MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
 
 def config(vocab: int) -> dict[str, object]:
@@ -68,7 +68,7 @@ def near_miss_accuracy(model: open_clip.CLIP, tokens: torch.Tensor, texts: list[
     """Share of held-out drawings, per template, whose true caption outranks all its near misses."""
     images, captions, labels = load("held_out")
     text = model.encode_text(tokens, normalize=True)
-    scaled = ((images.float() / 255) - 0.5) / 0.25
+    scaled = ((images.float() / 255) - 0.5) / STD[0]
     seen = torch.cat([model.encode_image(part, normalize=True) for part in scaled.split(256)])
     cosine, number = seen @ text.T, {t: i for i, t in enumerate(texts)}
     right = torch.tensor([
@@ -94,7 +94,7 @@ def main() -> None:
         right = caption_row[rows]
         drawn = torch.randint(0, misses.shape[1], (BATCH, MISSES), generator=torch.Generator().manual_seed(step))
         candidates = torch.cat([right, misses[right].gather(1, drawn).flatten()]).unique()
-        seen = model.encode_image(pictures.batch(rows, step) / 0.5, normalize=True)  # (x - 0.5) / 0.25
+        seen = model.encode_image(pictures.batch(rows, step) / STD[0], normalize=True)
         text = model.encode_text(tokens[candidates], normalize=True)
         logits = model.logit_scale.exp().clamp(max=TOP_SCALE) * seen @ text.T
         positives = logits.masked_fill(~same[right][:, candidates], float("-inf")).logsumexp(dim=1)
