@@ -51,6 +51,7 @@ PARAMS: dict[str, Any] = {
     "reward": {"model": "local-dir:clip", "batch_size": 4},
     "extract": {"threshold": "relative", "relative_threshold": 1.0, "keep_kv": "all"},
     "fuse": {"first_step": 3, "batch_size": 4},
+    "pairing": {"mode": "halves"},
     "adopt": {"threshold": 0.2},
     "train": {"learning_rate": 1.0e-3, "inner_epochs": 2, "pairs_per_update": 4, "micro_batch": 4},
     "evaluate": {"images_per_prompt": 2, "batch_size": 4},

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 RATIO_TOLERANCE = 1e-5  # between two passes of the same graph on the same rows
 REPLAY_TOLERANCE = {torch.float32: 1e-3}  # against sampling, another batch shape and a merged adapter
 COARSE_TOLERANCE = 0.1  # the same in 16 bits (bf16 shifts the late steps by up to 0.04)
+HISTORY = ("update", "loss", "margin", "implicit_accuracy", "winner_drift", "loser_drift", "largest_log_ratio",
+           "gradient_norm")  # columns, the same in a run that was interrupted
 
 
 @dataclass
@@ -199,4 +201,4 @@ class Trainer:
 
     def history_table(self) -> pd.DataFrame:
         """One row an optimizer step."""
-        return pd.DataFrame(self.history).astype({"update": int})
+        return pd.DataFrame(self.history, columns=list(HISTORY)).astype({"update": int})

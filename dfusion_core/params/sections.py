@@ -124,7 +124,9 @@ class Adopt(Section):
     """Keep a target only if it is as good as its reference (Eq. 7)."""
 
     enabled: bool = _paper(True, "false keeps every target")
-    threshold: float = _paper(1.0, "thr_ado: share of the lead of the reference over the base that the target must reach", ge=0)
+    threshold: float = _paper(
+        1.0, "thr_ado: share of the lead of the reference over the base that the target must reach", ge=0
+    )
 
 
 class Train(Section):

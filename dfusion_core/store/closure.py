@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).parent.parent
 def code_of(stage_file: Path) -> list[Path]:
     """A stage's file and every module of the package that it imports, directly or through others, sorted.
 
-    Imports inside functions count; those under ``if TYPE_CHECKING:`` do not, because they never run.
+    Imports inside functions count; those under ``if TYPE_CHECKING:`` do not, because they never run, and neither does
+    an ``__init__`` that holds only a docstring and constants: a new version number changes no result.
     """
     found, waiting = {stage_file}, [stage_file]
     while waiting:
@@ -57,4 +58,12 @@ def _files(name: str) -> list[Path]:
         return []
     path = PACKAGE.parent.joinpath(*name.split("."))
     candidates = [path.with_suffix(".py"), path / "__init__.py", path.parent / "__init__.py"]
-    return [one for one in candidates if one.is_file() and one.is_relative_to(PACKAGE)]
+    return [one for one in candidates if one.is_file() and one.is_relative_to(PACKAGE) and not _is_bare(one)]
+
+
+@cache
+def _is_bare(file: Path) -> bool:
+    """Whether a file is an ``__init__`` of nothing but constants."""
+    return file.name == "__init__.py" and all(
+        isinstance(node, ast.Expr | ast.Assign) and isinstance(node.value, ast.Constant)
+        for node in ast.parse(file.read_text(encoding="utf-8")).body)

@@ -86,7 +86,7 @@ def test_maps_are_those_of_the_items(project: Path) -> None:
                 seen = tap.maps()[8 + image, :, :, token]  # rows 8 to 15 are the conditional half
                 torch.testing.assert_close(maps[image, i, k], seen, rtol=0, atol=1e-5)
     assert not maps[4:, :, 1].any()
-    assert 0 < maps[:4].min() and maps.max() < 1
+    assert maps[:4].min() > 0 and maps.max() < 1
 
 
 def test_the_batch_size_does_not_matter(project: Path) -> None:

@@ -1,0 +1,119 @@
+"""evaluate: the same seeds in every round, so that a gain compares an image with its own base image."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from steps import T, array, change, content, forget, policy_of, run, scheduler
+
+from dfusion_core.errors import MissingStage
+from dfusion_core.noise import image_seed, trajectory_noises
+from dfusion_core.store import read_stage
+
+RESULT = Path("results/rounds/r00.json")
+
+
+def images(round: str) -> pd.DataFrame:
+    return read_stage("evaluate", round).table("images")
+
+
+def result(round: str) -> dict[str, dict[str, dict[str, float]]]:
+    found: dict[str, dict[str, dict[str, float]]] = json.loads(Path(f"results/rounds/{round}.json").read_text())
+    return found
+
+
+def test_every_round_shows_the_same_images(project: Path) -> None:
+    """Two of each of two training prompts and one unseen one; no oracle outside the micro-world."""
+    table = images("r00")
+    assert list(table.columns) == ["image", "split", "prompt_id", "prompt", "sample", "seed", "reward"]
+    assert table.split.tolist() == ["train"] * 4 + ["test"] * 2
+    assert table.prompt[4] == "the star above the moon"
+    assert table.seed[:4].tolist() == [image_seed(1, "evaluate-train", p, n) for p in range(2) for n in range(2)]
+    for round in ("init", "r01"):
+        pd.testing.assert_frame_equal(images(round).drop(columns="reward"), table.drop(columns="reward"))
+    assert read_stage("evaluate", "r00").array("picture").shape == (6, 16, 16, 3)
+
+
+def test_the_base_gains_nothing_and_rounds_are_compared_in_pairs(project: Path) -> None:
+    base = images("init")
+    for round in ("init", "r00", "r01"):
+        table = images(round)
+        assert result(round).keys() == {"train", "test"}
+        for split, measures in result(round).items():
+            assert measures.keys() == {"reward"}
+            numbers, rows = measures["reward"], table.split == split
+            difference = table.reward[rows] - base.reward[rows]
+            assert numbers["mean"] == pytest.approx(table.reward[rows].mean(), abs=1e-6)
+            assert numbers["gain"] == pytest.approx(difference.mean(), abs=1e-6)
+            assert numbers["low"] <= numbers["mean"] <= numbers["high"]
+            assert numbers["gain_low"] <= numbers["gain"] <= numbers["gain_high"]
+    assert all(result("init")[split]["reward"][f"gain{end}"] == 0 for split in ("train", "test")
+               for end in ("", "_low", "_high"))
+    assert result("r00")["train"]["reward"]["gain"] != 0
+
+
+def test_pictures_are_those_of_the_trained_policy(project: Path) -> None:
+    """Sampled again with diffusers' own sampler and the adapter that the round trained."""
+    table, policy, their = images("r00"), policy_of("r00"), scheduler()
+    x, z = trajectory_noises(table.seed.tolist(), policy.latent_shape, T)
+    text, empty = policy.embed(table.prompt.tolist()), policy.embed([""])
+    for i in range(T):
+        with torch.no_grad():
+            eps = policy.predict_noise(x, i, text, empty)
+        x = their.step(eps, their.timesteps[i], x, eta=1.0, variance_noise=z[:, i]).prev_sample
+    found = array("evaluate", "picture", "r00").int()
+    assert (found - policy.decode(x).int()).abs().max() <= 1
+    assert (found - array("evaluate", "picture", "init").int()).abs().max() > 1
+
+
+def test_the_grid_shows_every_picture(project: Path) -> None:
+    """A row for each prompt, 2 px of white behind every picture."""
+    grid = np.asarray(Image.open("runs/r00/evaluate/grid.png"))
+    assert grid.shape == (3 * 18, 2 * 18, 3)
+    pictures = array("evaluate", "picture", "r00").numpy()
+    for image, picture in enumerate(pictures):
+        y, x = divmod(image, 2)
+        np.testing.assert_array_equal(grid[18 * y:18 * y + 16, 18 * x:18 * x + 16], picture)
+
+
+def test_the_same_bytes_again(project: Path, finished: Path) -> None:
+    forget("evaluate")
+    RESULT.unlink()
+    run("evaluate")
+    assert content(Path("runs/r00/evaluate")) == content(finished / "runs/r00/evaluate")
+    assert RESULT.read_text() == (finished / RESULT).read_text()
+
+
+def test_the_metrics_file_is_written_again_where_only_that_is_gone(
+    project: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    RESULT.unlink()
+    run("evaluate")
+    assert capsys.readouterr().out == "evaluate r00: is there already (6 rows); nothing to do.\n"
+    assert RESULT.read_text() == (finished / RESULT).read_text()
+
+
+def test_fewer_prompts_and_none_unseen(project: Path) -> None:
+    """Unless told otherwise, the prompts that are trained on are those that are evaluated."""
+    change(prompts={"train_count": 1}, evaluate={"test_count": 0})
+    run("evaluate", "init")
+    assert images("init").prompt.tolist() == ["a heart holding a balloon"] * 2
+    assert result("init").keys() == {"train"}
+
+
+def test_the_base_comes_first(project: Path) -> None:
+    forget("evaluate", "init")
+    with pytest.raises(MissingStage) as caught:
+        run("evaluate")
+    assert str(caught.value) == (
+        "evaluate: its input 'base' is missing: there is no runs/init/evaluate. "
+        "Make it with 'dvc repro -s evaluate_base'.")
+    with pytest.raises(MissingStage, match="its input 'adapter' is missing: there is no runs/r07/train"):
+        run("evaluate", "r07")
+    assert not Path("results/rounds/r07.json").exists()
