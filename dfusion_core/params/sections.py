@@ -139,6 +139,9 @@ class Train(Section):
     clip_norm: float = _paper(1.0, "largest norm of the gradient", gt=0)
     inner_epochs: int = _paper(2, "E, passes over the pairs of a round", ge=1)
     pairs_per_update: int = _paper(320, "pairs, each with all its timesteps, per optimizer step", ge=1)
+    last_step: int = _paper(
+        1, "train on t = T ... down to this; a step of little noise outweighs all others in the log-ratio", ge=1
+    )
     micro_batch: int = _ours(
         8, "rows of (pair, timestep) in one forward pass; no effect on the result but rounding", ge=1
     )
