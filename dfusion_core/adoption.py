@@ -26,7 +26,9 @@ def adopted(R_a: Tensor, R_r: Tensor, R_b: Tensor, thr_ado: float) -> Tensor:
 def training_table(pairs: pd.DataFrame, target_reward: NDArray[Any] | None, adopt: Adopt) -> pd.DataFrame:
     """The pairs with the columns ``target_reward``, ``adopted`` and ``winner_reward``.
 
-    ``target_reward`` (pair,), or None where nothing was fused: then every winner is its reference.
+    ``target_reward`` (pair,), or None where nothing was fused: then every winner is its reference. With
+    ``fallback: drop`` only adopted targets stay. They share their base's step noises, so that the noise cancels
+    between winner and loser of Eq. 6; a fallback's does not, and few of them drown the signal of a short run.
     """
     if target_reward is None:
         return pairs.assign(target_reward=float("nan"), adopted=False, winner_reward=pairs.reference_reward)
@@ -34,4 +36,5 @@ def training_table(pairs: pd.DataFrame, target_reward: NDArray[Any] | None, adop
         target_reward, pairs.reference_reward.to_numpy(), pairs.base_reward.to_numpy()))
     taken = adopted(R_a, R_r, R_b, adopt.threshold).numpy() if adopt.enabled else R_a.isfinite().numpy()
     winner = pairs.reference_reward.where(~taken, target_reward)
-    return pairs.assign(target_reward=target_reward, adopted=taken, winner_reward=winner)
+    table = pairs.assign(target_reward=target_reward, adopted=taken, winner_reward=winner)
+    return table if adopt.fallback == "reference" else table[taken].reset_index(drop=True)

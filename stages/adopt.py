@@ -31,7 +31,7 @@ def adopt(round: str) -> None:
             target_reward = load_reward(params.reward, pick_device("auto"))(pictures, pairs.prompt.tolist())
         training = training_table(pairs, target_reward, params.adopt)
         run.write_table("training", training)
-        run.say(f"{int(training.adopted.sum())} of {len(training)} targets adopted")
+        run.say(f"{int(training.adopted.sum())} of {len(pairs)} targets adopted")
 
 
 if __name__ == "__main__":

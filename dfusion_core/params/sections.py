@@ -127,6 +127,9 @@ class Adopt(Section):
     threshold: float = _paper(
         1.0, "thr_ado: share of the lead of the reference over the base that the target must reach", ge=0
     )
+    fallback: Literal["reference", "drop"] = _paper(
+        "reference", "what becomes of a pair whose target is not good enough: its reference wins, or it is dropped"
+    )
 
 
 class Train(Section):

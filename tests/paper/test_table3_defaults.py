@@ -37,6 +37,7 @@ ELSEWHERE = {
     "extract.threshold": "absolute",  # Tables 4-6
     "pairing.mode": "halves",  # Algorithm 1
     "train.dpo_form": "ratio",  # Eq. (6)
+    "train.last_step": 1,  # Algorithm 1: every timestep is trained on
     "reward.model": "ViT-H-14", "reward.pretrained": "laion2b_s32b_b79k",
 }
 KNOWN = TABLE_3 | ELSEWHERE

@@ -45,6 +45,7 @@ def test_all_mistakes_are_reported_together_with_key_value_and_suggestion(tmp_pa
             "fuse: {first_step: 3, last_step: 4}",
             "fuse.last_step: must be at most fuse.first_step = 3 (got 4).",
         ),
+        ("train: {last_step: 19}", "train.last_step: must be at most fuse.first_step = 18 (got 19)."),
         ("fuse: {layers: [mid, mid]}", "fuse.layers: names a layer twice"),
         ("fuse: {layers: [mdi]}", "Did you mean 'mid'?"),
         ("train: {betas: [0.9, 1.0]}", "train.betas: both must be at least 0 and below 1"),
