@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from torch import Tensor, from_numpy
 
+from .errors import DFusionError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -29,6 +31,7 @@ def training_table(pairs: pd.DataFrame, target_reward: NDArray[Any] | None, adop
     ``target_reward`` (pair,), or None where nothing was fused: then every winner is its reference. With
     ``fallback: drop`` only adopted targets stay. They share their base's step noises, so that the noise cancels
     between winner and loser of Eq. 6; a fallback's does not, and few of them drown the signal of a short run.
+    Raises DFusionError if no pair is left.
     """
     if target_reward is None:
         return pairs.assign(target_reward=float("nan"), adopted=False, winner_reward=pairs.reference_reward)
@@ -37,4 +40,11 @@ def training_table(pairs: pd.DataFrame, target_reward: NDArray[Any] | None, adop
     taken = adopted(R_a, R_r, R_b, adopt.threshold).numpy() if adopt.enabled else R_a.isfinite().numpy()
     winner = pairs.reference_reward.where(~taken, target_reward)
     table = pairs.assign(target_reward=target_reward, adopted=taken, winner_reward=winner)
-    return table if adopt.fallback == "reference" else table[taken].reset_index(drop=True)
+    if adopt.fallback == "reference":
+        return table
+    if not taken.any():
+        raise DFusionError(
+            f"adopt: none of {len(pairs)} targets is good enough, and adopt.fallback is drop: "
+            "there is nothing to train on.",
+            f"Lower adopt.threshold (now {adopt.threshold}), or set adopt.fallback to reference.")
+    return table[taken].reset_index(drop=True)

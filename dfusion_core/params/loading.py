@@ -233,6 +233,10 @@ def _across_sections(p: s.Everything) -> list[str]:
         problems.append(
             f"fuse.last_step: must be at most fuse.first_step = {p.fuse.first_step} (got {p.fuse.last_step})."
         )
+    if p.train.last_step > p.fuse.first_step:  # of a target nothing would be left to train on
+        problems.append(
+            f"train.last_step: must be at most fuse.first_step = {p.fuse.first_step} (got {p.train.last_step})."
+        )
     if len(set(p.fuse.layers)) != len(p.fuse.layers):
         problems.append(f"fuse.layers: names a layer twice (got {json.dumps(p.fuse.layers)}).")
     if not all(0 <= beta < 1 for beta in p.train.betas):

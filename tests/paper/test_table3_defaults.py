@@ -32,6 +32,7 @@ TABLE_3 = {  # the column D-Fusion
 }
 ELSEWHERE = {
     "algo": "dpo", "pairs": "dfusion", "adopt.enabled": True,
+    "adopt.fallback": "reference",  # Section 4.3
     "sample.maps": "up_1",  # Section 4.1: cross-attention of the first up-sampling layer
     "extract.merge": "xor",  # Eq. (4)
     "extract.threshold": "absolute",  # Tables 4-6

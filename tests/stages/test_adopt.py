@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from steps import change, content, forget, run
 
-from dfusion_core.errors import MissingStage
+from dfusion_core.errors import DFusionError, MissingStage
 from dfusion_core.params import load_params
 from dfusion_core.policy import pick_device
 from dfusion_core.rewards import load_reward
@@ -59,6 +59,27 @@ def test_every_target_is_kept_if_adoption_is_off(project: Path) -> None:
     run("adopt")
     assert training().adopted.all()
     np.testing.assert_allclose(training().winner_reward, training().target_reward, rtol=0, atol=1e-7)
+
+
+def test_pairs_without_a_target_may_be_dropped(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two of four stay, with the numbers of their pairs."""
+    before = training()
+    change(adopt={"fallback": "drop"})
+    run("adopt")
+    kept = before[before.adopted].reset_index(drop=True)
+    pd.testing.assert_frame_equal(training(), kept)
+    assert "adopt r00: 2 of 4 targets adopted." in capsys.readouterr().out
+
+
+def test_nothing_is_left_to_train_on(project: Path) -> None:
+    forget("adopt")
+    change(adopt={"fallback": "drop", "threshold": 1.0})
+    with pytest.raises(DFusionError) as caught:
+        run("adopt")
+    assert str(caught.value) == (
+        "adopt: none of 4 targets is good enough, and adopt.fallback is drop: there is nothing to train on. "
+        "Lower adopt.threshold (now 1.0), or set adopt.fallback to reference.")
+    assert not Path("runs/r00/adopt").exists()
 
 
 def test_naive_pairs_have_their_reference_as_winner(project: Path) -> None:

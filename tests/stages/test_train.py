@@ -86,10 +86,16 @@ def trainer_of(policy: Policy) -> Trainer:
     return Trainer(policy, pairs, params.train, seed=params.seed, round="r00")
 
 
-@pytest.mark.parametrize(("form", "last_step", "count"), [("ratio", 1, 14), ("log_ratio", 1, 14), ("ratio", 2, 10)])
-def test_the_gradient_is_that_of_a_naive_loop(project: Path, form: str, last_step: int, count: int) -> None:
+@pytest.mark.parametrize(
+    ("form", "last_step", "fallback", "count"),
+    [("ratio", 1, "reference", 14), ("log_ratio", 1, "reference", 14), ("ratio", 2, "reference", 10),
+     ("ratio", 1, "drop", 6)])
+def test_the_gradient_is_that_of_a_naive_loop(
+    project: Path, form: str, last_step: int, fallback: str, count: int
+) -> None:
     """At both updates of the round: at ratio 1, and after a step away from it."""
-    change(train={"dpo_form": form, "clip_norm": 1e9, "last_step": last_step})
+    change(train={"dpo_form": form, "clip_norm": 1e9, "last_step": last_step}, adopt={"fallback": fallback})
+    run("adopt")
     assert len(terms()) == count  # of four pairs, two of them with targets, over four steps
     trainer, naive = trainer_of(policy_of("init", train=True)), policy_of("init", train=True)
     with torch.no_grad():
