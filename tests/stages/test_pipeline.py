@@ -42,7 +42,7 @@ def ran(output: str) -> list[str]:
 
 def commit(folder: Path, message: str) -> None:
     call(folder, "git", "add", "-A")
-    call(folder, "git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-q", "-m", message)
+    call(folder, "git", "commit", "-q", "-m", message)
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +58,8 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with (folder / ".gitignore").open("a") as file:
         file.write("/.site/\n/.config/\n/.cache/\n/.local/\n")
     call(folder, "git", "init", "-q")
+    call(folder, "git", "config", "user.name", "t")  # an experiment is a commit
+    call(folder, "git", "config", "user.email", "t@localhost")
     call(folder, "dvc", "init", "-q")
     commit(folder, "tiny")
     return folder
