@@ -35,6 +35,7 @@ from dfusion_core.rewards import ClipScore, load_reward
 SEED = 12_345  # of the held-out drawings: no step of the training uses it
 TIMESTEPS = (251, 301, 351, 401, 451)
 THRESHOLDS = (1.0, 1.1, 1.2, 1.3, 1.5, 1.75, 2.0)
+GUIDANCE = (5.0, 2.0)  # the paper's, and that of params.yaml
 
 
 def drawings(template: str, count: int) -> list[Scene]:
@@ -47,8 +48,9 @@ def pixels(scenes: list[Scene]) -> torch.Tensor:
     return torch.from_numpy(np.stack([draw(scene) for scene in scenes])).permute(0, 3, 1, 2)
 
 
-def sample(policy: Policy, prompts: list[str], per_prompt: int, batch: int = 32) -> np.ndarray:
-    """Pictures of each prompt (prompt, per_prompt, 64, 64, 3), 20 steps, eta 1, guidance 5."""
+def sample(policy: Policy, prompts: list[str], per_prompt: int, guidance: float, batch: int = 32) -> np.ndarray:
+    """Pictures of each prompt (prompt, per_prompt, 64, 64, 3), 20 steps, eta 1."""
+    policy.guidance_scale = guidance
     texts = [prompt for prompt in prompts for _ in range(per_prompt)]
     seeds = [image_seed(SEED, "figures", p, n) for p in range(len(prompts)) for n in range(per_prompt)]
     empty, parts = policy.embed([""]), []
@@ -119,7 +121,7 @@ def megabytes() -> dict[str, float]:
 
 
 def measure(count: int, per_prompt: int) -> tuple[dict[str, Any], np.ndarray]:
-    """All figures, and a sheet of samples: a row per prompt, four templates' worth of prompts."""
+    """All figures, and a sheet of samples: a row per prompt, left at the first guidance, right at the second."""
     policy = load_policy(Model(), Sample(), None)
     clip = load_reward(Reward(model="micro-clip"), policy.device)
     oracle = load_oracle()
@@ -129,17 +131,18 @@ def measure(count: int, per_prompt: int) -> tuple[dict[str, Any], np.ndarray]:
         scenes = drawings(template, count)
         x = pixels(scenes)
         prompts = [p for part in prompt_lists(template) for p in part]
-        pictures = sample(policy, prompts, per_prompt)
-        flat = torch.from_numpy(pictures.reshape(-1, *pictures.shape[2:])).permute(0, 3, 1, 2)
         texts = [p for p in prompts for _ in range(per_prompt)]
+        drawn = {guidance: sample(policy, prompts, per_prompt, guidance) for guidance in GUIDANCE}
+        flat = {guidance: p.reshape(-1, *p.shape[2:]) for guidance, p in drawn.items()}
         result[template] = {
-            "a_base_accuracy": float(judge(oracle, flat, texts)[0].float().mean()),
-            "base_clipscore": float(clip(flat.permute(0, 2, 3, 1).numpy(), texts).mean()),
+            "a_base_accuracy": {g: float(judge(oracle, torch.from_numpy(p).permute(0, 3, 1, 2), texts)[0].float().mean())
+                                for g, p in flat.items()},
+            "base_clipscore": {g: float(clip(p, texts).mean()) for g, p in flat.items()},
             "b_oracle_on_drawings": float(judge(oracle, x, [caption(s) for s in scenes])[0].float().mean()),
             "c_clip_ranks_first": ranked_first(clip, scenes),
             "d_mask_iou": mask_iou(policy, scenes),
             "e_vae_psnr": psnr(policy, x)}
-        rows += [list(pictures[p]) for p in range(0, 8)]
+        rows += [[*drawn[GUIDANCE[0]][p], *drawn[GUIDANCE[1]][p]] for p in range(0, 8)]
         print(template, json.dumps(result[template], indent=1), flush=True)
     result["f_weights_mib"] = megabytes() | {"total": round(sum(megabytes().values()), 2)}
     result["machine"] = {"processor": platform.processor() or platform.machine(), "torch": torch.__version__}

@@ -16,7 +16,7 @@ from .data import load
 from .loop import fit, rows_at
 from .record import record
 
-STEPS, BATCH, LR = 2_600, 32, 2e-3
+STEPS, BATCH, LR = 5_500, 32, 2e-3
 
 
 def classification_loss(found: dict[str, torch.Tensor], labels: dict[str, torch.Tensor]) -> torch.Tensor:
