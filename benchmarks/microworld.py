@@ -23,7 +23,7 @@ from dfusion_core.evaluation import tile
 from dfusion_core.masks import item_mask, item_tokens, merge
 from dfusion_core.microworld.grammar import TEMPLATES, near_misses
 from dfusion_core.microworld.locate import WEIGHTS
-from dfusion_core.microworld.oracle import judge, load_oracle
+from dfusion_core.microworld.oracle import Oracle, judge, load_oracle
 from dfusion_core.microworld.pretrain.unet import scheduler
 from dfusion_core.microworld.prompts import items, prompt_lists
 from dfusion_core.microworld.scenes import Scene, caption, draw, object_masks, random_scene
@@ -103,6 +103,11 @@ def iou(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(((a & b).sum((1, 2)) / (a | b).sum((1, 2)).clamp(min=1)).mean())
 
 
+def accuracy(oracle: Oracle, pictures: np.ndarray, prompts: list[str]) -> float:
+    """Share of pictures (n, 64, 64, 3) that the oracle finds right."""
+    return float(judge(oracle, torch.from_numpy(pictures).permute(0, 3, 1, 2), prompts)[0].float().mean())
+
+
 def ranked_first(clip: ClipScore, scenes: list[Scene]) -> float:
     """Share of drawings whose caption has a higher cosine than every near miss of the caption."""
     pictures, prompts = pixels(scenes).permute(0, 2, 3, 1).numpy(), [caption(scene) for scene in scenes]
@@ -135,8 +140,7 @@ def measure(count: int, per_prompt: int) -> tuple[dict[str, Any], np.ndarray]:
         drawn = {guidance: sample(policy, prompts, per_prompt, guidance) for guidance in GUIDANCE}
         flat = {guidance: p.reshape(-1, *p.shape[2:]) for guidance, p in drawn.items()}
         result[template] = {
-            "a_base_accuracy": {g: float(judge(oracle, torch.from_numpy(p).permute(0, 3, 1, 2), texts)[0].float().mean())
-                                for g, p in flat.items()},
+            "a_base_accuracy": {g: accuracy(oracle, p, texts) for g, p in flat.items()},
             "base_clipscore": {g: float(clip(p, texts).mean()) for g, p in flat.items()},
             "b_oracle_on_drawings": float(judge(oracle, x, [caption(s) for s in scenes])[0].float().mean()),
             "c_clip_ranks_first": ranked_first(clip, scenes),

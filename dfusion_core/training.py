@@ -1,4 +1,4 @@
-"""One round of training: AdamW on the adapter, Eq. 6 over every timestep of every pair.
+"""One round of training: AdamW on the adapter, Eq. 6, 8 or 9 over every timestep of every pair.
 
 One optimizer step sees ``pairs_per_update`` pairs with all their timesteps (Table 3's accumulation of 320). The
 sum is cut into micro-batches of one fixed shape, the last padded with rows of weight zero: the same row then gives
@@ -19,11 +19,11 @@ import torch
 from . import ddim
 from .errors import RatioError
 from .lora import trainable
-from .losses import dpo_loss
+from .objectives import remembered, row_loss
 from .optimizer import from_arrays, load_optimizer, to_arrays
 
 if TYPE_CHECKING:
-    from .params.sections import Train
+    from .params.sections import Algo, Train
     from .policy import Policy
     from .trajectories import Pairs
 
@@ -31,7 +31,7 @@ RATIO_TOLERANCE = 1e-5  # between two passes of the same graph on the same rows
 REPLAY_TOLERANCE = {torch.float32: 1e-3}  # against sampling, another batch shape and a merged adapter
 COARSE_TOLERANCE = 0.1  # the same in 16 bits (bf16 shifts the late steps by up to 0.04)
 HISTORY = ("update", "loss", "margin", "implicit_accuracy", "winner_drift", "loser_drift", "largest_log_ratio",
-           "gradient_norm")  # columns, the same in a run that was interrupted
+           "clip_fraction", "gradient_norm")  # columns, the same in a run that was interrupted
 
 
 @dataclass
@@ -43,6 +43,7 @@ class Trainer:
     train: Train
     seed: int
     round: str
+    algo: Algo = "dpo"
     done: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
 
@@ -53,7 +54,9 @@ class Trainer:
             eps=self.train.epsilon, weight_decay=self.train.weight_decay)
         self.text = self.policy.embed(self.pairs.prompts)
         self.empty = self.policy.embed([""])
-        self.log_prob_old = torch.full((2, len(self.pairs), self.pairs.num_steps), float("nan"))
+        rows = (2, len(self.pairs), self.pairs.num_steps)
+        shapes = {"log_prob": rows, "mean": (*rows, *self.policy.latent_shape)}
+        self.old = {name: torch.full(shapes[name], float("nan")) for name in remembered(self.algo)}
 
     @property
     def groups(self) -> int:
@@ -92,15 +95,20 @@ class Trainer:
         differs = step >= self.pairs.first_index[pair]
         return pair[differs], step[differs]
 
-    def log_probs(self, pair: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
-        """log p_theta(x_{t-1} | x_t, c) of winners and losers, (2, rows), under the plain, unfused policy."""
+    def now(self, pair: torch.Tensor, step: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What the plain, unfused policy says of winners and losers.
+
+        ``log_prob`` (2, rows) is log p_theta(x_{t-1} | x_t, c), ``mean`` (2, rows, c, h, w) that of the Gaussian.
+        """
         both = torch.stack([self.pairs.winner, self.pairs.loser])
         x_t, x_prev = (both[:, pair, step + k].flatten(0, 1).to(self.policy.device) for k in (0, 1))
         twice = step.repeat(2)
         text = self.text[self.pairs.prompt_row[pair]].repeat(2, 1, 1)
         eps = self.policy.predict_noise(x_t, twice, text, self.empty)
         mean = ddim.mean(self.policy.schedule, twice, x_t, eps)
-        return ddim.log_prob(x_prev, mean, self.policy.schedule.std[twice]).view(2, -1)
+        log_prob = ddim.log_prob(x_prev, mean, self.policy.schedule.std[twice])
+        found = {"log_prob": log_prob.view(2, -1), "mean": mean.view(2, -1, *mean.shape[1:])}
+        return {name: found[name] for name in self.old}
 
     def micro_batches(self, pair: torch.Tensor, step: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
         """(pair, step, weight) of fixed size; the last is filled up with rows of weight 0."""
@@ -122,15 +130,20 @@ class Trainer:
             if self.groups > 1 and self.train.inner_epochs * self.groups > 1:
                 for update in range(self.groups):
                     for pair, step, _ in self.micro_batches(*self.rows(update)):
-                        self.log_prob_old[:, pair, step] = self.log_probs(pair, step).cpu()
+                        self.remember(pair, step, self.now(pair, step))
             else:
-                self.log_prob_old[:, first[0], first[1]] = self.log_probs(*first[:2]).cpu()
+                self.remember(first[0], first[1], self.now(first[0], first[1]))
         self.check_replay(*first[:2])
+
+    def remember(self, pair: torch.Tensor, step: torch.Tensor, found: dict[str, torch.Tensor]) -> None:
+        """Keep what the policy says before the round's first step."""
+        for name, values in found.items():
+            self.old[name][:, pair, step] = values.detach().cpu().float()
 
     def check_replay(self, pair: torch.Tensor, step: torch.Tensor) -> None:
         """Raise RatioError where the losers' log-probs differ from those seen while sampling."""
         seen = self.pairs.log_prob[pair, step]
-        off = (self.log_prob_old[1, pair, step] - seen).abs().max().item()
+        off = (self.old["log_prob"][1, pair, step] - seen).abs().max().item()
         tolerance = REPLAY_TOLERANCE.get(self.policy.unet.dtype, COARSE_TOLERANCE)
         if not off <= tolerance:
             raise RatioError(
@@ -138,36 +151,39 @@ class Trainer:
                 "The adapter, model.dtype or device is not the one that sampled; run 'dvc repro' from sample on.")
 
     def update(self) -> None:
-        """One AdamW step on the mean of Eq. 6 over the update's pairs and timesteps."""
+        """One AdamW step on the mean loss of the update's pairs and timesteps."""
         if self.done == 0:
             self.before_first_step()
         pair, step = self.rows(self.done)
         seen: list[torch.Tensor] = []
         for p, s, weight in self.micro_batches(pair, step):
-            log_prob = self.log_probs(p, s)
-            old = self.old_for(p, s, log_prob)
-            loss = dpo_loss(log_prob[0], old[0], log_prob[1], old[1], self.train.dpo_beta, self.train.dpo_form)
+            now = self.now(p, s)
+            old = self.old_for(p, s, now)
+            advantage = self.pairs.advantage[:, p].to(self.policy.device)
+            loss = row_loss(self.algo, self.train, now, old, advantage, self.policy.schedule.std[s])
             ((loss * weight.to(loss.device)).sum() / len(pair)).backward()
-            kept = weight > 0
-            seen.append(torch.cat([log_prob.detach().cpu(), old.cpu(), loss.detach().cpu()[None]])[:, kept])
+            rows = torch.cat([now["log_prob"].detach(), old["log_prob"], loss.detach()[None]])
+            seen.append(rows.cpu()[:, weight > 0])
         norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.train.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.history.append(self.diagnose(torch.cat(seen, dim=1), norm.item()))
         self.done += 1
 
-    def old_for(self, pair: torch.Tensor, step: torch.Tensor, log_prob: torch.Tensor) -> torch.Tensor:
-        """log p_old (2, rows): remembered, or where nothing was trained yet, these very log-probs."""
+    def old_for(
+        self, pair: torch.Tensor, step: torch.Tensor, now: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """What the policy before the round says: remembered, or where nothing was trained yet, just this."""
         if self.done == 0:
-            known = self.log_prob_old[:, pair, step]
-            off = (log_prob.detach().cpu() - known).abs().nan_to_num(0.0).max().item()
+            known = self.old["log_prob"][:, pair, step]
+            off = (now["log_prob"].detach().cpu() - known).abs().nan_to_num(0.0).max().item()
             if off > RATIO_TOLERANCE:
                 raise RatioError(
                     f"train: the same log_prob came out {off:.2g} apart in two passes (tolerance {RATIO_TOLERANCE}).",
                     "The first ratio of Eq. 6 would not be 1. Set model.dtype to fp32.")
-        if self.done == 0 or self.log_prob_old[:, pair, step].isnan().any():
-            self.log_prob_old[:, pair, step] = log_prob.detach().cpu()
-        return self.log_prob_old[:, pair, step].to(log_prob.device)
+        if self.done == 0 or self.old["log_prob"][:, pair, step].isnan().any():
+            self.remember(pair, step, now)
+        return {name: values[:, pair, step].to(self.policy.device) for name, values in self.old.items()}
 
     def diagnose(self, seen: torch.Tensor, norm: float) -> dict[str, float]:
         """What tells whether it learns, from rows (winner, loser, old winner, old loser, loss) of one update.
@@ -176,11 +192,14 @@ class Trainer:
         """
         winner, loser, old_winner, old_loser, loss = seen
         drift_w, drift_l = winner - old_winner, loser - old_loser
+        drifts = torch.cat([drift_w, drift_l])
+        clipped = (drifts.exp() - 1).abs() > self.train.ratio_clip if self.algo != "dpo" else torch.zeros(1)
         return {
             "update": self.done, "loss": loss.mean().item(), "margin": (drift_w - drift_l).mean().item(),
             "implicit_accuracy": ((drift_w > drift_l).float() + 0.5 * (drift_w == drift_l).float()).mean().item(),
             "winner_drift": drift_w.mean().item(), "loser_drift": drift_l.mean().item(),
-            "largest_log_ratio": torch.cat([drift_w, drift_l]).abs().max().item(), "gradient_norm": norm}
+            "largest_log_ratio": drifts.abs().max().item(), "clip_fraction": clipped.float().mean().item(),
+            "gradient_norm": norm}
 
     # --- stopping and going on ---
 
@@ -188,7 +207,8 @@ class Trainer:
         """Everything needed to go on after a kill: arrays by name, and the small rest as JSON."""
         arrays = {f"adapter/{name}": p.detach().cpu().numpy() for name, p in self.parameters.items()}
         arrays |= {f"optimizer/{name}": a for name, a in to_arrays(self.optimizer, self.parameters).items()}
-        return arrays | {"log_prob_old": self.log_prob_old.numpy()}, {"done": self.done, "history": self.history}
+        arrays |= {f"old/{name}": values.numpy() for name, values in self.old.items()}
+        return arrays, {"done": self.done, "history": self.history}
 
     def resume(self, saved: tuple[dict[str, Any], dict[str, Any]] | None, optimizer_file: Path) -> None:
         """Go on from a saved state, or begin with the optimizer state of the round before, if there is one."""
@@ -201,7 +221,7 @@ class Trainer:
                 parameter.copy_(torch.from_numpy(arrays[f"adapter/{name}"]))
         inner = {k.removeprefix("optimizer/"): v for k, v in arrays.items() if k.startswith("optimizer/")}
         from_arrays(self.optimizer, self.parameters, inner)
-        self.log_prob_old = torch.from_numpy(arrays["log_prob_old"]).clone()
+        self.old = {name: torch.from_numpy(arrays[f"old/{name}"]).clone() for name in self.old}
         self.done, self.history = rest["done"], rest["history"]
 
     def history_table(self) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """Init: pin the base model and write an adapter that does nothing yet.
 
-reads   the model   writes  runs/init/train: adapter/, pin.json
+reads   the model   writes  runs/init/train: adapter/, pin.json, reward_history.csv (empty)
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ def init(round: str = "init") -> None:
     with open_stage("init", round=round, params=params, inputs=model_inputs(params.model.id)) as run:
         if run.done:
             return
+        import pandas as pd
+
+        from dfusion_core.advantages import COLUMNS
         from dfusion_core.lora import add_lora, save_lora
         from dfusion_core.policy import load_pipeline, model_files
 
@@ -26,6 +29,7 @@ def init(round: str = "init") -> None:
         unet.requires_grad_(False)
         add_lora(unet, params.lora, params.seed)
         save_lora(unet, run.path("adapter"))
+        run.write_table("reward_history", pd.DataFrame(columns=list(COLUMNS)))
         run.path("pin.json").write_text(json.dumps(model_files(params.model), indent=2, sort_keys=True) + "\n")
 
 

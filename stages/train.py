@@ -1,43 +1,63 @@
 """Train: update the adapter on the round's (winner, loser) trajectories.
 
-reads   adapter and optimizer of the round before, sample/, fuse/, adopt/
-writes  train/  adapter/, optimizer.safetensors, updates.csv (one row an optimizer step), live/ (the same for dvclive)
+reads   adapter, optimizer and reward history of the round before, sample/, score/, fuse/, adopt/
+writes  train/  adapter/, optimizer.safetensors, reward_history.csv (all scores so far), updates.csv (one row an
+                optimizer step), live/ (the same for dvclive)
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from dfusion_core.artefacts import adapter, output, previous
 from dfusion_core.entry import run_stage
 from dfusion_core.params import load_params
 from dfusion_core.store import open_stage, read_stage
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 
 def train(round: str) -> None:
     """Train the adapter of ROUND. A killed run continues after its last optimizer step."""
     params = load_params("algo", "model", "sample", "fuse", "train", "seed", "rounds")
     before = previous(params, round)
-    inputs = {"adapter": output("train", before)} | {name: output(name, round) for name in ("sample", "fuse", "adopt")}
+    inputs = {name: output(name, round) for name in ("sample", "score", "fuse", "adopt")}
+    inputs |= {"adapter": output("train", before)}
     with open_stage("train", round=round, params=params, inputs=inputs) as run:
         if run.done:
             return
+        import pandas as pd
+
+        from dfusion_core.advantages import FILE, advantages, extend
         from dfusion_core.lora import save_lora
+        from dfusion_core.objectives import needs_advantage, skips_shared_steps
         from dfusion_core.optimizer import save_optimizer
         from dfusion_core.policy import load_policy
         from dfusion_core.tracking import write_live
         from dfusion_core.training import Trainer
         from dfusion_core.trajectories import load_pairs
 
-        pairs = load_pairs(
-            read_stage("sample", round), read_stage("fuse", round), read_stage("adopt", round),
-            shared_steps=params.sample.num_steps - params.fuse.first_step)
+        sampled, scores = read_stage("sample", round), read_stage("score", round).table("scores")
+        scores = scores.merge(sampled.table("images")[["image", "prompt"]], on="image", validate="one_to_one")
+        history = extend(pd.read_csv(output("train", before) / FILE), round, scores)
+
+        def normalised(prompts: pd.Series, rewards: pd.Series) -> NDArray[np.float32]:
+            return advantages(prompts, rewards, history, params.train.advantage_clip)
+
+        shared = params.sample.num_steps - params.fuse.first_step if skips_shared_steps(params.algo) else 0
+        pairs = load_pairs(sampled, read_stage("fuse", round), read_stage("adopt", round), shared,
+                           normalised if needs_advantage(params.algo) else None)
         policy = load_policy(params.model, params.sample, adapter(before), train=True)
-        trainer = Trainer(policy, pairs, params.train, seed=params.seed, round=round)
+        trainer = Trainer(policy, pairs, params.train, seed=params.seed, round=round, algo=params.algo)
         trainer.resume(run.load_state(), optimizer_file=output("train", before) / "optimizer.safetensors")
         for _ in run.track(trainer.remaining(), trainer.updates, "update"):
             trainer.update()
             run.save_state(*trainer.state())
         save_lora(policy.unet, run.path("adapter"))
         save_optimizer(trainer.optimizer, trainer.parameters, run.path("optimizer.safetensors"))
+        run.write_table("reward_history", history)
         run.write_table("updates", trainer.history_table())
         write_live(trainer.history_table(), run.path("live"))
 

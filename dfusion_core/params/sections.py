@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Algo = Literal["dpo"]
+Algo = Literal["dpo", "ddpo", "dpok"]
 Pairs = Literal["dfusion", "naive"]
 Layer = Literal["down_0", "down_1", "down_2", "down_3", "mid", "up_0", "up_1", "up_2", "up_3"]
 
@@ -152,6 +152,12 @@ class Train(Section):
         "ratio", "Eq. 6 as printed, or with the logarithm of Diffusion-DPO and D3PO"
     )
     dpo_beta: float = _ours(0.1, "beta of Eq. 6; published nowhere, 0.1 is D3PO's", gt=0)
+    ratio_clip: float = _ours(
+        1e-4, "ddpo, dpok: ratios further than this from 1 are clipped; published nowhere, 1e-4 is DDPO's", gt=0, lt=1
+    )
+    advantage_clip: float = _ours(5.0, "ddpo, dpok: largest absolute value of a normalised reward", gt=0)
+    dpok_alpha: float = _paper(0.99, "dpok: weight of the policy gradient in Eq. 9", gt=0)
+    dpok_beta: float = _paper(0.01, "dpok: weight of the KL divergence from the policy before the round", ge=0)
 
 
 class Evaluate(Section):
@@ -177,7 +183,7 @@ class Round(Section):
 class Everything(Section):
     """The whole of params.yaml."""
 
-    algo: Algo = _paper("dpo", "which loss trains the adapter: dpo, Eq. 6")
+    algo: Algo = _paper("dpo", "which loss trains the adapter: Eq. 6, 8 or 9")
     pairs: Pairs = _paper("dfusion", "how pairs are made: the method, or one of those it is compared with")
     seed: int = _ours(0, "every noise follows from this, the round, the prompt and the sample", ge=0)
     launcher: str = _ours("python", "what dvc.yaml puts before -m stages.NAME")

@@ -63,7 +63,7 @@ def test_mistakes_in_params_are_found_before_anything_is_loaded(stage: str, tmp_
     (tmp_path / "params.yaml").write_text("algo: ddop\nsample: {num_step: 20}\n")
     done = command(f"stages.{stage}", *([] if stage in ("init", "summary") else ["r00"]), cwd=tmp_path)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: params.yaml is not valid:\n  algo: Input should be 'dpo'")
+    assert done.stderr.startswith("error: params.yaml is not valid:\n  algo: Input should be 'dpo', 'ddpo' or 'dpok'")
     assert "sample.num_step: there is no such key (got 20). Did you mean 'sample.num_steps'?" in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == "loaded:\n"

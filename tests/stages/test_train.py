@@ -239,12 +239,12 @@ def test_another_adapter_than_the_one_that_sampled(project: Path, monkeypatch: p
 
 def test_two_passes_that_disagree(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forget("train")
-    compute, noise = Trainer.log_probs, iter([0.0, 1e-4])
+    compute, noise = Trainer.now, iter([0.0, 1e-4])
 
-    def unsteady(self: Trainer, *rows: Any) -> torch.Tensor:
-        return compute(self, *rows) + next(noise)
+    def unsteady(self: Trainer, *rows: Any) -> dict[str, torch.Tensor]:
+        return {"log_prob": compute(self, *rows)["log_prob"] + next(noise)}
 
-    monkeypatch.setattr(Trainer, "log_probs", unsteady)
+    monkeypatch.setattr(Trainer, "now", unsteady)
     with pytest.raises(RatioError, match=r"the same log_prob came out 0.0001 apart in two passes"):
         run("train")
 

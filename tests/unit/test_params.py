@@ -27,7 +27,7 @@ def test_all_mistakes_are_reported_together_with_key_value_and_suggestion(tmp_pa
     text += "num_steps: 3\n"
     assert message(write(tmp_path, text)).splitlines() == [
         "params.yaml is not valid:",
-        "  algo: Input should be 'dpo' (got \"ddop\").",
+        "  algo: Input should be 'dpo', 'ddpo' or 'dpok' (got \"ddop\"). Did you mean 'ddpo'?",
         "  sample.eta: Input should be greater than 0 (got 0.0).",
         '  sample.batch_size: Input should be a valid integer (got "4").',
         "  sample.num_step: there is no such key (got 20). Did you mean 'sample.num_steps'?",

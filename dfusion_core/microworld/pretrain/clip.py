@@ -23,7 +23,7 @@ from .loop import fit, rows_at
 from .record import record
 from .text import CONTEXT, prompts
 
-STEPS, BATCH, LR = 2_200, 64, 2e-3
+STEPS, BATCH, LR = 1_400, 64, 2e-3
 MISSES = 3  # near misses of each caption among the candidates
 TOP_SCALE = 30.0  # caps the softmax sharpness, so that cosines of near misses stay well apart
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
