@@ -25,6 +25,19 @@ def adopted(R_a: Tensor, R_r: Tensor, R_b: Tensor, thr_ado: float) -> Tensor:
     return R_a - R_b >= thr_ado * (R_r - R_b)
 
 
+def twin_table(twins: pd.DataFrame, scores: pd.DataFrame, twin_reward: NDArray[Any]) -> pd.DataFrame:
+    """The training set of ``pairs: same_noise``: of an image and its twin the better one wins.
+
+    ``twins`` is ``plan.twin_plan``'s table, ``scores`` (image, reward), ``twin_reward`` (pair,). Adds image_reward,
+    twin_reward, twin_wins, winner_reward and loser_reward; a tie goes to the image.
+    """
+    table = twins.merge(scores[["image", "reward"]], on="image", validate="one_to_one").sort_values("pair")
+    table = table.rename(columns={"reward": "image_reward"}).reset_index(drop=True).assign(twin_reward=twin_reward)
+    both = table[["image_reward", "twin_reward"]]
+    return table.assign(twin_wins=table.twin_reward > table.image_reward, winner_reward=both.max(axis=1),
+                        loser_reward=both.min(axis=1))
+
+
 def training_table(pairs: pd.DataFrame, target_reward: NDArray[Any] | None, adopt: Adopt) -> pd.DataFrame:
     """The pairs with the columns ``target_reward``, ``adopted`` and ``winner_reward``.
 

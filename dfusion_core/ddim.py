@@ -105,6 +105,20 @@ def step(schedule: Schedule, i: int | Tensor, x_t: Tensor, eps: Tensor, noise: T
     return mu + schedule.std_at(i, mu) * noise.to(mu)
 
 
+def invert(schedule: Schedule, i: int, x_prev: Tensor, eps: Tensor) -> Tensor:
+    """DDIM inversion: x_t of the deterministic step that led to x_{t-1}, as if ``eps`` were the noise at x_t.
+
+    eps: the U-Net's output at (x_{t-1}, t); inversion takes it for that at (x_t, t), which is the assumption that
+    makes it inexact. x_prev, eps: (batch, channel, y, x). Returns x_t in float32.
+    """
+    x_prev, eps = _at_least_fp32(x_prev), _at_least_fp32(eps)
+    abar_t, abar_prev = (_take(table, i, x_prev) for table in (schedule.abar_t, schedule.abar_prev))
+    if schedule.prediction_type == "v_prediction":
+        eps = abar_prev.sqrt() * eps + (1 - abar_prev).sqrt() * x_prev
+    x_0 = (x_prev - (1 - abar_prev).sqrt() * eps) / abar_prev.sqrt()
+    return abar_t.sqrt() * x_0 + (1 - abar_t).sqrt() * eps
+
+
 def log_prob(x_prev: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Eq. (1): log N(x_prev | mean, std^2 I), nats per latent element: the *mean* over elements, not the sum.
 

@@ -126,3 +126,20 @@ def denoise_fused(
         states.append(ddim.step(policy.schedule, i, x_t, eps, noise[:, i].to(policy.device)))
         check_finite(states[-1], T - i, "the fused latent", describe)
     return torch.stack(states, dim=1).cpu()
+
+
+@torch.no_grad()
+def invert(
+    policy: Policy, x_0: torch.Tensor, text: torch.Tensor, empty: torch.Tensor, describe: Sequence[str]
+) -> torch.Tensor:
+    """DDIM inversion: trajectories (n, T + 1, c, h, w) that are guessed backwards from x_0 (n, c, h, w).
+
+    The paper's failing alternative to keeping the denoising steps (section 4.4). Raises BadNumber.
+    """
+    T = policy.schedule.num_steps
+    states = [x_0.to(policy.device)]
+    for i in reversed(range(T)):
+        eps = policy.predict_noise(states[0], i, text, empty)
+        states.insert(0, ddim.invert(policy.schedule, i, states[0], eps))
+        check_finite(states[0], T - i, "the inverted latent", describe)
+    return torch.stack(states, dim=1).cpu()

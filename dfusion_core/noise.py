@@ -20,6 +20,12 @@ def image_seed(seed: int, round: int | str, prompt_index: int, sample_index: int
     return int.from_bytes(hashlib.blake2b(key, digest_size=8, person=b"dfusion-image").digest(), "big") >> 1
 
 
+def twin_seed(image_seed: int) -> int:
+    """Seed of the step noises of an image's twin: the same x_T, other noises on the way (D3PO's pairs)."""
+    digest = hashlib.blake2b(str(image_seed).encode(), digest_size=8, person=b"dfusion-twin").digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
 def trajectory_noise(image_seed: int, shape: Sequence[int], num_steps: int) -> tuple[Tensor, Tensor]:
     """x_T (c, h, w) and the step noises z (T, c, h, w) of one image; float32 on the CPU, standard normal.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from .noise import image_seed
+from .noise import image_seed, twin_seed
 from .pairing import Pairing, pair
 
 if TYPE_CHECKING:
@@ -34,6 +34,18 @@ def evaluation_plan(prompts: PromptFile, evaluate: Evaluate) -> pd.DataFrame:
         parts.append(part)
     frame = pd.concat(parts, ignore_index=True)
     return frame.assign(image=range(len(frame)))
+
+
+def twin_plan(images: pd.DataFrame) -> pd.DataFrame:
+    """The first half of each prompt's images, whatever their scores: each gets a twin from the same x_T.
+
+    One row a pair: pair, image, prompt_id, prompt, seed, twin_seed. As many new images as D-Fusion has targets.
+    """
+    count = images.groupby("prompt_id")["sample"].transform("size") // 2
+    rows = images[images["sample"] < count].reset_index(drop=True)
+    plan = rows[["image", "prompt_id", "prompt", "seed"]].assign(twin_seed=[twin_seed(s) for s in rows.seed])
+    plan.insert(0, "pair", range(len(plan)))
+    return plan
 
 
 def pair_plan(images: pd.DataFrame, scores: pd.DataFrame, mode: Pairing) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -50,26 +50,52 @@ class Pairs:
 
 
 def load_pairs(
-    sampled: StageData, fused: StageData, adopted: StageData, shared_steps: int,
+    sampled: StageData, fused: StageData, adopted: StageData, skip_shared: bool = True,
     advantage: Callable[[pd.Series, pd.Series], NDArray[np.float32]] | None = None,
 ) -> Pairs:
     """The pairs that ``adopt`` chose, with their trajectories from ``sample`` and ``fuse``.
 
-    ``shared_steps`` is how many steps an adopted target shares with its base and does not train on. ``advantage`` turns
-    (prompt, reward) columns into normalised rewards.
+    ``skip_shared`` leaves out the first steps of a pair as long as both images have the very same latents.
+    ``advantage`` turns (prompt, reward) columns into normalised rewards.
     """
     table: pd.DataFrame = adopted.table("training")
+    winner, loser, log_prob = (_twins if "twin_wins" in table else _targets)(table, sampled, fused)
+    prompts = list(dict.fromkeys(table.prompt))
+    normalised = torch.zeros(2, len(table))
+    if advantage is not None:
+        losers = table.loser_reward if "loser_reward" in table else table.base_reward
+        for row, rewards in enumerate((table.winner_reward, losers)):
+            normalised[row] = torch.from_numpy(advantage(table.prompt, rewards))
+    first = shared_steps(winner, loser) if skip_shared else torch.zeros(len(table), dtype=torch.long)
+    return Pairs(
+        winner=winner, loser=loser, prompts=prompts,
+        prompt_row=torch.tensor([prompts.index(prompt) for prompt in table.prompt]),
+        first_index=first, log_prob=log_prob, advantage=normalised)
+
+
+def shared_steps(winner: torch.Tensor, loser: torch.Tensor) -> torch.Tensor:
+    """How many steps from x_T on two trajectories (P, T + 1, c, h, w) have in common, bit for bit; (P,)."""
+    same = (winner == loser).flatten(2).all(dim=2)
+    return (same[:, :-1] & same[:, 1:]).long().cumprod(dim=1).sum(dim=1)
+
+
+Found = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # winner, loser, the loser's log-probs while sampling
+
+
+def _targets(table: pd.DataFrame, sampled: StageData, fused: StageData) -> Found:
+    """The target wins where it was adopted, else the reference; the base loses."""
     winner = tensor(sampled, "x", table.reference_image)
     taken = table.index[table.adopted].tolist()
     if taken:
         winner[taken] = tensor(fused, "x", table.pair[table.adopted])
-    prompts = list(dict.fromkeys(table.prompt))
-    normalised = torch.zeros(2, len(table))
-    if advantage is not None:
-        for row, rewards in enumerate((table.winner_reward, table.base_reward)):
-            normalised[row] = torch.from_numpy(advantage(table.prompt, rewards))
-    return Pairs(
-        winner=winner, loser=tensor(sampled, "x", table.base_image), prompts=prompts,
-        prompt_row=torch.tensor([prompts.index(prompt) for prompt in table.prompt]),
-        first_index=torch.tensor([shared_steps if one else 0 for one in table.adopted]),
-        log_prob=tensor(sampled, "log_prob", table.base_image), advantage=normalised)
+    return winner, tensor(sampled, "x", table.base_image), tensor(sampled, "log_prob", table.base_image)
+
+
+def _twins(table: pd.DataFrame, sampled: StageData, fused: StageData) -> Found:
+    """Of an image and its twin the better one wins. ``fuse`` keeps no log-probs: NaN where the twin loses."""
+    image, twin = tensor(sampled, "x", table.image), tensor(fused, "x", table.pair)
+    wins = torch.tensor(table.twin_wins.to_numpy())
+    chosen = wins.view(-1, *[1] * (image.ndim - 1))
+    log_prob = tensor(sampled, "log_prob", table.image)
+    return (torch.where(chosen, twin, image), torch.where(chosen, image, twin),
+            log_prob.masked_fill(~wins[:, None], float("nan")))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def train(round: str) -> None:
     """Train the adapter of ROUND. A killed run continues after its last optimizer step."""
-    params = load_params("algo", "model", "sample", "fuse", "train", "seed", "rounds")
+    params = load_params("algo", "model", "sample", "train", "seed", "rounds")
     before = previous(params, round)
     inputs = {name: output(name, round) for name in ("sample", "score", "fuse", "adopt")}
     inputs |= {"adapter": output("train", before)}
@@ -46,9 +46,9 @@ def train(round: str) -> None:
         def normalised(prompts: pd.Series, rewards: pd.Series) -> NDArray[np.float32]:
             return advantages(prompts, rewards, history, params.train.advantage_clip)
 
-        shared = params.sample.num_steps - params.fuse.first_step if skips_shared_steps(params.algo) else 0
-        pairs = load_pairs(sampled, read_stage("fuse", round), read_stage("adopt", round), shared,
-                           normalised if needs_advantage(params.algo) else None)
+        pairs = load_pairs(
+            sampled, read_stage("fuse", round), read_stage("adopt", round), skips_shared_steps(params.algo),
+            normalised if needs_advantage(params.algo) else None)
         policy = load_policy(params.model, params.sample, adapter(before), train=True)
         trainer = Trainer(policy, pairs, params.train, seed=params.seed, round=round, algo=params.algo)
         trainer.resume(run.load_state(), optimizer_file=output("train", before) / "optimizer.safetensors")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Algo = Literal["dpo", "ddpo", "dpok"]
-Pairs = Literal["dfusion", "naive"]
+Pairs = Literal["dfusion", "naive", "same_noise", "inversion"]
 Layer = Literal["down_0", "down_1", "down_2", "down_3", "mid", "up_0", "up_1", "up_2", "up_3"]
 
 

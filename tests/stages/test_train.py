@@ -80,9 +80,8 @@ def flat_gradient(policy: Policy) -> torch.Tensor:
 
 def trainer_of(policy: Policy) -> Trainer:
     """As the stage makes it."""
-    params = load_params("sample", "fuse", "train", "seed")
-    pairs = load_pairs(*(read_stage(name, "r00") for name in ("sample", "fuse", "adopt")),
-                       shared_steps=params.sample.num_steps - params.fuse.first_step)
+    params = load_params("train", "seed")
+    pairs = load_pairs(*(read_stage(name, "r00") for name in ("sample", "fuse", "adopt")))
     return Trainer(policy, pairs, params.train, seed=params.seed, round="r00")
 
 
