@@ -38,13 +38,10 @@ def twin_table(twins: pd.DataFrame, scores: pd.DataFrame, twin_reward: NDArray[A
                         loser_reward=both.min(axis=1))
 
 
-def training_table(pairs: pd.DataFrame, target_reward: NDArray[Any] | None, adopt: Adopt) -> pd.DataFrame:
+def judged(pairs: pd.DataFrame, target_reward: NDArray[Any] | None, adopt: Adopt) -> pd.DataFrame:
     """The pairs with the columns ``target_reward``, ``adopted`` and ``winner_reward``.
 
-    ``target_reward`` (pair,), or None where nothing was fused: then every winner is its reference. With
-    ``fallback: drop`` only adopted targets stay. They share their base's step noises, so that the noise cancels
-    between winner and loser of Eq. 6; a fallback's does not, and few of them drown the signal of a short run.
-    Raises DFusionError if no pair is left.
+    ``target_reward`` (pair,), or None where nothing was fused: then every winner is its reference.
     """
     if target_reward is None:
         return pairs.assign(target_reward=float("nan"), adopted=False, winner_reward=pairs.reference_reward)
@@ -52,12 +49,19 @@ def training_table(pairs: pd.DataFrame, target_reward: NDArray[Any] | None, adop
         target_reward, pairs.reference_reward.to_numpy(), pairs.base_reward.to_numpy()))
     taken = adopted(R_a, R_r, R_b, adopt.threshold).numpy() if adopt.enabled else R_a.isfinite().numpy()
     winner = pairs.reference_reward.where(~taken, target_reward)
-    table = pairs.assign(target_reward=target_reward, adopted=taken, winner_reward=winner)
+    return pairs.assign(target_reward=target_reward, adopted=taken, winner_reward=winner)
+
+
+def kept(table: pd.DataFrame, adopt: Adopt) -> pd.DataFrame:
+    """The judged pairs that are trained on: all, or with ``fallback: drop`` those whose target was adopted.
+
+    Raises DFusionError if no pair is left.
+    """
     if adopt.fallback == "reference":
         return table
-    if not taken.any():
+    if not table.adopted.any():
         raise DFusionError(
-            f"adopt: none of {len(pairs)} targets is good enough, and adopt.fallback is drop: "
+            f"adopt: none of {len(table)} targets is good enough, and adopt.fallback is drop: "
             "there is nothing to train on.",
             f"Lower adopt.threshold (now {adopt.threshold}), or set adopt.fallback to reference.")
-    return table[taken].reset_index(drop=True)
+    return table[table.adopted].reset_index(drop=True)

@@ -32,6 +32,11 @@ def round_result(round: str) -> Path:
     return RESULTS / "rounds" / f"{round}.json"
 
 
+def pairs_result(round: str) -> Path:
+    """The metrics file of one round's pairs."""
+    return RESULTS / "pairs" / f"{round}.json"
+
+
 def model_source(model_id: str) -> str:
     """The id to load: the built-in model's folder for "micro-world", else the id itself."""
     return str(WEIGHTS) if model_id == MICROWORLD else model_id

@@ -33,6 +33,8 @@ COARSE_TOLERANCE = 0.1  # the same in 16 bits (bf16 shifts the late steps by up 
 HISTORY = ("update", "loss", "margin", "implicit_accuracy", "winner_drift", "loser_drift", "largest_log_ratio",
            "clip_fraction", "gradient_norm")  # columns, the same in a run that was interrupted
 
+BY_TIMESTEP = ("update", "t", "winner_drift", "loser_drift", "largest_log_ratio")
+
 
 @dataclass
 class Trainer:
@@ -46,6 +48,7 @@ class Trainer:
     algo: Algo = "dpo"
     done: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
+    by_timestep: list[dict[str, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.parameters = trainable(self.policy.unet)
@@ -170,7 +173,9 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.train.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.history.append(self.diagnose(torch.cat(seen, dim=1), norm.item()))
+        whole = torch.cat(seen, dim=1)
+        self.history.append(self.diagnose(whole, norm.item()))
+        self.by_timestep += self.diagnose_timesteps(whole, step)
         self.done += 1
 
     def old_for(
@@ -204,6 +209,17 @@ class Trainer:
             "largest_log_ratio": drifts.abs().max().item(), "clip_fraction": clipped.float().mean().item(),
             "gradient_norm": norm}
 
+    def diagnose_timesteps(self, seen: torch.Tensor, step: torch.Tensor) -> list[dict[str, float]]:
+        """Where in time the policy moves: the log-ratios of one update by the paper's t."""
+        drift = seen[:2] - seen[2:4]
+        rows: list[dict[str, float]] = []
+        for i in step.unique().tolist():
+            of_step = drift[:, step == i]
+            rows.append({
+                "update": self.done, "t": self.pairs.num_steps - i, "winner_drift": of_step[0].mean().item(),
+                "loser_drift": of_step[1].mean().item(), "largest_log_ratio": of_step.abs().max().item()})
+        return rows
+
     # --- stopping and going on ---
 
     def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -211,7 +227,8 @@ class Trainer:
         arrays = {f"adapter/{name}": p.detach().cpu().numpy() for name, p in self.parameters.items()}
         arrays |= {f"optimizer/{name}": a for name, a in to_arrays(self.optimizer, self.parameters).items()}
         arrays |= {f"old/{name}": values.numpy() for name, values in self.old.items()}
-        return arrays, {"done": self.done, "history": self.history}
+        return arrays, {
+            "done": self.done, "history": self.history, "by_timestep": self.by_timestep}
 
     def resume(self, saved: tuple[dict[str, Any], dict[str, Any]] | None, optimizer_file: Path) -> None:
         """Go on from a saved state, or begin with the optimizer state of the round before, if there is one."""
@@ -225,8 +242,12 @@ class Trainer:
         inner = {k.removeprefix("optimizer/"): v for k, v in arrays.items() if k.startswith("optimizer/")}
         from_arrays(self.optimizer, self.parameters, inner)
         self.old = {name: torch.from_numpy(arrays[f"old/{name}"]).clone() for name in self.old}
-        self.done, self.history = rest["done"], rest["history"]
+        self.done, self.history, self.by_timestep = rest["done"], rest["history"], rest["by_timestep"]
 
     def history_table(self) -> pd.DataFrame:
         """One row an optimizer step."""
         return pd.DataFrame(self.history, columns=list(HISTORY)).astype({"update": int})
+
+    def timestep_table(self) -> pd.DataFrame:
+        """One row an optimizer step and timestep."""
+        return pd.DataFrame(self.by_timestep, columns=list(BY_TIMESTEP)).astype({"update": int, "t": int})

@@ -2,44 +2,82 @@
 
 With ``pairs: same_noise`` there is nothing to adopt: of an image and its twin the better one wins.
 
-reads   score/, extract/, fuse/
-writes  adopt/training.csv: per pair the winner (target or reference), the loser (base) and their rewards
+reads   sample/, score/, extract/, fuse/
+writes  adopt/  training.csv: per pair the winner, the loser and their rewards; figures.json: gains and distances
+        results/pairs/ROUND.json: the same figures for ``dvc metrics``
 """
 
 from __future__ import annotations
 
-from dfusion_core.artefacts import output, reward_inputs
+import json
+from typing import TYPE_CHECKING, Any
+
+from dfusion_core.artefacts import output, pairs_result, reward_inputs
 from dfusion_core.entry import run_stage
 from dfusion_core.params import load_params
 from dfusion_core.store import open_stage, read_stage
+from dfusion_core.store.atomic import write_text
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from dfusion_core.params import Params
+
+Figures = dict[str, Any]
 
 
 def adopt(round: str) -> None:
     """Build the training set of ROUND."""
     params = load_params("reward", "adopt", "pairs")
-    inputs = {name: output(name, round) for name in ("score", "extract", "fuse")}
+    inputs = {name: output(name, round) for name in ("sample", "score", "extract", "fuse")}
     inputs |= reward_inputs(params.reward.model)
     with open_stage("adopt", round=round, params=params, inputs=inputs) as run:
-        if run.done:
-            return
-        from dfusion_core.adoption import training_table, twin_table
-        from dfusion_core.policy import pick_device
-        from dfusion_core.rewards import load_reward
+        if not run.done:
+            training, figures = (twins if params.pairs == "same_noise" else winners)(round, params)
+            run.write_table("training", training)
+            run.path("figures.json").write_text(json.dumps(figures, indent=2) + "\n")
+            if "adopted" in figures:
+                run.say(f"{figures['adopted']} of {figures['pairs']} targets adopted")
+    write_text(pairs_result(round), (output("adopt", round) / "figures.json").read_text())
 
-        fused = read_stage("fuse", round)
-        same_noise = params.pairs == "same_noise"
-        pairs = fused.table("twins") if same_noise else read_stage("extract", round).table("pairs")
-        reward = None
-        if params.pairs != "naive":
-            pictures = fused.rows("picture", pairs.pair)
-            reward = load_reward(params.reward, pick_device("auto"))(pictures, pairs.prompt.tolist())
-        if same_noise and reward is not None:
-            training = twin_table(pairs, read_stage("score", round).table("scores"), reward)
-            run.say(f"{int(training.twin_wins.sum())} of {len(pairs)} twins are better than their image")
-        else:
-            training = training_table(pairs, reward, params.adopt)
-            run.say(f"{int(training.adopted.sum())} of {len(pairs)} targets adopted")
-        run.write_table("training", training)
+
+def winners(round: str, params: Params) -> tuple[pd.DataFrame, Figures]:
+    """Targets and references against bases, by Eq. 7."""
+    from dfusion_core.adoption import judged, kept
+    from dfusion_core.consistency import fused_figures, pair_figures
+
+    sampled, extracted = read_stage("sample", round), read_stage("extract", round)
+    pairs = extracted.table("pairs")
+    base, reference = (sampled.rows("picture", pairs[f"{name}_image"]) for name in ("base", "reference"))
+    if params.pairs == "naive":
+        every = judged(pairs, None, params.adopt)
+        return every, pair_figures(every.winner_reward, every.base_reward, reference, base)
+    target = read_stage("fuse", round).rows("picture", pairs.pair)
+    every = judged(pairs, rewards(params, target, pairs.prompt), params.adopt)
+    figures = fused_figures(every, base, reference, target, extracted.rows("mask", pairs.reference))
+    return kept(every, params.adopt), figures
+
+
+def twins(round: str, params: Params) -> tuple[pd.DataFrame, Figures]:
+    """Images against their twins."""
+    from dfusion_core.adoption import twin_table
+    from dfusion_core.consistency import pair_figures
+
+    sampled, fused = read_stage("sample", round), read_stage("fuse", round)
+    plan, scores = fused.table("twins"), read_stage("score", round).table("scores")
+    image, twin = sampled.rows("picture", plan.image), fused.rows("picture", plan.pair)
+    training = twin_table(plan, scores, rewards(params, twin, plan.prompt))
+    return training, pair_figures(training.winner_reward, training.loser_reward, twin, image)
+
+
+def rewards(params: Params, pictures: NDArray[np.uint8], prompts: pd.Series) -> NDArray[np.float32]:
+    """Scores of pictures that ``score`` has not seen."""
+    from dfusion_core.policy import pick_device
+    from dfusion_core.rewards import load_reward
+
+    return load_reward(params.reward, pick_device("auto"))(pictures, prompts.tolist())
 
 
 if __name__ == "__main__":

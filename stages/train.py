@@ -2,7 +2,7 @@
 
 reads   adapter, optimizer and reward history of the round before, sample/, score/, fuse/, adopt/
 writes  train/  adapter/, optimizer.safetensors, reward_history.csv (all scores so far), updates.csv (one row an
-                optimizer step), live/ (the same for dvclive)
+                optimizer step), timesteps.csv (one row an optimizer step and t), live/ (updates.csv for dvclive)
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ def train(round: str) -> None:
         save_optimizer(trainer.optimizer, trainer.parameters, run.path("optimizer.safetensors"))
         run.write_table("reward_history", history)
         run.write_table("updates", trainer.history_table())
+        run.write_table("timesteps", trainer.timestep_table())
         write_live(trainer.history_table(), run.path("live"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,27 @@ def test_the_columns_are_the_pairs_and_three_more(project: Path) -> None:
     pd.testing.assert_frame_equal(table[pairs.columns], pairs)
     assert list(table.columns[len(pairs.columns):]) == ["target_reward", "adopted", "winner_reward"]
     assert table.adopted.dtype == bool
+
+
+def test_the_figures_of_the_pairs(project: Path) -> None:
+    """Rewards from the tables, distances from the pictures by another formula; the same file for DVC's metrics."""
+    table, pairs = training(), read_stage("extract", "r00").table("pairs")
+    sampled = read_stage("sample", "r00").array("picture")[:].astype(float) / 255
+    target = read_stage("fuse", "r00").array("picture")[:].astype(float) / 255
+    mask = read_stage("extract", "r00").array("mask")[:].astype(bool)[pairs.reference]
+    base = sampled[pairs.base_image]
+    figures = json.loads(Path("results/pairs/r00.json").read_text())
+    assert figures == json.loads(Path("runs/r00/adopt/figures.json").read_text())
+    assert (figures["pairs"], figures["adopted"], figures["adopted_share"]) == (4, 2, 0.5)
+    assert figures["target_gain"] == pytest.approx((table.target_reward - table.base_reward).mean())
+    assert figures["reference_lead"] == pytest.approx((table.reference_reward - table.base_reward).mean())
+    assert figures["mask_coverage"] == pytest.approx(mask.mean())
+    assert figures["target_distance"] == pytest.approx(np.abs(target - base).mean(), rel=1e-5)
+    assert figures["reference_distance"] == pytest.approx(
+        np.abs(sampled[pairs.reference_image] - base).mean(), rel=1e-5)
+    outside = [np.abs(target[p, y, x] - base[p, y, x]).mean() for p in range(4) for y in range(16) for x in range(16)
+               if not mask[p, :, y // 4, x // 4].any()]
+    assert figures["target_distance_outside"] == (pytest.approx(np.mean(outside), rel=1e-5) if outside else None)
 
 
 def test_every_target_is_kept_if_adoption_is_off(project: Path) -> None:

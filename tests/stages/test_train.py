@@ -139,6 +139,20 @@ def test_the_first_update_starts_at_ratio_1(project: Path) -> None:
     assert (table.gradient_norm > 0).all()
 
 
+def test_timesteps_add_up_to_the_update(project: Path) -> None:
+    """Means by t, weighted by the terms at that t, are the means of the update; the first step is at ratio 1."""
+    table, by_t = updates(), read_stage("train", "r00").table("timesteps")
+    terms_at = pd.Series([T - i for *_, i in terms()]).value_counts()
+    for row in table.itertuples():
+        part = by_t[by_t["update"] == row.update].set_index("t")
+        assert sorted(part.index) == sorted(terms_at.index)
+        for column in ("winner_drift", "loser_drift"):
+            mean = (part[column] * terms_at).sum() / terms_at.sum()
+            assert mean == pytest.approx(getattr(row, column), rel=1e-3, abs=1e-9)
+        assert part.largest_log_ratio.max() == pytest.approx(row.largest_log_ratio, rel=1e-6)
+    assert (by_t[by_t["update"] == 0].largest_log_ratio == 0).all()
+
+
 def test_moments_are_carried_to_the_next_round(project: Path) -> None:
     """Two updates a round: AdamW has counted two after the first round and four after the second."""
     for round, count in (("r00", 2), ("r01", 4)):
