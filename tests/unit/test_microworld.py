@@ -10,9 +10,10 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from PIL import Image
 
 from dfusion_core.denoise import denoise
-from dfusion_core.microworld.grammar import TEMPLATES, near_misses
+from dfusion_core.microworld.grammar import HEADS, TEMPLATES, near_misses
 from dfusion_core.microworld.locate import CLIP, WEIGHTS
 from dfusion_core.microworld.oracle import judge, load_oracle
+from dfusion_core.microworld.pretrain.oracle import classification_loss
 from dfusion_core.microworld.scenes import caption, draw, random_scene
 from dfusion_core.params import Model, Reward, Sample
 from dfusion_core.policy import load_policy
@@ -91,3 +92,15 @@ def test_oracle_rejects_malformed_shapes() -> None:
     x = torch.from_numpy(np.stack([draw(scene) for scene in scenes])).permute(0, 3, 1, 2)
     prompts = [caption(scene).replace("other", "circle") for scene in scenes]
     assert judge(load_oracle(), x, prompts)[0].float().mean() <= 0.1
+
+
+def test_a_head_without_labels_adds_nothing_to_the_oracles_loss() -> None:
+    """Not 0 / 0: one such batch among thousands would make the weights NaN."""
+    found = {head: torch.randn(3, n, requires_grad=True) for head, n in HEADS.items()}
+    labels = {head: torch.full((3,), -1) for head in HEADS}
+    first = next(iter(HEADS))
+    labels[first] = torch.tensor([0, -1, 1])
+    loss = classification_loss(found, labels)
+    assert loss.item() == pytest.approx(-(found[first][0, 0] + found[first][2, 1]).item() / 2, rel=1e-5)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert all(x.grad is None or x.grad.isfinite().all() for x in found.values())

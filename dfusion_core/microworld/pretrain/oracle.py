@@ -16,13 +16,19 @@ from .data import load
 from .loop import fit, rows_at
 from .record import record
 
-STEPS, BATCH, LR = 5_500, 32, 2e-3
+STEPS, BATCH, LR = 4_500, 32, 2e-3
 
 
 def classification_loss(found: dict[str, torch.Tensor], labels: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Sum over heads of the mean negative log-likelihood of the pictures that have that label (not -1)."""
-    return sum((torch.nn.functional.nll_loss(found[head], labels[head], ignore_index=-1) for head in HEADS),
-               start=torch.zeros(()))
+    """Sum over heads of the mean negative log-likelihood of the pictures that have that label (not -1).
+
+    A head that no picture of the batch has a label for adds nothing (its mean would be 0 / 0).
+    """
+    loss = torch.zeros(())
+    for head in HEADS:
+        summed = torch.nn.functional.nll_loss(found[head], labels[head], ignore_index=-1, reduction="sum")
+        loss = loss + summed / (labels[head] >= 0).sum().clamp(min=1)
+    return loss
 
 
 def with_malformed(pictures: Pictures) -> Pictures:
