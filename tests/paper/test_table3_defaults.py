@@ -38,6 +38,7 @@ ELSEWHERE = {
     "extract.threshold": "absolute",  # Tables 4-6
     "pairing.mode": "halves",  # Algorithm 1
     "train.dpo_form": "ratio",  # Eq. (6)
+    "train.dpok_alpha": 0.99, "train.dpok_beta": 0.01,  # Eq. (9), appendix C
     "train.last_step": 1,  # Algorithm 1: every timestep is trained on
     "reward.model": "ViT-H-14", "reward.pretrained": "laion2b_s32b_b79k",
 }
@@ -67,7 +68,7 @@ def test_params_yaml_says_where_it_differs() -> None:
     """`# paper: 320` beside every value of params.yaml that is not the paper's."""
     for row, value in resolved(ROOT / "params.yaml"):
         if row.key in KNOWN and value != row.default:
-            said = re.search(r"#.*paper: ([^\s;,]+)", line_of(row.key))
+            said = re.search(r"#.*paper: (\[.*?\]|[^\s;,]+)", line_of(row.key))
             assert said and as_value(said[1]) == row.default, row.key
 
 
@@ -83,6 +84,8 @@ def line_of(key: str) -> str:
 
 
 def as_value(text: str) -> Any:
+    if text.startswith("["):
+        return text.strip("[]").split(", ")
     try:
         return float(text)
     except ValueError:
