@@ -97,6 +97,18 @@ def params(
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
+@app.command()
+@guarded
+def report(
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("results/report.html"),
+) -> None:
+    """One self-contained HTML page about the run in this folder."""
+    from .report import write_report
+
+    write_report(out)
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, opens in any browser without a server.")
+
+
 def _shown(value: object) -> str:
     import json
 

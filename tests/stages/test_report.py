@@ -1,0 +1,100 @@
+"""dfusion report: the page of the tiny run holds its numbers and pictures, loads nothing, escapes prompts."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from steps import change, forget, run
+
+from dfusion_core.errors import MissingStage
+from dfusion_core.report import write_report
+from dfusion_core.report.chart import Line, chart, ticks
+from dfusion_core.report.html import document, table
+from dfusion_core.results import read_round_result
+
+VOID = {"meta", "img"}
+
+
+class Balanced(HTMLParser):
+    """Fails where tags are not closed in order; collects every address that the page refers to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """<circle/> opens nothing."""
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def page() -> str:
+    write_report(Path("results/report.html"))
+    return Path("results/report.html").read_text()
+
+
+def test_the_page_is_whole_and_stands_alone(project: Path) -> None:
+    parser = Balanced()
+    parser.feed(page())
+    assert parser.open == []
+    assert parser.addresses and all(one.startswith("data:image/png;base64,") for one in parser.addresses)
+
+
+def test_numbers_of_every_round_are_in_it(project: Path) -> None:
+    found = page()
+    for name in ("init", "r00", "r01"):
+        assert f"{read_round_result(name)['train']['reward']['mean']:.4f}" in found
+    assert "Not adopted" in found and "Adopted" in found and "sample.num_steps" in found
+
+
+def test_prompts_are_escaped(project: Path) -> None:
+    training = Path("runs/r00/adopt/training.csv")
+    training.write_text(training.read_text().replace("a heart holding a balloon", "<script>alert(1)</script>"))
+    with pytest.MonkeyPatch.context() as patch:  # a changed size is found before anything is drawn
+        patch.setattr("dfusion_core.store.reading.check", lambda *_, **__: [])
+        found = page()
+    assert "<script" not in found and "&lt;script&gt;alert(1)&lt;/script&gt;" in found
+
+
+@pytest.mark.parametrize("pairs", ["naive", "same_noise"])
+def test_runs_without_targets(project: Path, pairs: str) -> None:
+    change(pairs=pairs)
+    for round in ("r00", "r01"):
+        for stage in ("fuse", "adopt"):
+            forget(stage, round)
+            run(stage, round)
+    found = page()
+    assert "reward_gap" in found and "Not adopted" not in found
+
+
+def test_a_missing_result_names_the_command(project: Path) -> None:
+    Path("results/rounds/r01.json").unlink()
+    with pytest.raises(MissingStage, match="dvc repro -s evaluate@r01"):
+        page()
+
+
+def test_ticks_are_round_and_cover() -> None:
+    assert ticks(0.713, 0.768) == pytest.approx([0.70, 0.72, 0.74, 0.76, 0.78])
+    assert ticks(0, 576) == [0, 200, 400, 600]
+    assert len(ticks(3.0, 3.0)) >= 2
+
+
+def test_a_chart_places_points_where_they_belong() -> None:
+    """0..10 and 0..1 fill the plot: 400 wide from 70, 208 high from 12."""
+    svg = chart([Line("a<b", [0, 10], [0, 1], [0, 0.5], [0.5, 1])], "x", "y")
+    assert re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', svg) == [("70.0", "220.0"), ("470.0", "12.0")]
+    assert "a&lt;b" in svg and chart([Line("none", [], [])], "x", "y") == ""
+
+
+def test_cells_are_escaped() -> None:
+    assert "<b>" not in table(["<b>"], [["<b>", 1, None]]) + document("<b>", [])
