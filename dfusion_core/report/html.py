@@ -17,11 +17,13 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1000px; margin: 2em auto; padding: 0 1em; }
 h1 { font-size: 1.6em; } h2 { margin-top: 2em; border-bottom: 1px solid #ccc; }
 table { border-collapse: collapse; margin: 1em 0; } th, td { padding: .25em .7em; text-align: left; }
-th { border-bottom: 2px solid #888; } td { border-bottom: 1px solid #ddd; vertical-align: top; }
+th { border-bottom: 2px solid #888; }
+td { border-bottom: 1px solid #ddd; vertical-align: top; white-space: pre; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
 img { image-rendering: pixelated; width: 96px; height: 96px; display: block; }
 figure { display: inline-block; margin: .3em .3em .3em 0; } figcaption { font-size: .8em; color: #555; }
-.pair { break-inside: avoid; margin-bottom: .6em; } .note { color: #555; font-size: .9em; }
+.pair { break-inside: avoid; display: inline-block; vertical-align: top; margin: 0 1.5em .6em 0; }
+.note { color: #555; font-size: .9em; }
 svg text { font: 12px system-ui, sans-serif; fill: #444; }
 @media print { body { max-width: none; margin: 0; } h2 { break-after: avoid; } }
 """

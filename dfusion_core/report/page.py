@@ -46,14 +46,14 @@ def results(found: dict[str, Any]) -> str:
         for split, measure in shown:
             n = splits[split][measure]
             low, high = ("low", "high") if name == INIT else ("gain_low", "gain_high")
-            gain = "" if name == INIT else f"{n['gain']:+.4f} "
-            cells += [float(n["mean"]), f"{gain}[{n[low]:+.4f}, {n[high]:+.4f}]"]
+            gain = f"{n['gain']:+.4f} [{n[low]:+.4f}, {n[high]:+.4f}]" if name != INIT else (
+                f"[{n[low]:.4f}, {n[high]:.4f}]")
+            cells.append(f"{n['mean']:.4f}\n{gain}")
         rows.append(cells)
-    columns = ["round"]
-    for split, measure in shown:
-        columns += [f"{MEASURES[measure]}, {SPLITS[split]}", "gain over base, 95 %"]
-    return html.heading("Results", "Same prompts and seeds in every row; intervals are paired bootstraps over images. "
-                        "The base's own row shows the interval of its mean.") + html.table(columns, rows)
+    columns = ["round", *(f"{MEASURES[m]}, {SPLITS[s]}" for s, m in shown)]
+    return html.heading("Results", "Same prompts and seeds in every row. Below each mean: the gain over the base and "
+                        "its 95 % interval (paired bootstrap over images); in the base's row, the interval of the mean."
+                        ) + html.table(columns, rows)
 
 
 def curves(found: dict[str, Any], rounds: list[str]) -> str:
@@ -71,7 +71,7 @@ def curves(found: dict[str, Any], rounds: list[str]) -> str:
 
 def grids(rounds: list[str]) -> str:
     """The first image of some prompts, base first, then each round: the same noise all along."""
-    parts = [html.heading("The same seeds, round by round", "Left the base model, then each round; above, the score.")]
+    parts = [html.heading("The same seeds, round by round", "Left the base model, then each round, with the score.")]
     stages = {name: read_stage("evaluate", name) for name in (INIT, *rounds)}
     tables = {name: stage.table("images") for name, stage in stages.items()}
     first = tables[INIT][tables[INIT]["sample"] == 0]
