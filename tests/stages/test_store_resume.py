@@ -106,7 +106,13 @@ def stage(workspace: Path) -> Path:
 def run(stage: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(stage.parent)}
     command = [sys.executable, str(stage), "r00", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, env=environment, check=False, preexec_fn=hears_ctrl_c)
+
+
+def hears_ctrl_c() -> None:
+    """A test run in the background of a shell ignores Ctrl-C, and its children would inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def content(workspace: Path) -> dict[str, str]:
