@@ -7,16 +7,12 @@ writes  train/  adapter/, optimizer.safetensors, reward_history.csv (all scores 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
 
 from dfusion_core.artefacts import adapter, output, previous
 from dfusion_core.entry import run_stage
 from dfusion_core.params import load_params
 from dfusion_core.store import open_stage, read_stage
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 
 def train(round: str) -> None:
@@ -42,10 +38,7 @@ def train(round: str) -> None:
         sampled, scores = read_stage("sample", round), read_stage("score", round).table("scores")
         scores = scores.merge(sampled.table("images")[["image", "prompt"]], on="image", validate="one_to_one")
         history = extend(pd.read_csv(output("train", before) / FILE), round, scores)
-
-        def normalised(prompts: pd.Series, rewards: pd.Series) -> NDArray[np.float32]:
-            return advantages(prompts, rewards, history, params.train.advantage_clip)
-
+        normalised = partial(advantages, history=history, clip=params.train.advantage_clip)
         pairs = load_pairs(
             sampled, read_stage("fuse", round), read_stage("adopt", round), skips_shared_steps(params.algo),
             normalised if needs_advantage(params.algo) else None)
