@@ -17,11 +17,16 @@ def distance(a: NDArray[np.uint8], b: NDArray[np.uint8], where: NDArray[np.bool_
     return float(difference.mean() if where is None else difference[where].mean())
 
 
+def enlarged(maps: NDArray[Any], size: tuple[int, ...]) -> NDArray[Any]:
+    """Maps (..., y, x) at ``size`` (row, column), nearest neighbour, as masks are in fusion."""
+    rows, columns = (np.arange(wanted) * have // wanted for wanted, have in zip(size, maps.shape[-2:], strict=True))
+    return maps[..., rows, :][..., columns]
+
+
 def never_masked(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Pixels (n, *size) that no step's mask (n, step, y, x) covers; nearest neighbour, as in fusion."""
+    """Pixels (n, *size) that no step's mask (n, step, y, x) covers."""
     touched: NDArray[np.bool_] = np.any(mask, axis=1)
-    rows, columns = (np.arange(wanted) * have // wanted for wanted, have in zip(size, touched.shape[1:], strict=True))
-    return ~touched[:, rows][:, :, columns]
+    return ~enlarged(touched, size)
 
 
 def fused_figures(

@@ -16,14 +16,16 @@ if TYPE_CHECKING:  # seeds are planned before torch is imported
 
 def image_seed(seed: int, round: int | str, prompt_index: int, sample_index: int) -> int:
     """Seed of one image: blake2b of (run seed, round, prompt index, sample index); 63 bits fit an int64."""
-    key = f"{seed},{prompt_index},{sample_index},{round}".encode()
-    return int.from_bytes(hashlib.blake2b(key, digest_size=8, person=b"dfusion-image").digest(), "big") >> 1
+    return _hashed(f"{seed},{prompt_index},{sample_index},{round}", b"dfusion-image")
 
 
 def twin_seed(image_seed: int) -> int:
     """Seed of the step noises of an image's twin: the same x_T, other noises on the way (D3PO's pairs)."""
-    digest = hashlib.blake2b(str(image_seed).encode(), digest_size=8, person=b"dfusion-twin").digest()
-    return int.from_bytes(digest, "big") >> 1
+    return _hashed(str(image_seed), b"dfusion-twin")
+
+
+def _hashed(key: str, person: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8, person=person).digest(), "big") >> 1
 
 
 def trajectory_noise(image_seed: int, shape: Sequence[int], num_steps: int) -> tuple[Tensor, Tensor]:

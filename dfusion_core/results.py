@@ -109,18 +109,26 @@ def updates(rounds: list[str]) -> pd.DataFrame:
     return table.assign(update=range(1, len(table) + 1))
 
 
+def table_cells(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Column names and rows of the table of rounds, the base first; lines of a cell are separated by a newline."""
+    shown = [(s, m) for s in SPLITS for m in MEASURES if m in found[INIT].get(s, {})]
+    columns = ["round", *(f"{MEASURES[measure]}\n{SPLITS[split]}" for split, measure in shown)]
+    rows = [["base" if name == INIT else name, *(_cell(splits[s][m], name) for s, m in shown)]
+            for name, splits in found.items()]
+    return columns, rows
+
+
 def print_table(found: dict[str, Any]) -> None:
     """The table at the end of ``dvc repro``: base against each round."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title="Base model against each round, same seeds (95 % intervals)")
-    table.add_column("round")
-    shown = [(s, m) for s in SPLITS for m in MEASURES if m in found[INIT].get(s, {})]
-    for split, measure in shown:
-        table.add_column(f"{MEASURES[measure]}\n{SPLITS[split]}", justify="right")
-    for name, splits in found.items():
-        table.add_row("base" if name == INIT else name, *(_cell(splits[s][m], name) for s, m in shown))
+    columns, rows = table_cells(found)
+    for number, name in enumerate(columns):
+        table.add_column(name, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
     Console(width=None if Console().is_terminal else 140).print(table)
 
 

@@ -17,7 +17,7 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1000px; margin: 2em auto; padding: 0 1em; }
 h1 { font-size: 1.6em; } h2 { margin-top: 2em; border-bottom: 1px solid #ccc; }
 table { border-collapse: collapse; margin: 1em 0; } th, td { padding: .25em .7em; text-align: left; }
-th { border-bottom: 2px solid #888; }
+th { border-bottom: 2px solid #888; white-space: pre; }
 td { border-bottom: 1px solid #ddd; vertical-align: top; white-space: pre; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
 img { image-rendering: pixelated; width: 96px; height: 96px; display: block; }

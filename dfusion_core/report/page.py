@@ -12,9 +12,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..artefacts import INIT, in_order, pairs_result
+from ..consistency import enlarged
 from ..params import Params, resolved
 from ..params.loading import load_everything
-from ..results import MEASURES, SPLITS, alignment, images_per_round, read_round_result
+from ..results import MEASURES, SPLITS, alignment, images_per_round, read_round_result, table_cells
 from ..store.atomic import write_text
 from ..store.reading import StageData, read_stage
 from . import html
@@ -39,21 +40,9 @@ def write_report(out: Path) -> None:
 
 def results(found: dict[str, Any]) -> str:
     """Base and rounds."""
-    shown = [(s, m) for s in SPLITS for m in MEASURES if m in found[INIT].get(s, {})]
-    rows = []
-    for name, splits in found.items():
-        cells: list[Any] = ["base" if name == INIT else name]
-        for split, measure in shown:
-            n = splits[split][measure]
-            low, high = ("low", "high") if name == INIT else ("gain_low", "gain_high")
-            gain = f"{n['gain']:+.4f} [{n[low]:+.4f}, {n[high]:+.4f}]" if name != INIT else (
-                f"[{n[low]:.4f}, {n[high]:.4f}]")
-            cells.append(f"{n['mean']:.4f}\n{gain}")
-        rows.append(cells)
-    columns = ["round", *(f"{MEASURES[m]}, {SPLITS[s]}" for s, m in shown)]
     return html.heading("Results", "Same prompts and seeds in every row. Below each mean: the gain over the base and "
                         "its 95 % interval (paired bootstrap over images); in the base's row, the interval of the mean."
-                        ) + html.table(columns, rows)
+                        ) + html.table(*table_cells(found))
 
 
 def curves(found: dict[str, Any], rounds: list[str]) -> str:
@@ -91,9 +80,7 @@ def grids(rounds: list[str]) -> str:
 
 def overlay(picture: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """The picture with the mask's share over the steps (step, y, x) laid over it."""
-    share = mask.mean(axis=0)
-    rows, columns = (np.arange(n) * m // n for n, m in zip(picture.shape[:2], share.shape, strict=True))
-    weight = 0.6 * share[rows][:, columns, None]
+    weight = 0.6 * enlarged(mask.mean(axis=0), picture.shape[:2])[..., None]
     mixed = picture * (1 - weight) + MASK_COLOUR * weight
     return np.asarray(mixed.round(), np.uint8)
 
