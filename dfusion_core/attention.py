@@ -22,7 +22,9 @@ from .errors import DFusionError, did_you_mean
 from .fusion import fuse_kv, resize
 
 UNet: TypeAlias = Any  # diffusers' UNet2DConditionModel, whose attributes type checkers do not see
-# (Q, K, V, additive mask or None) -> (K, V); each of Q, K, V (row, head, token, channel)
+# (Q, K, V, additive mask or None) -> output; all (row, head, token, channel)
+Product = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], Tensor]
+# the same -> (K, V), for a product that is the usual one on other keys and values
 Hook = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], tuple[Tensor, Tensor]]
 KV = tuple[Tensor, Tensor]
 
@@ -123,14 +125,13 @@ def _unknown_layer(unet: UNet, name: str) -> LayerError:
 
 
 class HookedAttention:
-    """Attention as diffusers' stock scaled-dot-product processor has it, with one hook before the product.
+    """Attention as diffusers' stock scaled-dot-product processor has it, but for the product of Q, K and V.
 
-    The hook sees Q, K, V (row, head, token, channel) and may replace K and V; if it returns them as they
-    came, the output is bit-identical to the stock processor's.
+    With `scaled_dot_product_attention` as the product, the output is bit-identical to the stock processor's.
     """
 
-    def __init__(self, hook: Hook) -> None:
-        self.hook = hook
+    def __init__(self, product: Product) -> None:
+        self.product = product
 
     def __call__(
         self,
@@ -155,8 +156,7 @@ class HookedAttention:
         Q, K, V = (_split_heads(y, attn.heads) for y in (attn.to_q(x), attn.to_k(source), attn.to_v(source)))
         Q = Q if attn.norm_q is None else attn.norm_q(Q)
         K = K if attn.norm_k is None else attn.norm_k(K)
-        K, V = self.hook(Q, K, V, bias)
-        out = scaled_dot_product_attention(Q, K, V, attn_mask=bias)
+        out = self.product(Q, K, V, bias)
 
         out = out.transpose(1, 2).flatten(2).to(Q.dtype)
         out = attn.to_out[1](attn.to_out[0](out))  # projection, dropout
@@ -164,6 +164,16 @@ class HookedAttention:
             out = out + hidden_states
         result: Tensor = out / attn.rescale_output_factor
         return result
+
+
+def with_kv(hook: Hook) -> Product:
+    """The usual product on the keys and values that the hook gives."""
+
+    def product(Q: Tensor, K: Tensor, V: Tensor, bias: Tensor | None) -> Tensor:
+        K, V = hook(Q, K, V, bias)
+        return scaled_dot_product_attention(Q, K, V, attn_mask=bias)
+
+    return product
 
 
 def _split_heads(x: Tensor, heads: int) -> Tensor:
@@ -181,11 +191,14 @@ def _additive_mask(attn: Any, mask: Tensor | None, source: Tensor) -> Tensor | N
 
 
 @contextmanager
-def _hooked(unet: UNet, hooks: Mapping[str, Hook], grid: _Grid) -> Iterator[None]:
-    """Swap the processors of the modules (path -> hook); the grid learns the latent size of each forward."""
+def replaced(unet: UNet, products: Mapping[str, Product], grid: Grid) -> Iterator[None]:
+    """Swap the processors of the modules (path -> product); the grid learns the latent size of each forward.
+
+    Raises ValueError where a processor is not the stock one: another kind, or one that is swapped already.
+    """
     from diffusers.models.attention_processor import AttnProcessor2_0
 
-    found = {f"{path}.processor": unet.attn_processors[f"{path}.processor"] for path in hooks}
+    found = {f"{path}.processor": unet.attn_processors[f"{path}.processor"] for path in products}
     for key, processor in found.items():
         if type(processor) is not AttnProcessor2_0:
             raise ValueError(
@@ -194,7 +207,7 @@ def _hooked(unet: UNet, hooks: Mapping[str, Hook], grid: _Grid) -> Iterator[None
             )
     handle = unet.register_forward_pre_hook(grid.see, with_kwargs=True)
     try:
-        swapped = {f"{path}.processor": HookedAttention(hook) for path, hook in hooks.items()}
+        swapped = {f"{path}.processor": HookedAttention(product) for path, product in products.items()}
         unet.set_attn_processor({**unet.attn_processors, **swapped})
         yield
     finally:
@@ -202,7 +215,7 @@ def _hooked(unet: UNet, hooks: Mapping[str, Hook], grid: _Grid) -> Iterator[None
         unet.set_attn_processor({**unet.attn_processors, **found})
 
 
-class _Grid:
+class Grid:
     """Height and width of each level of the U-Net, from the latent it is called with."""
 
     def __init__(self) -> None:
@@ -231,7 +244,7 @@ class _Grid:
 class AttentionTap:
     """The cross-attention maps of the latest forward, summed over heads and modules as they are computed."""
 
-    def __init__(self, grid: _Grid) -> None:
+    def __init__(self, grid: Grid) -> None:
         self._grid = grid
         self.clear()
 
@@ -266,10 +279,10 @@ def capturing(unet: UNet, modules: str = "up_1") -> Iterator[AttentionTap]:
 
     The U-Net's output is bit-identical to that without. Maps are detached, and dropped at the next forward.
     """
-    grid = _Grid()
+    grid = Grid()
     tap = AttentionTap(grid)
     grid.before_forward.append(tap.clear)
-    with _hooked(unet, dict.fromkeys(cross_attention_modules(unet, modules), tap._read), grid):
+    with replaced(unet, dict.fromkeys(cross_attention_modules(unet, modules), with_kv(tap._read)), grid):
         yield tap
 
 
@@ -297,10 +310,10 @@ class KVTap:
 @contextmanager
 def recording_kv(unet: UNet, layers: Sequence[str]) -> Iterator[KVTap]:
     """Eq. (5): record K^r, V^r of every self-attention module of the layers; the output is bit-identical."""
-    tap, grid = KVTap(), _Grid()
+    tap, grid = KVTap(), Grid()
     grid.before_forward.append(tap.clear)
-    hooks = {path: tap._hook(name) for name, path in self_attention_modules(unet, layers).items()}
-    with _hooked(unet, hooks, grid):
+    products = {path: with_kv(tap._hook(name)) for name, path in self_attention_modules(unet, layers).items()}
+    with replaced(unet, products, grid):
         yield tap
 
 
@@ -326,12 +339,12 @@ def fusing(
     that is not stored.
     """
     _check_rows(M, stored, reference_rows, target_rows)
-    fusion = _Fusion(M, _Grid(), reference_rows, target_rows)
-    hooks = {
-        path: fusion.hook(None if stored is None else stored[name])
+    fusion = _Fusion(M, Grid(), reference_rows, target_rows)
+    products = {
+        path: with_kv(fusion.hook(None if stored is None else stored[name]))
         for name, path in self_attention_modules(unet, layers).items()
     }
-    with _hooked(unet, hooks, fusion.grid):
+    with replaced(unet, products, fusion.grid):
         yield
 
 
@@ -340,7 +353,7 @@ class _Fusion:
     """Where the rows of Eq. (5) are found in a batch; the arithmetic is `fuse_kv`."""
 
     M: Tensor
-    grid: _Grid
+    grid: Grid
     reference_rows: Tensor | None
     target_rows: Tensor | None
 

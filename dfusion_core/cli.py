@@ -9,6 +9,7 @@ import typer
 from . import __version__
 from .entry import guarded
 from .errors import StoreError
+from .study.command import app as study
 
 app = typer.Typer(
     help="Look at, check and configure the runs of a D-Fusion pipeline. The runs themselves: dvc repro.",
@@ -16,6 +17,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
+app.add_typer(study, name="study")
 
 
 def _version(wanted: bool) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -13,6 +14,8 @@ from .attention import capturing, fusing
 from .errors import BadNumber
 from .masks import item_maps
 from .policy import Policy
+
+Control = Callable[..., AbstractContextManager[Any]]  # `attention.fusing`, or a rival of it with the same arguments
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class References:
 
 def _fused_noise(
     policy: Policy, x_t: torch.Tensor, i: int, text: torch.Tensor, empty: torch.Tensor, reference: References,
-    layers: Sequence[str],
+    layers: Sequence[str], control: Control,
 ) -> torch.Tensor:
     """Guided noise of n targets at step index i while they attend to their references (Eq. 5)."""
     n = len(x_t)
@@ -102,7 +105,7 @@ def _fused_noise(
     rows = torch.cat([reference.x[:, i].to(policy.device), x_t])  # references first, targets behind
     first = torch.arange(n, device=policy.device)
     reference_rows = torch.cat([first, first + 2 * n])  # in each half of the guidance batch
-    with fusing(policy.unet, layers, both_halves, reference_rows=reference_rows, target_rows=reference_rows + n):
+    with control(policy.unet, layers, both_halves, reference_rows=reference_rows, target_rows=reference_rows + n):
         return policy.predict_noise(rows, i, torch.cat([text, text]), empty)[n:]
 
 
@@ -110,18 +113,20 @@ def _fused_noise(
 def denoise_fused(
     policy: Policy, base_x: torch.Tensor, noise: torch.Tensor, text: torch.Tensor, empty: torch.Tensor,
     reference: References, layers: Sequence[str], first_step: int, last_step: int, describe: Sequence[str],
+    control: Control = fusing,
 ) -> torch.Tensor:
     """Eq. (5): the targets' trajectories (n, T + 1, c, h, w).
 
     Until ``first_step`` a target is its base (same x_T, same noises, nothing fused), so it starts at the base's
-    stored x_t there. ``noise`` (n, T, c, h, w) is the base's. Raises BadNumber.
+    stored x_t there. ``noise`` (n, T, c, h, w) is the base's. ``control`` is
+    used where the reference rides along, that is without stored keys and values. Raises BadNumber.
     """
     T = policy.schedule.num_steps
     start = T - first_step
     states = [base_x[:, i].to(policy.device) for i in range(start + 1)]
     for i in range(start, T):
         x_t, fused = states[-1], T - i >= last_step
-        eps = (_fused_noise(policy, x_t, i, text, empty, reference, layers) if fused
+        eps = (_fused_noise(policy, x_t, i, text, empty, reference, layers, control) if fused
                else policy.predict_noise(x_t, i, text, empty))
         states.append(ddim.step(policy.schedule, i, x_t, eps, noise[:, i].to(policy.device)))
         check_finite(states[-1], T - i, "the fused latent", describe)

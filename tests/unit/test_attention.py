@@ -444,6 +444,8 @@ def test_four_dimensional_input_is_refused() -> None:
 
 def test_group_norm_residual_and_query_norms_as_stock() -> None:
     """Options of diffusers' Attention that Stable Diffusion's blocks leave off."""
+    from torch.nn.functional import scaled_dot_product_attention
+
     from dfusion_core.attention import HookedAttention
 
     torch.manual_seed(0)
@@ -453,4 +455,5 @@ def test_group_norm_residual_and_query_norms_as_stock() -> None:
     ).eval()  # fmt: skip
     x, words = torch.randn(2, 6, 16), torch.randn(2, 5, 8)
     stock = AttnProcessor2_0()(attn, x, words)
-    assert torch.equal(HookedAttention(lambda Q, K, V, bias: (K, V))(attn, x, words), stock)
+    ours = HookedAttention(lambda Q, K, V, bias: scaled_dot_product_attention(Q, K, V, attn_mask=bias))
+    assert torch.equal(ours(attn, x, words), stock)

@@ -1,0 +1,67 @@
+"""`dfusion study`: run a grid of experiments, compare what is finished, look at attention control."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..entry import guarded
+
+app = typer.Typer(no_args_is_help=True, help="Compare settings: a grid of experiments from a file.")
+File = Annotated[Path, typer.Argument(help="The study, as studies/methods.yaml.")]
+Out = Annotated[Path | None, typer.Option(help="Folder of its results; docs/evidence/NAME by default.")]
+
+
+def _folder(out: Path | None, name: str) -> Path:
+    return out or Path("docs/evidence", name)
+
+
+@app.command()
+@guarded
+def run(
+    file: File, out: Out = None,
+    only: Annotated[str, typer.Option(help="Run only cells with this in their name.")] = "",
+) -> None:
+    """Run what is not finished yet, one experiment after the other; run it again after an interruption."""
+    from .grid import load_study
+    from .running import run_study
+
+    study = load_study(file)
+    run_study(study, _folder(out, study.name), only)
+
+
+@app.command()
+@guarded
+def table(file: File, out: Out = None) -> None:
+    """Compare the finished cells: gains.csv, means.csv, gains.png, curves_train.png and curves_test.png."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from ..results import MEASURES, SPLITS
+    from .comparing import gains, means
+    from .drawing import draw_curves, draw_gains
+    from .grid import load_study
+    from .running import CELLS, PROMPTS, read_rows
+
+    study = load_study(file)
+    folder = _folder(out, study.name)
+    cells, prompts = (read_rows(folder / name, study.factors) for name in (CELLS, PROMPTS))
+    found = gains(prompts, study)
+    found.round(6).to_csv(folder / "gains.csv", index=False)
+    means(prompts, study).to_csv(folder / "means.csv", index=False)
+    draw_gains(found, folder / "gains.png")
+    for split in sorted(set(prompts.split)):
+        draw_curves(prompts, cells, study, split, folder / f"curves_{split}.png")
+    shown = Table(study.compared, "group", "measure", "prompts", "seeds", "gain over base", f"minus {study.baseline}")
+    for row in found.to_dict("records"):
+        shown.add_row(row["method"], row["group"], MEASURES[row["measure"]], SPLITS[row["split"]], str(row["seeds"]),
+                      *(_interval(row, key) for key in ("gain", "difference")))
+    Console(width=None if sys.stdout.isatty() else 160).print(shown)
+    print(f"{len(cells)} of {len(study.cells)} cells; tables and figures are in {folder}.")
+
+
+def _interval(row: dict[Any, Any], key: str) -> str:
+    return f"{row[key]:+.4f} [{row[f'{key}_low']:+.4f}, {row[f'{key}_high']:+.4f}]"

@@ -1,0 +1,93 @@
+"""Running a study's cells as DVC experiments, one after the other, and keeping what the comparison needs."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..artefacts import INIT, output, pairs_result
+from ..store.atomic import write_text
+from .grid import Cell, Study, StudyError
+
+CELLS, PROMPTS = "cells.csv", "prompts.csv"
+MEASURES = ("reward", "right")
+
+
+def run_study(study: Study, out: Path, only: str = "") -> None:
+    """Run every cell that has no row in ``out``/cells.csv yet, and of these only those with ``only`` in their name.
+
+    Each is `dvc exp run --temp`: the workspace stays as it is, and stages that another cell has run already come from
+    DVC's cache. After each cell its rows are in cells.csv and prompts.csv, so an interrupted study goes on where it
+    was. Raises StudyError if an experiment fails.
+    """
+    known = set(read_rows(out / CELLS, study.factors).cell)
+    wanted = [cell for cell in study.cells if cell.name not in known and only in cell.name]
+    print(f"{study.name}: {len(study.cells)} cells, {len(known)} done, {len(wanted)} to run.", flush=True)
+    for number, cell in enumerate(wanted):
+        print(f"[{number + 1} of {len(wanted)}] {cell.name}: {' '.join(cell.overrides)}", flush=True)
+        started = time.monotonic()
+        name = f"{study.name}-{cell.name}"
+        _experiment(name, cell)
+        _keep(out, cell, name, time.monotonic() - started)
+
+
+def _experiment(name: str, cell: Cell) -> None:
+    command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--force", "--name", name]
+    command += [part for change in cell.overrides for part in ("--set-param", change)]
+    found = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if found.returncode:
+        print(found.stdout, file=sys.stderr)
+        raise StudyError(f"the experiment {name} failed with exit code {found.returncode}; its output is above.",
+                         "Run the same command again to go on from it.")
+
+
+def _keep(out: Path, cell: Cell, experiment: str, seconds: float) -> None:
+    """Add the cell's rows: figures of its pairs, and per round, split and prompt the means beside the base's."""
+    from dvc.api import DVCFileSystem
+
+    files = DVCFileSystem(rev=experiment)
+    rounds = sorted(Path(path).stem for path in files.ls("results/rounds", detail=False))
+    rounds = [name for name in rounds if name != INIT]
+    base = _images(files, INIT)
+    prompts = [_by_prompt(base, base, INIT)] + [_by_prompt(_images(files, name), base, name) for name in rounds]
+    sampled = len(pd.read_csv(io.StringIO(files.read_text(str(output("sample", rounds[0]) / "images.csv")))))
+    row: dict[str, Any] = {"cell": cell.name, **cell.levels, "rounds": len(rounds), "images_per_round": sampled,
+                           "seconds": round(seconds)}
+    row |= json.loads(files.read_text(str(pairs_result(rounds[-1]))))
+    labels = {"cell": cell.name, **cell.levels}
+    _append(out / PROMPTS, pd.concat([table.assign(**labels) for table in prompts]), list(cell.levels))
+    _append(out / CELLS, pd.DataFrame([row]), list(cell.levels))
+
+
+def _images(files: Any, round: str) -> pd.DataFrame:
+    return pd.read_csv(io.StringIO(files.read_text(str(output("evaluate", round) / "images.csv"))))
+
+
+def _by_prompt(images: pd.DataFrame, base: pd.DataFrame, round: str) -> pd.DataFrame:
+    """One row a prompt: images, mean of each measure, and its mean gain over the base on the same seeds."""
+    measures = [name for name in MEASURES if name in images]
+    gains = images[measures] - base[measures].to_numpy()
+    table = images.assign(**{f"{name}_gain": gains[name] for name in measures})
+    groups = table.groupby(["split", "prompt"], sort=False)
+    means = groups[[*measures, *(f"{name}_gain" for name in measures)]].mean().round(6)
+    return means.assign(images=groups.size()).reset_index().assign(round=round)
+
+
+def read_rows(file: Path, factors: list[str]) -> pd.DataFrame:
+    """The table, with levels as text (a seed's name is no number); empty if there is none yet."""
+    return pd.read_csv(file, dtype=dict.fromkeys(factors, str)) if file.exists() else pd.DataFrame({"cell": []})
+
+
+def _append(file: Path, rows: pd.DataFrame, factors: list[str]) -> None:
+    """Add a cell's rows; those that an interrupted run left of it are replaced."""
+    before = read_rows(file, factors)
+    before = before[~before.cell.isin(rows.cell)]
+    rows = rows[["cell", *factors, *(name for name in rows if name not in ("cell", *factors))]]
+    write_text(file, pd.concat([before, rows] if len(before) else [rows], ignore_index=True).to_csv(index=False))
