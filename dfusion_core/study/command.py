@@ -63,5 +63,20 @@ def table(file: File, out: Out = None) -> None:
     print(f"{len(cells)} of {len(study.cells)} cells; tables and figures are in {folder}.")
 
 
+@app.command()
+@guarded
+def attention(
+    round: Annotated[str, typer.Argument(help="A finished round, as r00.")] = "r00",
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs that every variant is tried on.")] = 24,
+    out: Annotated[Path, typer.Option(help="Folder of the tables and pictures.")] = Path("docs/evidence/attention"),
+) -> None:
+    """Appendix B of the paper on a round's pairs: control methods, layers by timesteps, heat maps."""
+    from .control import study_attention
+
+    for name, table in study_attention(round, pairs, out).items():
+        print(f"\n{name}\n{table.round(3).to_string(index=False)}")
+    print(f"\n{pairs} pairs of {round}; tables and pictures are in {out}.")
+
+
 def _interval(row: dict[Any, Any], key: str) -> str:
     return f"{row[key]:+.4f} [{row[f'{key}_low']:+.4f}, {row[f'{key}_high']:+.4f}]"

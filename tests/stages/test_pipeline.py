@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from dfusion_core.store import verify
@@ -141,3 +142,22 @@ def test_a_round_is_added_from_the_command_line(clone: Path, done: str) -> None:
     output = call(clone, "dvc", "exp", "run", "-S", "+rounds.r02.prev=r01", "sample@r02")
     assert ran(output)[-1] == "sample@r02"
     assert verify(clone / "runs/r02/sample") == []
+
+
+def test_a_study_runs_its_cells_and_goes_on(clone: Path, done: str) -> None:
+    """Two cells as experiments beside the workspace; then a second call that has nothing to do, and the tables."""
+    (clone / "study.yaml").write_text(
+        'common: {"~rounds.r01": null}\nfactors:\n  seed: {"0": {seed: 0}}\n'
+        "  method: {naive: {pairs: naive}, dfusion: {pairs: dfusion}}\n")
+    commit(clone, "study")
+    before = (clone / "params.yaml").read_text()
+    python = (sys.executable, "-m", "dfusion_core.cli", "study")
+    output = call(clone, *python, "run", "study.yaml", "--out", "found")
+    assert "2 to run" in output
+    assert (clone / "params.yaml").read_text() == before
+    assert "2 done, 0 to run" in call(clone, *python, "run", "study.yaml", "--out", "found")
+    shown = call(clone, *python, "table", "study.yaml", "--out", "found")
+    assert "2 of 2 cells" in shown
+    cells = pd.read_csv(clone / "found/cells.csv")
+    assert cells.cell.tolist() == ["0-naive", "0-dfusion"] and cells.target_gain.isna().tolist() == [True, False]
+    assert {file.name for file in (clone / "found").iterdir()} >= {"gains.csv", "means.csv", "gains.png"}

@@ -1,0 +1,146 @@
+"""A study's file, and its comparison against numbers worked by hand."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dfusion_core.study import comparing
+from dfusion_core.study.grid import Study, StudyError, load_study
+from dfusion_core.study.running import _append, read_rows
+
+ROOT = Path(__file__).parents[2]
+PARAMS = "algo: dpo\npairs: dfusion\nseed: 0\nrounds:\n  r00: {prev: init}\n  r01: {prev: r00}\n"
+STUDY = """\
+common: {"~rounds.r01": null}
+factors:
+  seed: {"0": {seed: 0}, "1": {seed: 1}}
+  method:
+    naive: {pairs: naive}
+    dfusion: {pairs: dfusion, algo: ddpo}
+"""
+
+
+@pytest.fixture
+def load(tmp_path: Path):  # type: ignore[no-untyped-def]
+    def load(text: str) -> Study:
+        (tmp_path / "params.yaml").write_text(PARAMS)
+        (tmp_path / "mine.yaml").write_text(text)
+        return load_study(tmp_path / "mine.yaml", tmp_path / "params.yaml")
+
+    return load
+
+
+def test_cells_are_all_combinations_the_first_factor_slowest(load) -> None:  # type: ignore[no-untyped-def]
+    study = load(STUDY)
+    assert (study.name, study.compared, study.baseline) == ("mine", "method", "naive")
+    assert [cell.name for cell in study.cells] == ["0-naive", "0-dfusion", "1-naive", "1-dfusion"]
+    assert study.cells[3].levels == {"seed": "1", "method": "dfusion"}
+    assert study.cells[3].overrides == ["~rounds.r01", "seed=1", 'pairs="dfusion"', 'algo="ddpo"']
+
+
+@pytest.mark.parametrize(("old", "new", "message"), [
+    ("pairs: naive", "pairs: naiv", "0-naive: params.yaml is not valid.*pairs.*Did you mean 'naive'"),
+    ("pairs: naive", "pair: naive", "0-naive: pair: params.yaml has no such key. Did you mean 'pairs'"),
+    ("seed: 0}", "sample.eta: 0}", "sample.eta: params.yaml has no 'sample'"),
+    ("~rounds.r01", "~rounds.r07", "rounds.r07: params.yaml has no such key"),
+    ("~rounds.r01", "~rounds.r00", "rounds.r01.prev: there is no round 'r00'"),
+    ("common", "comon", "comon: there is no such key. Did you mean 'common'"),
+    ("naive: {", "na-ive: {", "'na-ive' must be of a-z"),
+    ("{pairs: naive}", "naive", "factors.method.naive: must be parameters"),
+    ("factors:", "baseline: dfusin\nfactors:", "has no level 'dfusin'. Did you mean 'dfusion'"),
+    (STUDY, "factors: {}", "at least one factor"),
+    (STUDY, "factors: [", "line 1"),
+])
+def test_mistakes_are_named_before_anything_runs(load, old: str, new: str, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(StudyError) as caught:
+        load(STUDY.replace(old, new, 1))
+    assert re.search(message, str(caught.value), re.DOTALL)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="No such file"):
+        load_study(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("studies/*.yaml")), ids=lambda file: file.stem)
+def test_the_studies_of_this_repository_are_valid(file: Path) -> None:
+    study = load_study(file, ROOT / "params.yaml")
+    assert len({cell.name for cell in study.cells}) == len(study.cells) > 1
+
+
+def test_appending_replaces_what_an_interrupted_cell_left(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    _append(file, pd.DataFrame({"cell": ["a", "a"], "seed": ["0", "0"], "x": [1.0, 2.0]}), ["seed"])
+    _append(file, pd.DataFrame({"cell": ["b"], "seed": ["1"], "x": [3.0]}), ["seed"])
+    _append(file, pd.DataFrame({"cell": ["a"], "seed": ["0"], "x": [9.0]}), ["seed"])
+    assert read_rows(file, ["seed"]).to_dict("list") == {"cell": ["b", "a"], "seed": ["1", "0"], "x": [3.0, 9.0]}
+
+
+# --- the comparison -------------------------------------------------------------------------------
+
+
+def test_bootstrap_of_equal_values_has_no_width() -> None:
+    draws = comparing.bootstrap([np.full((3, 4), 0.5), np.full((2, 2), 1.5)])
+    assert draws.tolist() == [1.0] * comparing.RESAMPLES
+
+
+def test_bootstrap_width_is_that_of_both_sources() -> None:
+    """Variance of the mean of r x p crossed values a_i + b_j, drawn anew on both axes: var(a)/r + var(b)/p."""
+    random = np.random.default_rng(5)
+    a, b = random.normal(size=40), random.normal(size=30)
+    draws = comparing.bootstrap([a[:, None] + b[None, :]])
+    assert np.std(draws) == pytest.approx(np.sqrt(a.var() / 40 + b.var() / 30), rel=0.05)
+
+
+def rows(gain: dict[tuple[str, str, str], list[float]]) -> pd.DataFrame:
+    """(seed, template, method) -> gain of each prompt, as running.py writes them, with a base round before."""
+    parts = []
+    for (seed, template, method), values in gain.items():
+        for name, factor in (("init", 0.0), ("r00", 1.0)):
+            parts.append(pd.DataFrame({
+                "cell": f"{seed}-{template}-{method}", "seed": seed, "template": template, "method": method,
+                "split": "test", "prompt": [f"{template} {k}" for k in range(len(values))], "round": name,
+                "reward": [0.5 + factor * v for v in values], "reward_gain": [factor * v for v in values]}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def study() -> Study:
+    return Study("mine", [], ["seed", "template", "method"], "naive")
+
+
+def test_gains_and_paired_differences_by_hand() -> None:
+    table = comparing.gains(rows({
+        ("0", "a", "naive"): [0.1, 0.3], ("0", "a", "dfusion"): [0.2, 0.4],
+        ("1", "a", "naive"): [0.0, 0.0], ("1", "a", "dfusion"): [0.1, 0.1],
+        ("0", "b", "naive"): [1.0, 1.0, 1.0], ("0", "b", "dfusion"): [1.3, 1.3, 1.3],
+    }), study()).set_index(["method", "group"])
+    assert table.gain[("naive", "a")] == pytest.approx(0.1)
+    assert table.gain[("dfusion", "all")] == pytest.approx((0.2 + 1.3) / 2)
+    # every pair of cells differs by the same, so the paired interval has no width, whatever is drawn
+    for group, expected in (("a", 0.1), ("b", 0.3), ("all", 0.2)):
+        row = table.loc[("dfusion", group)]
+        assert (row.difference, row.difference_low, row.difference_high) == pytest.approx((expected,) * 3)
+    assert (table.difference.xs("naive", level=0) == 0).all()
+    assert table.seeds[("dfusion", "all")] == 1
+
+
+def test_a_seed_without_its_baseline_does_not_count() -> None:
+    table = comparing.gains(rows({
+        ("0", "a", "naive"): [0.1], ("0", "a", "dfusion"): [0.2], ("1", "a", "dfusion"): [9.0],
+    }), study()).set_index("method")
+    assert table.gain["dfusion"] == pytest.approx(0.2)
+
+
+def test_no_result_yet() -> None:
+    with pytest.raises(StudyError, match="no cell of the baseline 'naive' is finished"):
+        comparing.gains(rows({("0", "a", "dfusion"): [0.2]}), study())
+
+
+def test_means_have_the_base_model_first() -> None:
+    table = comparing.means(rows({("0", "a", "naive"): [0.1, 0.3]}), study())
+    assert table[["method", "reward"]].values.tolist() == [["base", 0.5], ["naive", 0.7]]
