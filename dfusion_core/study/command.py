@@ -23,7 +23,7 @@ def _folder(out: Path | None, name: str) -> Path:
 @guarded
 def run(
     file: File, out: Out = None,
-    only: Annotated[str, typer.Option(help="Run only cells with this in their name.")] = "",
+    only: Annotated[str, typer.Option(help="Run only cells whose name this regular expression finds.")] = "",
 ) -> None:
     """Run what is not finished yet, one experiment after the other; run it again after an interruption."""
     from .grid import load_study

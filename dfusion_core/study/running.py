@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 import time
@@ -21,14 +22,15 @@ MEASURES = ("reward", "right")
 
 
 def run_study(study: Study, out: Path, only: str = "") -> None:
-    """Run every cell that has no row in ``out``/cells.csv yet, and of these only those with ``only`` in their name.
+    """Run every cell that has no row in ``out``/cells.csv yet, and of these only those whose name the regular
+    expression ``only`` finds.
 
     Each is `dvc exp run --temp`: the workspace stays as it is, and stages that another cell has run already come from
     DVC's cache. After each cell its rows are in cells.csv and prompts.csv, so an interrupted study goes on where it
     was. Raises StudyError if an experiment fails.
     """
     known = set(read_rows(out / CELLS, study.factors).cell)
-    wanted = [cell for cell in study.cells if cell.name not in known and only in cell.name]
+    wanted = [cell for cell in study.cells if cell.name not in known and re.search(only, cell.name)]
     print(f"{study.name}: {len(study.cells)} cells, {len(known)} done, {len(wanted)} to run.", flush=True)
     for number, cell in enumerate(wanted):
         print(f"[{number + 1} of {len(wanted)}] {cell.name}: {' '.join(cell.overrides)}", flush=True)
