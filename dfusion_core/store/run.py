@@ -4,7 +4,8 @@ A stage writes parts into `<scratch>/<round>/<stage>/<fingerprint>/`. When all a
 into one folder that becomes `runs/<round>/<stage>` by one rename. Scratch of another fingerprint is not read.
 
 Scratch lives in `$DFUSION_SCRATCH`, else `$DVC_ROOT/.dfusion`, else `./.dfusion`: DVC deletes outputs before
-it runs a stage, and inside `dvc exp run --temp` DVC_ROOT is still the real repository.
+it runs a stage, and inside `dvc exp run --temp` and `dvc queue start` DVC_ROOT is still the real repository. There
+each fingerprint has a home of its own, so that experiments side by side leave each other's work alone.
 """
 
 import json
@@ -68,13 +69,15 @@ class StageRun:
         self.done = False
         self.describe: Callable[[int], str] = lambda row: ""  # a stage sets it to say a row's prompt and seed
         self.output = stage_folder(stage, round)
-        self._home = scratch_root() / round / stage
+        self._beside = beside_the_repository()
+        self._home = scratch_root() / (f"experiments/{self.fingerprint[:16]}" if self._beside else "") / round / stage
         self._scratch = self._home / self.fingerprint[:16]
         self._parts = Parts(stage, round, self._scratch / "parts")
         self._progress: Iterator[range] | None = None
 
     def __enter__(self) -> "StageRun":
-        self._lock = Lock(self._home.with_name(f"{self.stage}.lock"), f"stage {self.stage} of {self.round}")
+        what = f"stage {self.stage} of {self.round}"
+        self._lock = Lock(self._home.with_name(f"{self.stage}.lock"), what, wait=self._beside)
         try:
             self.done = self._is_published()
             if self.done:
@@ -221,6 +224,12 @@ def scratch_root() -> Path:
     """The folder for work in progress."""
     given = os.environ.get("DFUSION_SCRATCH")
     return Path(given) if given else Path(os.environ.get("DVC_ROOT", "."), ".dfusion")
+
+
+def beside_the_repository() -> bool:
+    """Whether this is an experiment in a folder of its own: DVC's repository is not the current folder."""
+    root = os.environ.get("DVC_ROOT")
+    return root is not None and Path(root).resolve() != Path.cwd().resolve()
 
 
 def _saved_ingredients(scratch: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -130,10 +131,50 @@ def test_another_fingerprint_replaces_the_output_and_says_why(
 def test_scratch_on_another_folder_and_dvc_root(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DVC_ROOT", str(workspace / "root"))
     run_sample("r00")
-    assert (workspace / "root/.dfusion/r00/sample.lock").exists()
+    assert len(list((workspace / "root/.dfusion/experiments").glob("*/r00/sample.lock"))) == 1
+    monkeypatch.delenv("DVC_ROOT")
     monkeypatch.setenv("DFUSION_SCRATCH", str(workspace / "elsewhere"))
     run_sample("r01")
     assert (workspace / "elsewhere/r01/sample.lock").exists()
+
+
+def test_experiments_side_by_side_leave_each_other_alone(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in `dvc queue start -j 2`: two folders, one repository, other parameters; each goes on where it was."""
+    monkeypatch.setenv("DVC_ROOT", str(workspace / "root"))
+
+    def start(folder: str, eta: float, last: int) -> None:
+        (workspace / folder).mkdir(exist_ok=True)
+        monkeypatch.chdir(workspace / folder)
+        with open_stage("sample", round="r00", params={"sample": {"eta": eta}}) as run:
+            for rows in run.unfinished(ROWS, BATCH):
+                run.write(rows, **arrays(rows))
+                if rows.stop == last:
+                    raise KeyboardInterrupt
+
+    for folder, eta in (("one", 1.0), ("two", 0.5)):
+        with pytest.raises(KeyboardInterrupt):
+            start(folder, eta, last=BATCH)
+    capsys.readouterr()
+    for folder, eta in (("one", 1.0), ("two", 0.5)):
+        start(folder, eta, last=0)
+        assert capsys.readouterr().out == f"sample r00: continues; {BATCH} of {ROWS} rows were finished before.\n"
+
+
+def test_an_experiment_waits_for_another_that_makes_the_same(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(workspace / "root"))
+    first = open_stage("sample", round="r00")
+    first.__enter__()
+    free = threading.Timer(0.3, first._lock.release)
+    free.start()
+    with open_stage("sample", round="r00") as second:
+        assert first._lock._file.closed
+        for rows in second.unfinished(ROWS, BATCH):
+            second.write(rows, **arrays(rows))
+    assert "makes the same; waiting for it." in capsys.readouterr().out
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="needs a second file system")
