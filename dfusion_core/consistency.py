@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 if TYPE_CHECKING:
-    import pandas as pd
     from numpy.typing import NDArray
+
+Embed = Callable[["NDArray[np.uint8]"], "NDArray[np.float32]"]  # pictures (n, ...) -> unit length (n, d)
 
 
 def distance(a: NDArray[np.uint8], b: NDArray[np.uint8], where: NDArray[np.bool_] | None = None) -> float:
     """Mean absolute difference of pictures (n, row, column, 3), 0 to 1; only ``where`` (n, row, column), if given."""
     difference = np.abs(a.astype(np.float32) - b).mean(axis=-1) / 255
     return float(difference.mean() if where is None else difference[where].mean())
+
+
+def similarity(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """Mean cosine of unit-length embeddings (n, d), pair by pair."""
+    return float((a * b).sum(axis=1).mean())
+
+
+def diversity(embeddings: NDArray[np.float32], groups: Sequence[Any]) -> NDArray[np.float64]:
+    """Per picture the mean of 1 - cosine to the others of its group (its prompt), 0 where they are all alike.
+
+    embeddings: unit length (n, d). NaN for a picture that is alone. A policy that has collapsed to one picture a
+    prompt has a high score and no diversity.
+    """
+    found = np.full(len(embeddings), np.nan)
+    for rows in pd.Series(range(len(embeddings))).groupby(list(groups), sort=False).agg(list):
+        if len(rows) > 1:
+            cosine = embeddings[rows].astype(np.float64) @ embeddings[rows].T
+            found[rows] = 1 - (cosine.sum(axis=1) - np.diag(cosine)) / (len(rows) - 1)
+    return found
 
 
 def enlarged(maps: NDArray[Any], size: tuple[int, ...]) -> NDArray[Any]:
@@ -31,13 +53,15 @@ def never_masked(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.b
 
 def fused_figures(
     training: pd.DataFrame, base: NDArray[np.uint8], reference: NDArray[np.uint8], target: NDArray[np.uint8],
-    mask: NDArray[np.bool_],
+    mask: NDArray[np.bool_], embed: Embed,
 ) -> dict[str, Any]:
     """Figures of fused pairs: all pictures and masks (n, ...) one row a row of ``training``.
 
-    ``target_gain`` and ``reference_lead`` are rewards over the base's; a method that makes consistent pairs has
-    ``target_distance`` well below ``reference_distance``, and next to nothing outside the mask.
+    ``target_gain`` and ``reference_lead`` are rewards over the base's. A method that makes consistent pairs has
+    ``target_distance`` well below ``reference_distance``, next to nothing outside the mask, and
+    ``target_similarity`` (cosine of image embeddings) above ``reference_similarity``.
     """
+    of_base = embed(base)
     outside = never_masked(mask, base.shape[1:3])
     return {
         "pairs": len(training), "adopted": int(training.adopted.sum()), "adopted_share": float(training.adopted.mean()),
@@ -45,11 +69,24 @@ def fused_figures(
         "target_gain": float((training.target_reward - training.base_reward).mean()),
         "mask_coverage": float(mask.mean()),
         "reference_distance": distance(reference, base), "target_distance": distance(target, base),
-        "target_distance_outside": distance(target, base, outside) if outside.any() else None}
+        "target_distance_outside": distance(target, base, outside) if outside.any() else None,
+        "reference_similarity": similarity(embed(reference), of_base),
+        "target_similarity": similarity(embed(target), of_base)}
+
+
+def fresh_gain(pairs: pd.DataFrame, images: pd.DataFrame, scores: pd.DataFrame) -> float:
+    """What any other image of the prompt gains over the pairs' bases, on average.
+
+    Bases are chosen for their low score, so an image that has nothing to do with the reference gains too
+    (regression to the mean). Only a ``target_gain`` above this, or one at a smaller distance from the base, shows that
+    the reference had a part in it.
+    """
+    of_prompt = images.merge(scores[["image", "reward"]], on="image").groupby("prompt_id").reward.mean()
+    return float((pairs.prompt_id.map(of_prompt) - pairs.base_reward).mean())
 
 
 def pair_figures(winner_reward: pd.Series, loser_reward: pd.Series, first: NDArray[np.uint8],
-                 second: NDArray[np.uint8]) -> dict[str, Any]:
+                 second: NDArray[np.uint8], embed: Embed) -> dict[str, Any]:
     """Figures of pairs that were not fused."""
     return {"pairs": len(first), "reward_gap": float((winner_reward - loser_reward).mean()),
-            "pair_distance": distance(first, second)}
+            "pair_distance": distance(first, second), "pair_similarity": similarity(embed(first), embed(second))}

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from .artefacts import MICROWORLD
+from .consistency import diversity
 from .policy import pick_device
 from .rewards import load_reward
 
@@ -22,9 +23,12 @@ MARGIN = 2  # pixels between pictures
 
 
 def score_images(images: pd.DataFrame, pictures: NDArray[np.uint8], params: Params) -> pd.DataFrame:
-    """The table with the columns ``reward`` and, on the micro-world, ``right`` and ``oracle_log_prob``."""
+    """The table with the columns ``reward``, ``diversity`` (of a prompt's images), and, on the micro-world, the
+    judge that is never trained on: ``right`` and ``oracle_log_prob``."""
     reward = load_reward(params.reward, pick_device(params.model.device))
     images = images.assign(reward=reward(pictures, images.prompt.tolist()))
+    if images.prompt.duplicated(keep=False).all():
+        images = images.assign(diversity=diversity(reward.embed_pictures(pictures).numpy(), images.prompt.tolist()))
     if params.model.id != MICROWORLD:
         return images
     from .microworld.oracle import judge, load_oracle

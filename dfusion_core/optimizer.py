@@ -30,6 +30,21 @@ def from_arrays(
                 "exp_avg_sq": found["exp_avg_sq"].to(p).view_as(p)}
 
 
+def damping(optimizer: torch.optim.AdamW) -> float:
+    """Mean share of epsilon in AdamW's denominator, epsilon / (sqrt(v_hat) + epsilon), over all weights.
+
+    Near 0 the step does not depend on the gradient's size; near 1 gradients are so small that epsilon swallows the
+    step. Call it after a step.
+    """
+    shares, group = [], optimizer.param_groups[0]
+    for p in group["params"]:
+        if p in optimizer.state:
+            state = optimizer.state[p]
+            v_hat = state["exp_avg_sq"] / (1 - group["betas"][1] ** float(state["step"]))
+            shares.append((group["eps"] / (v_hat.sqrt() + group["eps"])).flatten())
+    return float(torch.cat(shares).mean()) if shares else 0.0
+
+
 def save_optimizer(optimizer: torch.optim.AdamW, parameters: dict[str, torch.nn.Parameter], file: Path) -> None:
     """Write the moments as safetensors."""
     save_file(to_arrays(optimizer, parameters), file)

@@ -21,7 +21,8 @@ from .store.atomic import write_text
 if TYPE_CHECKING:
     from .params import Params
 
-MEASURES = {"reward": "CLIPScore", "right": "oracle accuracy"}
+MEASURES = {"reward": "CLIPScore", "right": "oracle accuracy"}  # in every table
+WATCHED = {**MEASURES, "diversity": "diversity of a prompt's images"}  # also in the metrics and curves
 SPLITS = {"train": "training prompts", "test": "unseen prompts"}
 RESAMPLES = 4_000
 
@@ -41,7 +42,7 @@ def compare(images: pd.DataFrame, base: pd.DataFrame) -> dict[str, Any]:
         if not len(ours):
             continue
         result[split] = {}
-        for measure in MEASURES:
+        for measure in WATCHED:
             if measure in images:
                 values = ours[measure].to_numpy(float)
                 paired = values - theirs[measure].to_numpy(float)

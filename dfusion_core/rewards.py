@@ -21,6 +21,10 @@ class Scorer(Protocol):
 
     def __call__(self, pictures: NDArray[np.uint8], prompts: Sequence[str]) -> NDArray[np.float32]: ...
 
+    def embed_pictures(self, pictures: NDArray[np.uint8]) -> torch.Tensor:
+        """Unit-length embeddings (n, d) for figures of likeness; no score depends on them."""
+        ...
+
 
 class ClipScore:
     """CLIPScore through open_clip: the cosine of picture and prompt, neither scaled nor clipped."""

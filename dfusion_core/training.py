@@ -20,7 +20,7 @@ from . import ddim
 from .errors import RatioError
 from .lora import trainable
 from .objectives import remembered, row_loss
-from .optimizer import from_arrays, load_optimizer, to_arrays
+from .optimizer import damping, from_arrays, load_optimizer, to_arrays
 
 if TYPE_CHECKING:
     from .params.sections import Algo, Train
@@ -31,7 +31,7 @@ RATIO_TOLERANCE = 1e-5  # between two passes of the same graph on the same rows
 REPLAY_TOLERANCE = {torch.float32: 1e-3}  # against sampling, another batch shape and a merged adapter
 COARSE_TOLERANCE = 0.1  # the same in 16 bits (bf16 shifts the late steps by up to 0.04)
 HISTORY = ("update", "loss", "margin", "implicit_accuracy", "winner_drift", "loser_drift", "largest_log_ratio",
-           "clip_fraction", "gradient_norm")  # columns, the same in a run that was interrupted
+           "clip_fraction", "gradient_norm", "epsilon_share")  # columns, the same in a run that was interrupted
 
 BY_TIMESTEP = ("update", "t", "winner_drift", "loser_drift", "largest_log_ratio")
 
@@ -207,7 +207,7 @@ class Trainer:
             "implicit_accuracy": ((drift_w > drift_l).float() + 0.5 * (drift_w == drift_l).float()).mean().item(),
             "winner_drift": drift_w.mean().item(), "loser_drift": drift_l.mean().item(),
             "largest_log_ratio": drifts.abs().max().item(), "clip_fraction": clipped.float().mean().item(),
-            "gradient_norm": norm}
+            "gradient_norm": norm, "epsilon_share": damping(self.optimizer)}
 
     def diagnose_timesteps(self, seen: torch.Tensor, step: torch.Tensor) -> list[dict[str, float]]:
         """Where in time the policy moves: the log-ratios of one update by the paper's t."""

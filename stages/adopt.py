@@ -19,11 +19,11 @@ from dfusion_core.store import open_stage, read_stage
 from dfusion_core.store.atomic import write_text
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
-    from numpy.typing import NDArray
 
+    from dfusion_core.consistency import Embed
     from dfusion_core.params import Params
+    from dfusion_core.rewards import Scorer
 
 Figures = dict[str, Any]
 
@@ -35,7 +35,11 @@ def adopt(round: str) -> None:
     inputs |= reward_inputs(params.reward.model)
     with open_stage("adopt", round=round, params=params, inputs=inputs) as run:
         if not run.done:
-            training, figures = (twins if params.pairs == "same_noise" else winners)(round, params)
+            from dfusion_core.policy import pick_device
+            from dfusion_core.rewards import load_reward
+
+            reward = load_reward(params.reward, pick_device("auto"))
+            training, figures = (twins if params.pairs == "same_noise" else winners)(round, params, reward)
             run.write_table("training", training)
             run.path("figures.json").write_text(json.dumps(figures, indent=2) + "\n")
             if "adopted" in figures:
@@ -43,24 +47,26 @@ def adopt(round: str) -> None:
     write_text(pairs_result(round), (output("adopt", round) / "figures.json").read_text())
 
 
-def winners(round: str, params: Params) -> tuple[pd.DataFrame, Figures]:
+def winners(round: str, params: Params, reward: Scorer) -> tuple[pd.DataFrame, Figures]:
     """Targets and references against bases, by Eq. 7."""
     from dfusion_core.adoption import judged, kept
-    from dfusion_core.consistency import fused_figures, pair_figures
+    from dfusion_core.consistency import fresh_gain, fused_figures, pair_figures
 
+    embed = embedding(reward)
     sampled, extracted = read_stage("sample", round), read_stage("extract", round)
     pairs = extracted.table("pairs")
     base, reference = (sampled.rows("picture", pairs[f"{name}_image"]) for name in ("base", "reference"))
     if params.pairs == "naive":
         every = judged(pairs, None, params.adopt)
-        return every, pair_figures(every.winner_reward, every.base_reward, reference, base)
+        return every, pair_figures(every.winner_reward, every.base_reward, reference, base, embed)
     target = read_stage("fuse", round).rows("picture", pairs.pair)
-    every = judged(pairs, rewards(params, target, pairs.prompt), params.adopt)
-    figures = fused_figures(every, base, reference, target, extracted.rows("mask", pairs.reference))
+    every = judged(pairs, reward(target, pairs.prompt.tolist()), params.adopt)
+    figures = fused_figures(every, base, reference, target, extracted.rows("mask", pairs.reference), embed)
+    figures["fresh_gain"] = fresh_gain(pairs, sampled.table("images"), read_stage("score", round).table("scores"))
     return kept(every, params.adopt), figures
 
 
-def twins(round: str, params: Params) -> tuple[pd.DataFrame, Figures]:
+def twins(round: str, params: Params, reward: Scorer) -> tuple[pd.DataFrame, Figures]:
     """Images against their twins."""
     from dfusion_core.adoption import twin_table
     from dfusion_core.consistency import pair_figures
@@ -68,16 +74,13 @@ def twins(round: str, params: Params) -> tuple[pd.DataFrame, Figures]:
     sampled, fused = read_stage("sample", round), read_stage("fuse", round)
     plan, scores = fused.table("twins"), read_stage("score", round).table("scores")
     image, twin = sampled.rows("picture", plan.image), fused.rows("picture", plan.pair)
-    training = twin_table(plan, scores, rewards(params, twin, plan.prompt))
-    return training, pair_figures(training.winner_reward, training.loser_reward, twin, image)
+    training = twin_table(plan, scores, reward(twin, plan.prompt.tolist()))
+    return training, pair_figures(training.winner_reward, training.loser_reward, twin, image, embedding(reward))
 
 
-def rewards(params: Params, pictures: NDArray[np.uint8], prompts: pd.Series) -> NDArray[np.float32]:
-    """Scores of pictures that ``score`` has not seen."""
-    from dfusion_core.policy import pick_device
-    from dfusion_core.rewards import load_reward
-
-    return load_reward(params.reward, pick_device("auto"))(pictures, prompts.tolist())
+def embedding(reward: Scorer) -> Embed:
+    """The reward model's view of pictures, as arrays."""
+    return lambda pictures: reward.embed_pictures(pictures).numpy()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from ..artefacts import INIT, in_order, pairs_result
 from ..consistency import enlarged
 from ..params import Params, resolved
 from ..params.loading import load_everything
-from ..results import MEASURES, SPLITS, alignment, images_per_round, read_round_result, table_cells
+from ..results import SPLITS, WATCHED, alignment, images_per_round, read_round_result, table_cells
 from ..store.atomic import write_text
 from ..store.reading import StageData, read_stage
 from . import html
@@ -49,7 +49,7 @@ def curves(found: dict[str, Any], rounds: list[str]) -> str:
     """Alignment against images seen: the paper's Figure 5."""
     data = alignment(found, images_per_round([INIT, *rounds]))
     parts = [html.heading("Alignment against images seen", "The paper's Figure 5, with 95 % intervals of the mean.")]
-    for measure, label in MEASURES.items():
+    for measure, label in WATCHED.items():
         lines = [Line(SPLITS[s], data.images.tolist(), data[f"{s}_{measure}"].tolist(),
                       data[f"{s}_{measure}_low"].tolist(), data[f"{s}_{measure}_high"].tolist())
                  for s in SPLITS if f"{s}_{measure}" in data]

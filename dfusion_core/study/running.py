@@ -14,11 +14,11 @@ from typing import Any
 import pandas as pd
 
 from ..artefacts import INIT, output, pairs_result
+from ..results import WATCHED
 from ..store.atomic import write_text
 from .grid import Cell, Study, StudyError
 
 CELLS, PROMPTS = "cells.csv", "prompts.csv"
-MEASURES = ("reward", "right")
 
 
 def run_study(study: Study, out: Path, only: str = "") -> None:
@@ -74,7 +74,7 @@ def _images(files: Any, round: str) -> pd.DataFrame:
 
 def _by_prompt(images: pd.DataFrame, base: pd.DataFrame, round: str) -> pd.DataFrame:
     """One row a prompt: images, mean of each measure, and its mean gain over the base on the same seeds."""
-    measures = [name for name in MEASURES if name in images]
+    measures = [name for name in WATCHED if name in images]
     gains = images[measures] - base[measures].to_numpy()
     table = images.assign(**{f"{name}_gain": gains[name] for name in measures})
     groups = table.groupby(["split", "prompt"], sort=False)

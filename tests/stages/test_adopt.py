@@ -67,6 +67,10 @@ def test_the_figures_of_the_pairs(project: Path) -> None:
     assert (figures["pairs"], figures["adopted"], figures["adopted_share"]) == (4, 2, 0.5)
     assert figures["target_gain"] == pytest.approx((table.target_reward - table.base_reward).mean())
     assert figures["reference_lead"] == pytest.approx((table.reference_reward - table.base_reward).mean())
+    scores = read_stage("score", "r00").table("scores")
+    prompt_mean = scores.groupby("prompt_id").reward.mean()[pairs.prompt_id].to_numpy()
+    assert figures["fresh_gain"] == pytest.approx((prompt_mean - table.base_reward).mean())
+    assert 0 < figures["reference_similarity"] <= 1 and 0 < figures["target_similarity"] <= 1
     assert figures["mask_coverage"] == pytest.approx(mask.mean())
     assert figures["target_distance"] == pytest.approx(np.abs(target - base).mean(), rel=1e-5)
     assert figures["reference_distance"] == pytest.approx(

@@ -31,12 +31,13 @@ def result(round: str) -> dict[str, dict[str, dict[str, float]]]:
 def test_every_round_shows_the_same_images(project: Path) -> None:
     """Two of each of two training prompts and one unseen one; no oracle outside the micro-world."""
     table = images("r00")
-    assert list(table.columns) == ["image", "split", "prompt_id", "prompt", "sample", "seed", "reward"]
+    assert list(table.columns) == ["image", "split", "prompt_id", "prompt", "sample", "seed", "reward", "diversity"]
     assert table.split.tolist() == ["train"] * 4 + ["test"] * 2
     assert table.prompt[4] == "the star above the moon"
     assert table.seed[:4].tolist() == [image_seed(1, "evaluate-train", p, n) for p in range(2) for n in range(2)]
     for round in ("init", "r01"):
-        pd.testing.assert_frame_equal(images(round).drop(columns="reward"), table.drop(columns="reward"))
+        measured = ["reward", "diversity"]
+        pd.testing.assert_frame_equal(images(round).drop(columns=measured), table.drop(columns=measured))
     assert read_stage("evaluate", "r00").array("picture").shape == (6, 16, 16, 3)
 
 
@@ -46,7 +47,7 @@ def test_the_base_gains_nothing_and_rounds_are_compared_in_pairs(project: Path) 
         table = images(round)
         assert result(round).keys() == {"train", "test"}
         for split, measures in result(round).items():
-            assert measures.keys() == {"reward"}
+            assert measures.keys() == {"reward", "diversity"}
             numbers, rows = measures["reward"], table.split == split
             difference = table.reward[rows] - base.reward[rows]
             assert numbers["mean"] == pytest.approx(table.reward[rows].mean(), abs=1e-6)

@@ -137,6 +137,7 @@ def test_the_first_update_starts_at_ratio_1(project: Path) -> None:
     assert table.implicit_accuracy[0] == 0.5
     assert table.loss[1] < math.log(2) and table.largest_log_ratio[1] > 0
     assert (table.gradient_norm > 0).all()
+    assert table.epsilon_share.between(0, 1, inclusive="neither").all()
 
 
 def test_timesteps_add_up_to_the_update(project: Path) -> None:
