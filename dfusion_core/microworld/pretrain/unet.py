@@ -3,13 +3,16 @@
 Noise prediction on cached latents, min-SNR weighting (Hang et al. 2023, gamma 5), one prompt in ten empty for
 classifier-free guidance, exponential moving average of the weights. Attention is never supervised.
 
-reads  build/latents.npy, weights/{text_encoder,tokenizer}   writes  weights/{unet,scheduler,model_index.json}
+reads  build/latents.npy, weights/{text_encoder,tokenizer}   writes  build/unet, weights/{scheduler,model_index.json}
+
+`transfer` goes on from build/unet.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +70,29 @@ def follow(average: torch.nn.Module, model: torch.nn.Module, step: int) -> None:
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
 
 
+@dataclass(frozen=True)
+class TrainingSet:
+    """Latents (n, 4, 16, 16), the number of each one's caption (n,), and embeddings of all captions (count + 1, ...),
+    the empty prompt last."""
+
+    latents: torch.Tensor
+    caption: torch.Tensor
+    texts: torch.Tensor
+
+    def drop_some(self, text: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Caption numbers, one in ten of them that of the empty prompt."""
+        return torch.where(torch.rand(len(text), generator=generator) < EMPTY, len(self.texts) - 1, text)
+
+
+def training_set() -> TrainingSet:
+    """What the steps before wrote."""
+    _, captions, _ = load()
+    texts = [*prompts(), ""]
+    number = {text: i for i, text in enumerate(texts)}
+    latents = torch.from_numpy(np.load(BUILD / "latents.npy"))
+    return TrainingSet(latents, torch.tensor([number[c] for c in captions]), embed(texts))
+
+
 def write_index(folder: Path) -> None:
     """The pipeline's table of contents."""
     index = {"_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.42.0",
@@ -86,25 +112,19 @@ def save(average: UNet2DConditionModel, folder: Path) -> None:
 def main() -> None:
     """Train and save."""
     torch.manual_seed(3)
-    _, captions, _ = load()
-    latents = torch.from_numpy(np.load(BUILD / "latents.npy"))
-    texts = [*prompts(), ""]
-    table, number = embed(texts), {text: i for i, text in enumerate(texts)}
-    caption_row = torch.tensor([number[c] for c in captions])
-    noise_schedule = scheduler()
+    data, noise_schedule = training_set(), scheduler()
     abar = noise_schedule.alphas_cumprod
     unet = build()
     average = copy.deepcopy(unet).requires_grad_(False)
 
     def loss_at(step: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(step)
-        rows = rows_at(step, BATCH, len(latents))
-        x_0, text = latents[rows], caption_row[rows].clone()
-        text[torch.rand(BATCH, generator=generator) < EMPTY] = len(texts) - 1
+        rows = rows_at(step, BATCH, len(data.latents))
+        x_0, text = data.latents[rows], data.drop_some(data.caption[rows], generator)
         timestep = torch.randint(0, 1000, (BATCH,), generator=generator)
         noise = torch.randn(x_0.shape, generator=generator)
         x_t = noise_schedule.add_noise(x_0, noise, timestep)
-        eps = unet(x_t, timestep, table[text]).sample
+        eps = unet(x_t, timestep, data.texts[text]).sample
         error = (eps - noise).square().mean(dim=(1, 2, 3))
         return (error * min_snr_weight(abar[timestep])).mean()
 
@@ -114,10 +134,10 @@ def main() -> None:
             save(average, BUILD / "snapshot")
 
     fit(unet.parameters(), loss_at, steps=STEPS, lr=LR, weight_decay=1e-2, after_step=after_step, name="unet")
-    save(average, WEIGHTS / "unet")
+    save(average, BUILD / "unet")
     noise_schedule.save_pretrained(WEIGHTS / "scheduler")
     write_index(WEIGHTS)
-    record("unet", WEIGHTS / "unet")
+    record("unet", BUILD / "unet")
 
 
 if __name__ == "__main__":
