@@ -16,6 +16,7 @@ import pandas as pd
 from ..artefacts import INIT, output, pairs_result
 from ..results import WATCHED
 from ..store.atomic import write_text
+from ..store.lock import Lock
 from .grid import Cell, Study, StudyError
 
 CELLS, PROMPTS = "cells.csv", "prompts.csv"
@@ -64,8 +65,12 @@ def _keep(out: Path, cell: Cell, experiment: str, seconds: float) -> None:
                            "seconds": round(seconds)}
     row |= json.loads(files.read_text(str(pairs_result(rounds[-1]))))
     labels = {"cell": cell.name, **cell.levels}
-    _append(out / PROMPTS, pd.concat([table.assign(**labels) for table in prompts]), list(cell.levels))
-    _append(out / CELLS, pd.DataFrame([row]), list(cell.levels))
+    lock = Lock(out / ".lock", "the results of this study", wait=True)  # other clones may write there as well
+    try:
+        _append(out / PROMPTS, pd.concat([table.assign(**labels) for table in prompts]), list(cell.levels))
+        _append(out / CELLS, pd.DataFrame([row]), list(cell.levels))
+    finally:
+        lock.release()
 
 
 def _images(files: Any, round: str) -> pd.DataFrame:
