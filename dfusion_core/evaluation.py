@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from .artefacts import MICROWORLD
+from .artefacts import MICRO_CLIP
 from .consistency import diversity
 from .policy import pick_device
 from .rewards import load_reward
@@ -29,7 +29,7 @@ def score_images(images: pd.DataFrame, pictures: NDArray[np.uint8], params: Para
     images = images.assign(reward=reward(pictures, images.prompt.tolist()))
     if images.prompt.duplicated(keep=False).all():
         images = images.assign(diversity=diversity(reward.embed_pictures(pictures).numpy(), images.prompt.tolist()))
-    if params.model.id != MICROWORLD:
+    if params.reward.model != MICRO_CLIP:  # pictures of another world
         return images
     from .microworld.oracle import judge, load_oracle
 

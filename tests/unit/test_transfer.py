@@ -1,4 +1,4 @@
-"""The second half of the built-in U-Net's training: its rows are those of Eq. (5), its target what it says."""
+"""The variant of the built-in model in which fusion works: its rows are those of Eq. (5), its target what it says."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Second half of the U-Net's training: self-attention learns to carry what a place looks like.
+"""A variant of the built-in model, not shipped: self-attention learns to carry what a place looks like.
 
 In Stable Diffusion, an image that is denoised with the self-attention keys and values of another takes over how that
 one looks (the paper's Appendix B, Figure 8); D-Fusion lives on it. A small U-Net trained on noise prediction alone
-lacks this: its convolutions see the whole latent, and its attention hardly matters. So it is taught, on training
-images and before anything that the pipeline does:
+lacks this: its convolutions see the whole latent, and its attention hardly matters. Here it is taught, from the
+shipped weights on, with training images only:
 
 A row of the batch is a noised picture ("base") with the keys and values of another picture of the same caption
 ("reference"), noised as much, inside a random mask M. What it shall predict is the noise that leads to the reference
@@ -15,12 +15,13 @@ inside M and to the base outside:
 Which of two pictures is better is not in this; nothing here knows prompts, items or scores. Half of the rows of such a
 batch, and half of the batches altogether, are noise prediction as before.
 
-reads  build/unet, build/latents.npy, weights/{text_encoder,tokenizer}   writes  weights/unet
+reads  weights, build/latents.npy   writes  build/transfer, a whole model: dvc exp run -S model.id=FOLDER
 """
 
 from __future__ import annotations
 
 import copy
+import shutil
 import threading
 from collections.abc import Callable
 
@@ -33,7 +34,7 @@ from ..locate import WEIGHTS
 from .data import BUILD
 from .loop import fit, rows_at
 from .record import record
-from .unet import TrainingSet, build, follow, min_snr_weight, save, scheduler, training_set
+from .unet import TrainingSet, build, follow, min_snr_weight, save, scheduler, training_set, write_index
 
 STEPS, HALF, LR = 1_500, 16, 1.0e-3  # HALF: references of a shard, and as many bases
 SHARE = 0.5  # of batches with a transfer
@@ -41,7 +42,8 @@ EARLIEST = 150  # training timestep; below it a base shows too clearly what it i
 MASK = 8  # cells a side
 FULL = 0.34  # share of masks that cover everything
 SNAPSHOT_EVERY = 250
-SEED = 10_000_000  # of batches; far from the first half's
+SEED = 10_000_000  # of batches; far from those of the shipped weights
+OUT = BUILD / "transfer"
 
 
 class Transfer:
@@ -105,7 +107,7 @@ def main() -> None:
     data, noise_schedule = training_set(), scheduler()
     abar, partner = noise_schedule.alphas_cumprod, partners(data)
     unet = build().to(memory_format=torch.channels_last)
-    unet.load_state_dict(UNet2DConditionModel.from_pretrained(BUILD / "unet").state_dict())
+    unet.load_state_dict(UNet2DConditionModel.from_pretrained(WEIGHTS / "unet").state_dict())
     average = copy.deepcopy(unet).requires_grad_(False)
     transfer = Transfer(unet)
 
@@ -136,8 +138,11 @@ def main() -> None:
             save(average, BUILD / "snapshot")
 
     fit(unet.parameters(), loss_at, steps=STEPS, lr=LR, weight_decay=1e-2, after_step=after_step, name="transfer")
-    save(average, WEIGHTS / "unet")
-    record("transfer", WEIGHTS / "unet")
+    for part in ("vae", "text_encoder", "tokenizer", "scheduler"):
+        shutil.copytree(WEIGHTS / part, OUT / part, dirs_exist_ok=True)
+    save(average, OUT / "unet")
+    write_index(OUT)
+    record("transfer", OUT)
 
 
 if __name__ == "__main__":

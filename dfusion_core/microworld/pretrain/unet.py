@@ -3,9 +3,7 @@
 Noise prediction on cached latents, min-SNR weighting (Hang et al. 2023, gamma 5), one prompt in ten empty for
 classifier-free guidance, exponential moving average of the weights. Attention is never supervised.
 
-reads  build/latents.npy, weights/{text_encoder,tokenizer}   writes  build/unet, weights/{scheduler,model_index.json}
-
-`transfer` goes on from build/unet.
+reads  build/latents.npy, weights/{text_encoder,tokenizer}   writes  weights/{unet,scheduler,model_index.json}
 """
 
 from __future__ import annotations
@@ -134,10 +132,10 @@ def main() -> None:
             save(average, BUILD / "snapshot")
 
     fit(unet.parameters(), loss_at, steps=STEPS, lr=LR, weight_decay=1e-2, after_step=after_step, name="unet")
-    save(average, BUILD / "unet")
+    save(average, WEIGHTS / "unet")
     noise_schedule.save_pretrained(WEIGHTS / "scheduler")
     write_index(WEIGHTS)
-    record("unet", BUILD / "unet")
+    record("unet", WEIGHTS / "unet")
 
 
 if __name__ == "__main__":
