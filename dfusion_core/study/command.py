@@ -78,5 +78,19 @@ def attention(
     print(f"\n{pairs} pairs of {round}; tables and pictures are in {out}.")
 
 
+@app.command()
+@guarded
+def gradients(
+    round: Annotated[str, typer.Argument(help="A finished round, as r00.")] = "r00",
+    pairs: Annotated[int, typer.Option(min=2, help="Pairs that gradients are taken of.")] = 48,
+    out: Annotated[Path, typer.Option(help="Folder of the table.")] = Path("docs/evidence/gradients"),
+) -> None:
+    """Which way naive and fused pairs push the adapter, by timestep."""
+    from .gradients import study_gradients
+
+    print(study_gradients(round, pairs, out).round(4).to_string(index=False))
+    print(f"\n{pairs} pairs of {round}; the table is in {out}.")
+
+
 def _interval(row: dict[Any, Any], key: str) -> str:
     return f"{row[key]:+.4f} [{row[f'{key}_low']:+.4f}, {row[f'{key}_high']:+.4f}]"

@@ -55,13 +55,17 @@ class Setting:
         return self.policy.schedule.num_steps
 
 
+def first_pairs(pairs: pd.DataFrame, count: int) -> pd.DataFrame:
+    """The first pair of each prompt, then the second, and so on, ``count`` in all."""
+    turn = pairs.groupby("prompt_id").cumcount()
+    return pairs.assign(turn=turn).sort_values(["turn", "prompt_id"]).head(count).reset_index(drop=True)
+
+
 def load_setting(round: str, count: int) -> Setting:
-    """The first pairs of each prompt in turn, ``count`` in all, from a finished round."""
+    """``count`` pairs of a finished round."""
     params = load_params("model", "sample", "reward", "fuse", "rounds")
     sampled, extracted = read_stage("sample", round), read_stage("extract", round)
-    pairs = extracted.table("pairs")
-    turn = pairs.groupby("prompt_id").cumcount()
-    pairs = pairs.assign(turn=turn).sort_values(["turn", "prompt_id"]).head(count).reset_index(drop=True)
+    pairs = first_pairs(extracted.table("pairs"), count)
     return Setting(
         params, load_policy(params.model, params.sample, adapter(previous(params, round))), pairs,
         tensor(sampled, "x", pairs.base_image), tensor(sampled, "x", pairs.reference_image),
