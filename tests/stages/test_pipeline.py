@@ -146,6 +146,7 @@ def test_a_round_is_added_from_the_command_line(clone: Path, done: str) -> None:
 
 def test_a_study_runs_its_cells_and_goes_on(clone: Path, done: str) -> None:
     """Two cells as experiments beside the workspace; then a second call that has nothing to do, and the tables."""
+    tiny_params(clone, **SMALL)
     (clone / "study.yaml").write_text(
         'common: {"~rounds.r01": null}\nfactors:\n  seed: {"0": {seed: 0}}\n'
         "  method: {naive: {pairs: naive}, dfusion: {pairs: dfusion}}\n")
