@@ -125,9 +125,8 @@ def layer_sets(unet: Any) -> dict[str, tuple[str, ...]]:
     """Figure 9's rows by topology: the middle, around it, from it up without and with the last layer, all."""
     every = present_layers(unet, tuple(layer_paths(unet)))
     m = every.index("mid")
-    sets = {"mid": every[m:m + 1], "around mid": every[max(0, m - 1):m + 2], "mid, up, not the last": every[m:-1],
+    return {"mid": every[m:m + 1], "around mid": every[max(0, m - 1):m + 2], "mid, up, not the last": every[m:-1],
             "mid and up": every[m:], "all": every}
-    return sets
 
 
 def windows(steps: int) -> list[tuple[int, int]]:
