@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .errors import DFusionError
+from .prompt_items import word_spans
 
 Threshold = Literal["absolute", "relative"]
 Merge = Literal["xor", "or"]
@@ -29,7 +30,7 @@ def item_tokens(tokenizer: Any, prompt_text: str, item_word: str) -> tuple[int, 
     words all their occurrences. Authors' code: a *word* index plus one, which is off by one after every split
     word. Raises ItemNotFound.
     """
-    spans = _word_spans(prompt_text, item_word)
+    spans = word_spans(prompt_text, item_word)
     words = f"Words of the prompt: {', '.join(re.findall(WORD, prompt_text))}."
     if not spans:
         raise ItemNotFound(f"item {item_word!r} is not in the prompt {prompt_text!r}.", words)
@@ -78,13 +79,6 @@ def merge(masks: Tensor, how: Merge = "xor") -> Tensor:
     if how not in ("xor", "or"):
         raise ValueError(f"masks are merged with 'xor' or 'or', got {how!r}")
     return masks.sum(1) % 2 == 1 if how == "xor" else masks.any(1)
-
-
-def _word_spans(text: str, item: str) -> list[tuple[int, int]]:
-    """Character spans of the item in the text, as whole words; any white space between its words."""
-    words = r"\s+".join(re.escape(word) for word in item.split())
-    pattern = rf"(?<!\w){words}(?!\w)"
-    return [match.span() for match in re.finditer(pattern, text, re.IGNORECASE)] if words else []
 
 
 def _by_offsets(tokenizer: Any, text: str, spans: list[tuple[int, int]], limit: int) -> list[int]:

@@ -2,26 +2,34 @@
 
     train:
       - {prompt: a cat eating a sandwich, items: [cat, sandwich], thresholds: [0.03, 0.005]}
+      - a [dog] driving a [car]
     test:
       - {prompt: a dog riding a bike, items: [dog, bike]}
 
-Items are words and not token positions, because a tokenizer may split a word: "woolen" is two CLIP tokens.
+A plain list is a list of training prompts. Items are words and not token positions, because a tokenizer may split a
+word: "woolen" is two CLIP tokens. docs/prompts.md has the whole format.
 """
 
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .errors import PromptsError, did_you_mean
 from .params.strict_yaml import read_yaml
+from .prompt_items import MarkError, read_marks, word_spans
 
 KEYS = ("prompt", "items", "thresholds")
+QUOTES = "A text with [ in it must be in quotes where it begins with [ or stands in {...}."
+MARKS = "or mark them in the prompt, as in: a [cat] eating a [sandwich]."
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text, the words in it that name items (O_c), and thr_o for each item, if the file gives them."""
+    """A text, the words in it that name items (O_c), and thr_o for each item, if the file gives them.
+
+    A test prompt may have no items: masks are made of training prompts only.
+    """
 
     text: str
     items: tuple[str, ...]
@@ -51,108 +59,105 @@ def load_prompts(path: str | Path) -> PromptFile:
     except FileNotFoundError:
         raise PromptsError(f"prompts: there is no file {path}.", "Set prompts.file in params.yaml.") from None
     except (OSError, ValueError) as error:
-        raise PromptsError(f"prompts: {path}: {error}.", "Correct that line.") from error
+        raise PromptsError(f"prompts: {path}: {error}.", f"Correct that line. {QUOTES}") from error
+    return checked_prompts(data, path.name)
+
+
+def checked_prompts(data: Any, name: str) -> PromptFile:
+    """The prompts in the content of a YAML file called `name`. Raises PromptsError with every mistake."""
     problems: list[str] = []
-    lists = {name: _prompts(name, entries, problems) for name, entries in _lists(data, problems).items()}
+    lists = {key: _prompts(key, entries, problems) for key, entries in _lists(data, problems).items()}
     problems += _repeated([*lists.get("train", ()), *lists.get("test", ())])
     if problems:
-        raise PromptsError(
-            f"prompts: {path.name} is not valid:\n" + "\n".join(f"  {line}" for line in problems)
-        )
-    return PromptFile(tuple(lists["train"]), tuple(lists.get("test", ())))
+        raise PromptsError(f"prompts: {name} is not valid:\n" + "\n".join(f"  {line}" for line in problems))
+    return PromptFile(tuple(lists["train"]), tuple(lists["test"]))
 
 
 def find_file(path: str | Path) -> Path:
     """`path`; one that begins with `dfusion_core/` is also found in an installed package."""
     path = Path(path)
     packaged = Path(__file__).parent.parent / path
-    return (
-        packaged if not path.exists() and path.parts[:1] == ("dfusion_core",) and packaged.exists() else path
-    )
+    return packaged if not path.exists() and path.parts[:1] == ("dfusion_core",) and packaged.exists() else path
 
 
 def _first(name: str, prompts: tuple[Prompt, ...], count: int | None) -> tuple[Prompt, ...]:
     if count is not None and count > len(prompts):
         raise PromptsError(
             f"prompts: {count} {name} prompts are asked for, the file has {len(prompts)}.",
-            f"Lower {name}_count in params.yaml or add prompts.",
-        )
+            f"Lower {name}_count in params.yaml or add prompts.")
     return prompts[:count]
 
 
 def _lists(data: Any, problems: list[str]) -> dict[str, list[Any]]:
     """The lists `train` and `test` of the file, still unchecked inside."""
+    if isinstance(data, list):
+        data = {"train": data}
     if not isinstance(data, dict) or not data.get("train"):
-        problems.append("needs a list `train` with at least one prompt.")
+        problems.append("needs a list of prompts, or a list `train`, with at least one prompt.")
         return {}
     for key in data.keys() - {"train", "test"}:
         problems.append(f"{key}: there is no such key. {did_you_mean(str(key), ('train', 'test'))}".rstrip())
     lists = {key: data.get(key) or [] for key in ("train", "test")}
-    problems += [
-        f"{key}: must be a list of prompts." for key, value in lists.items() if not isinstance(value, list)
-    ]
+    problems += [f"{key}: must be a list of prompts." for key, value in lists.items() if not isinstance(value, list)]
     return {key: value for key, value in lists.items() if isinstance(value, list)}
 
 
 def _prompts(name: str, entries: list[Any], problems: list[str]) -> list[Prompt]:
     prompts = []
     for index, entry in enumerate(entries):
-        found = list(_mistakes(entry))
-        problems += [f"{name}[{index}]: {mistake}" for mistake in found]
-        if not found:
-            thresholds = entry.get("thresholds")
-            prompts.append(
-                Prompt(
-                    entry["prompt"],
-                    tuple(entry["items"]),
-                    tuple(map(float, thresholds)) if thresholds else None,
-                )
-            )
+        found = _prompt({"prompt": entry} if isinstance(entry, str) else entry, need_items=name == "train")
+        if isinstance(found, Prompt):
+            prompts.append(found)
+        else:
+            problems += [f"{name}[{index}]: {mistake}" for mistake in found]
     return prompts
 
 
-def _mistakes(entry: Any) -> list[str]:
-    """What is wrong with one entry of a list."""
+def _prompt(entry: Any, need_items: bool) -> Prompt | list[str]:
+    """One entry of a list, or what is wrong with it."""
     if not isinstance(entry, dict):
-        return ["must be {prompt: ..., items: [...]}."]
-    found = [
-        f"'{key}': there is no such key. {did_you_mean(str(key), KEYS)}".rstrip()
-        for key in entry
-        if key not in KEYS
-    ]
-    text, items = entry.get("prompt"), entry.get("items")
-    if not isinstance(text, str) or not text.strip():
+        return [f"must be a text with marked [items], or {{prompt: ..., items: [...]}}. {QUOTES}"]
+    found = [f"'{key}': there is no such key. {did_you_mean(str(key), KEYS)}".rstrip()
+             for key in entry if key not in KEYS]
+    marked, thresholds = entry.get("prompt"), entry.get("thresholds")
+    if not isinstance(marked, str) or not marked.strip():
         return [*found, "`prompt` must be a text."]
-    if not isinstance(items, list) or not items or not all(isinstance(item, str) for item in items):
-        return [*found, f"'{text}': `items` must be a list of words of the prompt."]
-    found += [
-        f"'{text}': the item '{item}' is not a word of the prompt."
-        for item in items
-        if not _is_word(item, text)
-    ]
-    if len(set(items)) != len(items):
-        found.append(f"'{text}': an item occurs twice.")
-    return found + _threshold_mistakes(text, items, entry.get("thresholds"))
+    try:
+        text, items = read_marks(marked)
+    except MarkError as error:
+        return [*found, f"'{marked}': {error}."]
+    if "items" in entry:
+        if items:
+            return [*found, f"'{marked}': has marks and `items`; leave one out."]
+        items = entry["items"]
+    found += _item_mistakes(text, items, need_items or "items" in entry)
+    if isinstance(items, list | tuple):
+        found += _threshold_mistakes(text, len(items), thresholds)
+    return found or Prompt(text, tuple(items), tuple(map(float, thresholds)) if thresholds else None)
 
 
-def _is_word(item: str, text: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(item)}(?!\w)", text, re.IGNORECASE) is not None
+def _item_mistakes(text: str, items: Any, needed: bool) -> list[str]:
+    words = isinstance(items, list | tuple) and all(isinstance(item, str) for item in items)
+    if not words or (needed and not items):
+        return [f"'{text}': `items` must be a list of words of the prompt, {MARKS}"]
+    found = [f"'{text}': the item '{item}' is not a word of the prompt."
+             for item in items if not word_spans(text, item)]
+    if len({item.lower() for item in items}) < len(items):
+        found.append(f"'{text}': an item occurs twice; one entry stands for all its occurrences.")
+    return found
 
 
-def _threshold_mistakes(text: str, items: list[str], thresholds: Any) -> list[str]:
+def _threshold_mistakes(text: str, items: int, thresholds: Any) -> list[str]:
     if thresholds is None:
         return []
     numbers = isinstance(thresholds, list) and all(
-        type(value) in (int, float) and 0 <= value <= 1 for value in thresholds
-    )
+        type(value) in (int, float) and 0 <= value <= 1 for value in thresholds)
     if not numbers:
         return [f"'{text}': `thresholds` must be a list of numbers from 0 to 1."]
-    if len(thresholds) != len(items):
-        return [f"'{text}': {len(items)} items but {len(thresholds)} thresholds."]
-    return []
+    return [f"'{text}': {items} items but {len(thresholds)} thresholds."] if len(thresholds) != items else []
 
 
-def _repeated(prompts: list[Prompt]) -> list[str]:
+def _repeated(prompts: Sequence[Prompt]) -> list[str]:
     """A prompt given twice would be weighted twice, and a test prompt that is trained on is no test."""
     seen: set[str] = set()
     repeated = []

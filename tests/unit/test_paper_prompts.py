@@ -47,8 +47,8 @@ def test_items_are_the_nouns_of_the_template(template: str) -> None:
 def test_table_4_is_a_grid_with_a_threshold_for_each_word() -> None:
     """20 animals in the order of the table, each with two of three behaviours; the third one is tested."""
     found = lists("behaviour")
-    animals = ("cat dog horse monkey rabbit zebra sheep deer cow goat lion tiger bear raccoon fox wolf lizard shark "
-               "whale dolphin").split()
+    animals = ["cat", "dog", "horse", "monkey", "rabbit", "zebra", "sheep", "deer", "cow", "goat", "lion", "tiger",
+               "bear", "raccoon", "fox", "wolf", "lizard", "shark", "whale", "dolphin"]
     assert [prompt.items[0] for prompt in found.train] == [animal for animal in animals for _ in range(2)]
     assert [prompt.items[0] for prompt in found.test[:20]] == animals
     behaviours = {"eating a sandwich", "driving a car", "playing basketball"}

@@ -31,6 +31,34 @@ test:
         prompts.first(3, None)
 
 
+def test_a_plain_list_is_a_list_of_training_prompts(tmp_path: Path) -> None:
+    text = """
+# mine
+- a [cat] eating a [sandwich]   # two items
+- "[two dogs] on a hill"
+- {prompt: "a [red  fox]", thresholds: [0.02]}
+- {prompt: an owl, items: [owl]}
+"""
+    prompts = load_prompts(write(tmp_path, text))
+    assert prompts.train == (
+        Prompt("a cat eating a sandwich", ("cat", "sandwich")), Prompt("two dogs on a hill", ("two dogs",)),
+        Prompt("a red  fox", ("red fox",), (0.02,)), Prompt("an owl", ("owl",)))
+    assert prompts.test == ()
+
+
+def test_marks_in_both_lists(tmp_path: Path) -> None:
+    text = "train:\n- the big [[1]] [cat]\ntest:\n- a plain text\n- a [dog]\n"
+    prompts = load_prompts(write(tmp_path, text))
+    assert prompts.train == (Prompt("the big [1] cat", ("cat",)),)
+    assert prompts.test == (Prompt("a plain text", ()), Prompt("a dog", ("dog",)))
+
+
+@pytest.mark.parametrize(("line", "number"), [("- [cat] on a mat", 2), ("- {prompt: a [cat], thresholds: [0.1]}", 2)])
+def test_brackets_that_yaml_takes_for_its_own(tmp_path: Path, line: str, number: int) -> None:
+    with pytest.raises(PromptsError, match=rf"line {number}: .* must be in quotes where it begins with \["):
+        load_prompts(write(tmp_path, f"- a [dog]\n{line}\n"))
+
+
 def test_all_mistakes_are_reported_together(tmp_path: Path) -> None:
     text = """
 train:
@@ -39,6 +67,11 @@ train:
   - {prompt: a cat and a dog, items: [cat, dog], thresholds: [0.1]}
   - {prompt: a pig, items: [pig], thresholds: [high]}
   - a text
+  - [cat]
+  - a [cat] and a [dog
+  - {prompt: "a [fox]", items: [fox]}
+  - the cat and the [Cat] or a [cat]
+  - {prompt: a hen, items: [hen], thresholds: [0.1, 0.2]}
   - {prompt: a cow, items: [cow]}
 test:
   - {prompt: a cow, items: [cow]}
@@ -50,11 +83,18 @@ tset: []
     for expected in (
         "tset: there is no such key. Did you mean 'test'?",
         "train[0]: 'item': there is no such key. Did you mean 'items'?",
-        "train[0]: 'a cat eating': `items` must be a list of words of the prompt.",
+        "train[0]: 'a cat eating': `items` must be a list of words of the prompt, or mark them in the prompt, as in: "
+        "a [cat] eating a [sandwich].",
         "train[1]: 'a category': the item 'cat' is not a word of the prompt.",
         "train[2]: 'a cat and a dog': 2 items but 1 thresholds.",
         "train[3]: 'a pig': `thresholds` must be a list of numbers from 0 to 1.",
-        "train[4]: must be {prompt: ..., items: [...]}.",
+        "train[4]: 'a text': `items` must be a list of words of the prompt, or mark them",
+        "train[5]: must be a text with marked [items], or {prompt: ..., items: [...]}. A text with [ in it must be in "
+        "quotes where it begins with [ or stands in {...}.",
+        "train[6]: 'a [cat] and a [dog': the [ at character 15 is not closed; a bracket of the text is written [[.",
+        "train[7]: 'a [fox]': has marks and `items`; leave one out.",
+        "train[8]: 'the cat and the Cat or a cat': an item occurs twice; one entry stands for all its occurrences.",
+        "train[9]: 'a hen': 1 items but 2 thresholds.",
         "'a cow': occurs twice.",
     ):
         assert expected in found
