@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from .errors import ModelError, ParamsError, did_you_mean, one_line
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -15,19 +21,40 @@ if TYPE_CHECKING:
 
 FILE = "pytorch_lora_weights.safetensors"  # the name diffusers' load_lora_weights looks for
 PREFIX = "unet"
+METADATA = "lora_adapter_metadata"  # where diffusers keeps peft's settings in the header
+OUTER_NAME = re.compile(r".*\.(?:transformer_blocks|attentions|resnets|downsamplers|upsamplers)\.\d+\.")
 
 
 def add_lora(unet: UNet2DConditionModel, lora: Lora, seed: int) -> None:
     """Attach a fresh adapter whose effect is zero (B = 0); A is drawn from ``seed``.
 
     Alpha equals the rank, so the effect is B A without a further factor in every program that reads the file.
+    Raises ParamsError for a target that this U-Net does not have.
     """
     from peft import LoraConfig
 
+    check_targets(unet, lora.targets)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet.add_adapter(LoraConfig(
             r=lora.rank, lora_alpha=lora.rank, target_modules=list(lora.targets), init_lora_weights="gaussian"))
+
+
+def check_targets(unet: UNet2DConditionModel, targets: Sequence[str]) -> None:
+    """Each target must be the end of some layers' names, and of nothing but linear layers and convolutions.
+
+    peft passes over a target that names nothing as long as another one names something. Raises ParamsError.
+    """
+    layers = {name: isinstance(layer, torch.nn.Linear | torch.nn.Conv2d) for name, layer in unet.named_modules()}
+    for target in targets:
+        named = [fits for name, fits in layers.items() if f".{name}".endswith(f".{target}")]
+        if not named or not all(named):
+            known = sorted({OUTER_NAME.sub("", name) for name, fits in layers.items() if fits})
+            short = [name.partition(".")[2] for name in known]
+            what = "no layer of this U-Net" if not named else "layers of this U-Net that no LoRA can be added to"
+            raise ParamsError(
+                f"lora.targets: '{target}' names {what}; it has {', '.join(known)} (to_q stands for every ...to_q).",
+                did_you_mean(target, [*known, *short]) or "Correct lora.targets in params.yaml.")
 
 
 def trainable(unet: UNet2DConditionModel) -> dict[str, torch.nn.Parameter]:
@@ -36,30 +63,85 @@ def trainable(unet: UNet2DConditionModel) -> dict[str, torch.nn.Parameter]:
 
 
 def adapter_tensors(unet: UNet2DConditionModel) -> dict[str, torch.Tensor]:
-    """The adapter in diffusers' key names, fp32 on the CPU."""
-    from diffusers.utils import convert_state_dict_to_diffusers
+    """The adapter under ``unet.LAYER.lora_A.weight`` (rank first) and ``lora_B`` (rank second), fp32 on the CPU.
+
+    These are peft's names for every kind of layer. diffusers' older names (``lora.down``) exist for attention only,
+    and of a file that has both kinds its loader takes one and drops the other.
+    """
     from peft import get_peft_model_state_dict
 
-    found = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
+    found = get_peft_model_state_dict(unet)
     return {f"{PREFIX}.{name}": value.detach().float().cpu().contiguous() for name, value in found.items()}
 
 
 def save_lora(unet: UNet2DConditionModel, folder: Path) -> Path:
-    """Write the adapter as ``folder/pytorch_lora_weights.safetensors``; returns the file."""
+    """Write the adapter as ``folder/pytorch_lora_weights.safetensors``; returns the file.
+
+    Rank, alpha and targets are in its header: without them diffusers and peft would take the rank for alpha.
+    """
+    config = unet.peft_config["default"]
+    settings = {"r": config.r, "lora_alpha": config.lora_alpha, "target_modules": sorted(config.target_modules)}
+    header = json.dumps({f"{PREFIX}.{key}": value for key, value in settings.items()}, sort_keys=True)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(adapter_tensors(unet), folder / FILE, metadata={"format": "pt"})
+    (folder / FILE).write_bytes(to_bytes(adapter_tensors(unet), {"format": "pt", METADATA: header}))
     return folder / FILE
+
+
+def to_bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file whose metadata is sorted: the library writes it in a random order, and equal adapters would
+    have different bytes."""
+    data = save(dict(tensors), dict(metadata))
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(metadata.items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the tensors stay aligned
+    return len(text).to_bytes(8, "little") + text + data[end:]
+
+
+def read_lora(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
+    """The adapter's tensors in peft's names, and its settings (``unet.r``, ``unet.lora_alpha``, ...) if it has any.
+
+    Raises ModelError if there is no readable safetensors file.
+    """
+    file = folder / FILE
+    try:
+        with safe_open(file, "pt") as opened:
+            tensors = {_peft_name(name): opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            settings = (opened.metadata() or {}).get(METADATA)
+        return tensors, json.loads(settings) if settings else None
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ModelError(f"adapter: {file} cannot be read: {one_line(error)}.",
+                         "See what is damaged with 'dfusion verify runs'.") from error
+
+
+def _peft_name(name: str) -> str:
+    """diffusers' older names of A and B, as its training scripts write them, in peft's."""
+    return name.replace(".lora.down.", ".lora_A.").replace(".lora.up.", ".lora_B.")
 
 
 def load_lora(unet: UNet2DConditionModel, folder: Path, *, train: bool) -> None:
     """Attach the adapter of ``folder``: trainable, or merged into the weights where nothing is trained.
 
     Merging happens once, into freshly loaded weights: unmerging and merging again would leave rounding behind.
+    Raises ModelError if the file cannot be read, or was made for another model.
     """
-    unet.load_lora_adapter(str(folder), weight_name=FILE, prefix=PREFIX, adapter_name="default")
+    tensors, settings = read_lora(folder)
+    try:
+        unet.load_lora_adapter(tensors, prefix=PREFIX, adapter_name="default", metadata=settings)
+        foreign = sorted(tensors.keys() - adapter_tensors(unet).keys())
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise _misfit(folder, one_line(error)) from error
+    if foreign:
+        raise _misfit(folder, f"the U-Net has no {foreign[0].removeprefix(f'{PREFIX}.')}")
     if train:
         for name, parameter in unet.named_parameters():
             parameter.requires_grad_("lora_" in name)
     else:
         unet.fuse_lora()
         unet.requires_grad_(False)
+
+
+def _misfit(folder: Path, why: str) -> ModelError:
+    return ModelError(f"adapter: {folder / FILE} does not fit this model: {why}.",
+                      "Set model.id to the model that it was trained on, or run 'dvc repro' to train a new one.")

@@ -23,8 +23,8 @@ def test_the_adapter_does_nothing_yet(project: Path) -> None:
     """B = 0: noise predictions with and without the adapter are equal; A is not zero."""
     tensors = load_file(ADAPTER)
     for name, value in tensors.items():
-        assert name.startswith("unet.") and name.endswith((".lora.down.weight", ".lora.up.weight"))
-        assert bool(value.any()) == name.endswith(".lora.down.weight")
+        assert name.startswith("unet.") and name.endswith((".lora_A.weight", ".lora_B.weight"))
+        assert bool(value.any()) == name.endswith(".lora_A.weight")
     params = load_params("model", "sample")
     bare, adapted = load_policy(params.model, params.sample, None), policy_of("init")
     x_t = torch.randn(2, *bare.latent_shape, generator=torch.Generator().manual_seed(0))
