@@ -30,7 +30,7 @@ from dfusion_core.microworld.scenes import Scene, caption, draw, object_masks, r
 from dfusion_core.noise import image_seed, trajectory_noises
 from dfusion_core.params import Model, Reward, Sample
 from dfusion_core.policy import Policy, load_policy
-from dfusion_core.rewards import ClipScore, load_reward
+from dfusion_core.rewards import Clip, load_reward
 
 SEED = 12_345  # of the held-out drawings: no step of the training uses it
 TIMESTEPS = (251, 301, 351, 401, 451)
@@ -109,7 +109,7 @@ def accuracy(oracle: Oracle, pictures: np.ndarray, prompts: list[str]) -> float:
     return float(judge(oracle, torch.from_numpy(pictures).permute(0, 3, 1, 2), prompts)[0].float().mean())
 
 
-def ranked_first(clip: ClipScore, scenes: list[Scene]) -> float:
+def ranked_first(clip: Clip, scenes: list[Scene]) -> float:
     """Share of drawings whose caption has a higher cosine than every near miss of the caption."""
     pictures, prompts = pixels(scenes).permute(0, 2, 3, 1).numpy(), [caption(scene) for scene in scenes]
     seen, right = clip.embed_pictures(pictures), 0
@@ -129,7 +129,7 @@ def megabytes() -> dict[str, float]:
 def measure(count: int, per_prompt: int) -> tuple[dict[str, Any], np.ndarray]:
     """All figures, and a sheet of samples: SHOWN prompts of each template, one below the other, at each guidance."""
     policy = load_policy(Model(), Sample(), None)
-    clip = load_reward(Reward(model="micro-clip"), policy.device)
+    clip = load_reward(Reward(model="micro-clip"), policy.device).clip
     oracle = load_oracle()
     result: dict[str, Any] = {}
     rows: list[list[np.ndarray]] = [[] for _ in range(SHOWN)]

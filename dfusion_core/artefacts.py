@@ -53,12 +53,6 @@ def reward_source(name: str) -> str:
     return f"local-dir:{CLIP}" if name == MICRO_CLIP else name
 
 
-def reward_inputs(name: str) -> dict[str, Path]:
-    """The reward model as an input of the stages that score: its folder where it is local."""
-    folder = Path(reward_source(name).removeprefix("local-dir:"))
-    return {"reward": folder} if folder.is_dir() else {}
-
-
 def previous(params: Params, round: str) -> str:
     """The round whose adapter ROUND starts from. Raises ParamsError for a round that params.yaml lacks."""
     if round not in params.rounds:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,21 @@ import pandas as pd
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Embed = Callable[["NDArray[np.uint8]"], "NDArray[np.float32]"]  # pictures (n, ...) -> unit length (n, d)
+    from .store import StageData
+
+
+@dataclass(frozen=True)
+class Views:
+    """n images as they are looked at: pictures (n, row, column, 3) uint8, embeddings (n, d) of unit length."""
+
+    picture: NDArray[np.uint8]
+    embedding: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, sampled: StageData, scored: StageData, images: Iterable[int]) -> Views:
+        """Sampled images, from the outputs of ``sample`` and ``score``."""
+        wanted = list(images)
+        return cls(sampled.rows("picture", wanted), scored.rows("embedding", wanted))
 
 
 def distance(a: NDArray[np.uint8], b: NDArray[np.uint8], where: NDArray[np.bool_] | None = None) -> float:
@@ -52,26 +67,25 @@ def never_masked(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.b
 
 
 def fused_figures(
-    training: pd.DataFrame, base: NDArray[np.uint8], reference: NDArray[np.uint8], target: NDArray[np.uint8],
-    mask: NDArray[np.bool_], embed: Embed,
+    training: pd.DataFrame, base: Views, reference: Views, target: Views, mask: NDArray[np.bool_],
 ) -> dict[str, Any]:
-    """Figures of fused pairs: all pictures and masks (n, ...) one row a row of ``training``.
+    """Figures of fused pairs: all views and masks (n, ...) one row a row of ``training``.
 
     ``target_gain`` and ``reference_lead`` are rewards over the base's. A method that makes consistent pairs has
     ``target_distance`` well below ``reference_distance``, next to nothing outside the mask, and
     ``target_similarity`` (cosine of image embeddings) above ``reference_similarity``.
     """
-    of_base = embed(base)
-    outside = never_masked(mask, base.shape[1:3])
+    outside = never_masked(mask, base.picture.shape[1:3])
     return {
         "pairs": len(training), "adopted": int(training.adopted.sum()), "adopted_share": float(training.adopted.mean()),
         "reference_lead": float((training.reference_reward - training.base_reward).mean()),
         "target_gain": float((training.target_reward - training.base_reward).mean()),
         "mask_coverage": float(mask.mean()),
-        "reference_distance": distance(reference, base), "target_distance": distance(target, base),
-        "target_distance_outside": distance(target, base, outside) if outside.any() else None,
-        "reference_similarity": similarity(embed(reference), of_base),
-        "target_similarity": similarity(embed(target), of_base)}
+        "reference_distance": distance(reference.picture, base.picture),
+        "target_distance": distance(target.picture, base.picture),
+        "target_distance_outside": distance(target.picture, base.picture, outside) if outside.any() else None,
+        "reference_similarity": similarity(reference.embedding, base.embedding),
+        "target_similarity": similarity(target.embedding, base.embedding)}
 
 
 def fresh_gain(pairs: pd.DataFrame, images: pd.DataFrame, scores: pd.DataFrame) -> float:
@@ -85,8 +99,8 @@ def fresh_gain(pairs: pd.DataFrame, images: pd.DataFrame, scores: pd.DataFrame) 
     return float((pairs.prompt_id.map(of_prompt) - pairs.base_reward).mean())
 
 
-def pair_figures(winner_reward: pd.Series, loser_reward: pd.Series, first: NDArray[np.uint8],
-                 second: NDArray[np.uint8], embed: Embed) -> dict[str, Any]:
+def pair_figures(winner_reward: pd.Series, loser_reward: pd.Series, first: Views, second: Views) -> dict[str, Any]:
     """Figures of pairs that were not fused."""
-    return {"pairs": len(first), "reward_gap": float((winner_reward - loser_reward).mean()),
-            "pair_distance": distance(first, second), "pair_similarity": similarity(embed(first), embed(second))}
+    return {"pairs": len(winner_reward), "reward_gap": float((winner_reward - loser_reward).mean()),
+            "pair_distance": distance(first.picture, second.picture),
+            "pair_similarity": similarity(first.embedding, second.embedding)}

@@ -12,24 +12,22 @@ from numpy.typing import NDArray
 
 from .artefacts import MICRO_CLIP
 from .consistency import diversity
-from .policy import pick_device
-from .rewards import load_reward
 
 if TYPE_CHECKING:
-    from .params import Params
+    from .rewards import Scorer
 
 SHOWN = 8  # prompts per split on the grid
 MARGIN = 2  # pixels between pictures
 
 
-def score_images(images: pd.DataFrame, pictures: NDArray[np.uint8], params: Params) -> pd.DataFrame:
-    """The table with the columns ``reward``, ``diversity`` (of a prompt's images), and, on the micro-world, the
-    judge that is never trained on: ``right`` and ``oracle_log_prob``."""
-    reward = load_reward(params.reward, pick_device(params.model.device))
-    images = images.assign(reward=reward(pictures, images.prompt.tolist()))
+def score_images(reward: Scorer, images: pd.DataFrame, pictures: NDArray[np.uint8]) -> pd.DataFrame:
+    """The table with the columns ``reward``, those of its terms, ``diversity`` (of a prompt's images), and, on the
+    micro-world, the judge that is never trained on: ``right`` and ``oracle_log_prob``."""
+    found = reward(pictures, images.prompt.tolist())
+    images = images.assign(reward=found.reward, **found.terms)
     if images.prompt.duplicated(keep=False).all():
-        images = images.assign(diversity=diversity(reward.embed_pictures(pictures).numpy(), images.prompt.tolist()))
-    if params.reward.model != MICRO_CLIP:  # pictures of another world
+        images = images.assign(diversity=diversity(found.embedding, images.prompt.tolist()))
+    if reward.clip.name != MICRO_CLIP:  # pictures of another world
         return images
     from .microworld.oracle import judge, load_oracle
 

@@ -1,9 +1,10 @@
-"""R(x_0, c): how well a picture shows its prompt. Here the raw CLIP cosine, as the authors compute it."""
+"""R(x_0, c): how well a picture shows its prompt. The raw CLIP cosine, as in the authors' code, and what a user adds."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,23 +12,29 @@ from numpy.typing import NDArray
 
 from .artefacts import reward_source
 from .errors import RewardError, one_line
+from .reward_plugins import Plugin, load_plugin, state_hash
 
 if TYPE_CHECKING:
     from .params import Reward
 
-
-class Scorer(Protocol):
-    """Anything that scores pictures (n, height, width, 3) uint8 against n prompts, higher is better."""
-
-    def __call__(self, pictures: NDArray[np.uint8], prompts: Sequence[str]) -> NDArray[np.float32]: ...
-
-    def embed_pictures(self, pictures: NDArray[np.uint8]) -> torch.Tensor:
-        """Unit-length embeddings (n, d) for figures of likeness; no score depends on them."""
-        ...
+Pictures = NDArray[np.uint8]  # (n, row, column, rgb)
 
 
-class ClipScore:
-    """CLIPScore through open_clip: the cosine of picture and prompt, neither scaled nor clipped."""
+@dataclass(frozen=True)
+class Scores:
+    """What n pictures got.
+
+    reward: (n,), higher is better. terms: the single rewards (n,) by name, unweighted; empty where CLIPScore is all
+    there is. embedding: (n, d), CLIP's view of the pictures, unit length; figures of likeness need it.
+    """
+
+    reward: NDArray[np.float32]
+    terms: dict[str, NDArray[np.float32]]
+    embedding: NDArray[np.float32]
+
+
+class Clip:
+    """A CLIP model through open_clip: CLIPScore is the cosine of picture and prompt, neither scaled nor clipped."""
 
     def __init__(self, name: str, pretrained: str | None, batch_size: int, device: torch.device) -> None:
         """Load a model by open_clip's name, "local-dir:FOLDER", or "micro-clip" for the built-in one.
@@ -38,27 +45,29 @@ class ClipScore:
 
         source = reward_source(name)
         tag = None if source.startswith(("local-dir:", "hf-hub:")) else pretrained
+        if tag == "":  # open_clip would go on with random weights
+            raise RewardError(
+                f"reward.pretrained: is empty, but '{name}' is an architecture without weights.",
+                "Name open_clip's weights for it, or a file of weights; reward.model may also be local-dir:FOLDER.")
         try:
-            self.model, _, self.preprocess = open_clip.create_model_and_transforms(
-                source, pretrained=tag, device=device)
+            self.model, _, transform = open_clip.create_model_and_transforms(source, pretrained=tag, device=device)
             self.tokenizer: Any = open_clip.get_tokenizer(source)
         except (OSError, RuntimeError, ValueError) as error:
             raise RewardError(
                 f"reward: '{name}' cannot be loaded: {one_line(error)}.",
                 "Set reward.model to a name that open_clip knows, local-dir:FOLDER, or micro-clip.") from error
         self.model.eval()
-        self.batch_size, self.device = batch_size, device
+        self.preprocess = on_tensors(transform)
+        self.name, self.batch_size, self.device = name, batch_size, device
 
     @torch.no_grad()
-    def embed_pictures(self, pictures: NDArray[np.uint8]) -> torch.Tensor:
-        """Unit-length image embeddings (n, d)."""
-        from PIL import Image
-
-        parts = []
+    def embed_pictures(self, pictures: Pictures) -> torch.Tensor:
+        """Unit-length image embeddings (n, d), fp32 on the CPU."""
+        parts = [torch.zeros(0, 0)]
         for start in range(0, len(pictures), self.batch_size):
-            batch = [self.preprocess(Image.fromarray(p)) for p in pictures[start:start + self.batch_size]]
-            parts.append(self.model.encode_image(torch.stack(batch).to(self.device), normalize=True))
-        return torch.cat(parts).float().cpu()
+            batch = channels_first(pictures[start:start + self.batch_size]).to(self.device)
+            parts.append(self.model.encode_image(self.preprocess(batch), normalize=True).float().cpu())
+        return torch.cat(parts[1:] or parts)
 
     @torch.no_grad()
     def embed_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
@@ -69,14 +78,106 @@ class ClipScore:
         number = {prompt: i for i, prompt in enumerate(distinct)}
         return found[[number[prompt] for prompt in prompts]]
 
-    def __call__(self, pictures: NDArray[np.uint8], prompts: Sequence[str]) -> NDArray[np.float32]:
-        """Cosines (n,) of n pictures with their prompts."""
+
+class Scorer:
+    """The reward of params.yaml: CLIPScore times its weight, plus the weighted plug-ins."""
+
+    def __init__(self, clip: Clip, weight: float, plugins: Mapping[str, tuple[Plugin, float]]) -> None:
+        self.clip, self.weight, self.plugins = clip, weight, dict(plugins)
+
+    @property
+    def terms(self) -> list[str]:
+        """The names of ``Scores.terms``."""
+        return ["clip", *self.plugins] if self.plugins else []
+
+    def __call__(self, pictures: Pictures, prompts: Sequence[str]) -> Scores:
+        """Score n pictures against their n prompts. Raises RewardError if a plug-in returns something else."""
         if not len(pictures):
-            return np.zeros(0, np.float32)
-        cosine = (self.embed_pictures(pictures) * self.embed_prompts(prompts)).sum(dim=1)
-        return cosine.numpy().astype(np.float32)
+            return Scores(np.zeros(0, np.float32), {}, np.zeros((0, 0), np.float32))
+        seen = self.clip.embed_pictures(pictures)
+        cosine = (seen * self.clip.embed_prompts(prompts)).sum(dim=1)
+        total, found = self.weight * cosine, {"clip": cosine}
+        for name, (plugin, weight) in self.plugins.items():
+            found[name] = self._term(name, plugin, pictures, prompts)
+            total = total + weight * found[name]
+        return Scores(total.numpy(), {name: found[name].numpy() for name in self.terms}, seen.numpy())
+
+    def identity(self) -> dict[str, Any]:
+        """Which models gave the scores: names, weights in the sum, and a sha256 of each model's tensors."""
+        own = {"model": self.clip.name, "weight": self.weight, "sha256": state_hash(self.clip.model.state_dict())}
+        others = {name: {"weight": weight, "identity": plugin.identity()}
+                  for name, (plugin, weight) in self.plugins.items()}
+        return {"clip": own, "plugins": others}
+
+    def _term(self, name: str, plugin: Plugin, pictures: Pictures, prompts: Sequence[str]) -> torch.Tensor:
+        size, parts = self.clip.batch_size, []
+        for start in range(0, len(pictures), size):
+            batch = channels_first(pictures[start:start + size]).to(self.clip.device)
+            with torch.no_grad():
+                found = plugin(batch, prompts[start:start + size])
+            if not isinstance(found, torch.Tensor) or found.shape != (len(batch),) or not found.isfinite().all():
+                raise RewardError(
+                    f"reward.plugins: '{name}' must return {len(batch)} finite numbers for {len(batch)} pictures, "
+                    f"not {_shown(found)}.", "See docs/rewards.md for what a plug-in is given and returns.")
+            parts.append(found.float().cpu())
+        return torch.cat(parts)
 
 
 def load_reward(reward: Reward, device: torch.device) -> Scorer:
-    """The reward that the parameters name."""
-    return ClipScore(reward.model, reward.pretrained, reward.batch_size, device)
+    """The reward that the parameters name. Raises RewardError."""
+    clip = Clip(reward.model, reward.pretrained, reward.batch_size, device)
+    plugins = {name: (load_plugin(name, device), weight) for name, weight in reward.plugins.items()}
+    return Scorer(clip, reward.weight, plugins)
+
+
+def check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise RewardError where rewards that are to be compared come from different models."""
+    if before != now:
+        raise RewardError(
+            "reward: the images of this round were scored by other models than are loaded now "
+            f"(then {_hashes(before)}; now {_hashes(now)}).", "Score them again with 'dvc repro -f -s score@ROUND'.")
+
+
+def channels_first(pictures: Pictures) -> torch.Tensor:
+    """(n, row, column, rgb) as a tensor (n, rgb, row, column), still uint8."""
+    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)
+
+
+def on_tensors(transform: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """open_clip's preprocessing of PIL pictures, for a batch of uint8 tensors on any device.
+
+    The very transforms that open_clip made are applied, but for those that turn a picture into a tensor. A model with
+    a transform that knows PIL pictures only goes through PIL, one picture at a time.
+    """
+    from torchvision.transforms import CenterCrop, Normalize, Resize, ToTensor
+
+    steps = [step for step in transform.transforms if not (isinstance(step, ToTensor) or _to_rgb(step))]
+    if not all(isinstance(step, (Resize, CenterCrop, Normalize)) for step in steps):
+        return lambda pictures: torch.stack([transform(_pil(one)) for one in pictures.cpu()]).to(pictures.device)
+
+    def preprocess(pictures: torch.Tensor) -> torch.Tensor:
+        for step in steps:
+            pictures = step(pictures / 255 if isinstance(step, Normalize) else pictures)
+        return pictures
+
+    return preprocess
+
+
+def _to_rgb(step: Any) -> bool:
+    return getattr(step, "__name__", "") == "_convert_to_rgb"
+
+
+def _pil(picture: torch.Tensor) -> Any:
+    from PIL import Image
+
+    return Image.fromarray(picture.permute(1, 2, 0).numpy())
+
+
+def _hashes(identity: Mapping[str, Any]) -> str:
+    return f"{identity['clip']['model']} {identity['clip']['sha256'][:12]}, plug-ins {identity['plugins']}"
+
+
+def _shown(value: Any) -> str:
+    if not isinstance(value, torch.Tensor):
+        return f"a {type(value).__name__}"
+    return f"a tensor of shape {tuple(value.shape)}, of which {int((~value.isfinite()).sum())} are NaN or infinite"

@@ -12,18 +12,21 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from dfusion_core.artefacts import output, pairs_result, reward_inputs
+from dfusion_core.artefacts import output, pairs_result
 from dfusion_core.entry import run_stage
 from dfusion_core.params import load_params
+from dfusion_core.reward_plugins import reward_inputs
 from dfusion_core.store import open_stage, read_stage
 from dfusion_core.store.atomic import write_text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
 
-    from dfusion_core.consistency import Embed
     from dfusion_core.params import Params
-    from dfusion_core.rewards import Scorer
+    from dfusion_core.rewards import Pictures, Scores
+    from dfusion_core.store import StageData
 
 Figures = dict[str, Any]
 
@@ -32,14 +35,11 @@ def adopt(round: str) -> None:
     """Build the training set of ROUND."""
     params = load_params("reward", "adopt", "pairs")
     inputs = {name: output(name, round) for name in ("sample", "score", "extract", "fuse")}
-    inputs |= reward_inputs(params.reward.model)
+    inputs |= reward_inputs(params.reward)
     with open_stage("adopt", round=round, params=params, inputs=inputs) as run:
         if not run.done:
-            from dfusion_core.policy import pick_device
-            from dfusion_core.rewards import load_reward
-
-            reward = load_reward(params.reward, pick_device("auto"))
-            training, figures = (twins if params.pairs == "same_noise" else winners)(round, params, reward)
+            make = {"naive": references, "same_noise": twins}.get(params.pairs, targets)
+            training, figures = make(round, params)
             run.write_table("training", training)
             run.path("figures.json").write_text(json.dumps(figures, indent=2) + "\n")
             if "adopted" in figures:
@@ -47,40 +47,56 @@ def adopt(round: str) -> None:
     write_text(pairs_result(round), (output("adopt", round) / "figures.json").read_text())
 
 
-def winners(round: str, params: Params, reward: Scorer) -> tuple[pd.DataFrame, Figures]:
-    """Targets and references against bases, by Eq. 7."""
+def targets(round: str, params: Params) -> tuple[pd.DataFrame, Figures]:
+    """Targets, or the references of those that are not good enough, against bases, by Eq. 7."""
     from dfusion_core.adoption import judged, kept
-    from dfusion_core.consistency import fresh_gain, fused_figures, pair_figures
+    from dfusion_core.consistency import Views, fresh_gain, fused_figures
 
-    embed = embedding(reward)
-    sampled, extracted = read_stage("sample", round), read_stage("extract", round)
+    sampled, scored, extracted = (read_stage(name, round) for name in ("sample", "score", "extract"))
     pairs = extracted.table("pairs")
-    base, reference = (sampled.rows("picture", pairs[f"{name}_image"]) for name in ("base", "reference"))
-    if params.pairs == "naive":
-        every = judged(pairs, None, params.adopt)
-        return every, pair_figures(every.winner_reward, every.base_reward, reference, base, embed)
     target = read_stage("fuse", round).rows("picture", pairs.pair)
-    every = judged(pairs, reward(target, pairs.prompt.tolist()), params.adopt)
-    figures = fused_figures(every, base, reference, target, extracted.rows("mask", pairs.reference), embed)
-    figures["fresh_gain"] = fresh_gain(pairs, sampled.table("images"), read_stage("score", round).table("scores"))
+    scores = rescore(params, scored, target, pairs.prompt.tolist())
+    every = judged(pairs, scores.reward, params.adopt)
+    base, reference = (Views.of(sampled, scored, pairs[f"{name}_image"]) for name in ("base", "reference"))
+    figures = fused_figures(every, base, reference, Views(target, scores.embedding),
+                            extracted.rows("mask", pairs.reference))
+    figures["fresh_gain"] = fresh_gain(pairs, sampled.table("images"), scored.table("scores"))
     return kept(every, params.adopt), figures
 
 
-def twins(round: str, params: Params, reward: Scorer) -> tuple[pd.DataFrame, Figures]:
+def references(round: str, params: Params) -> tuple[pd.DataFrame, Figures]:
+    """The references themselves against bases: naive pairs."""
+    from dfusion_core.adoption import judged
+    from dfusion_core.consistency import Views, pair_figures
+
+    sampled, scored, extracted = (read_stage(name, round) for name in ("sample", "score", "extract"))
+    training = judged(extracted.table("pairs"), None, params.adopt)
+    reference, base = (Views.of(sampled, scored, training[f"{name}_image"]) for name in ("reference", "base"))
+    return training, pair_figures(training.winner_reward, training.base_reward, reference, base)
+
+
+def twins(round: str, params: Params) -> tuple[pd.DataFrame, Figures]:
     """Images against their twins."""
     from dfusion_core.adoption import twin_table
-    from dfusion_core.consistency import pair_figures
+    from dfusion_core.consistency import Views, pair_figures
 
-    sampled, fused = read_stage("sample", round), read_stage("fuse", round)
-    plan, scores = fused.table("twins"), read_stage("score", round).table("scores")
-    image, twin = sampled.rows("picture", plan.image), fused.rows("picture", plan.pair)
-    training = twin_table(plan, scores, reward(twin, plan.prompt.tolist()))
-    return training, pair_figures(training.winner_reward, training.loser_reward, twin, image, embedding(reward))
+    sampled, scored, fused = (read_stage(name, round) for name in ("sample", "score", "fuse"))
+    plan = fused.table("twins")
+    twin = fused.rows("picture", plan.pair)
+    scores = rescore(params, scored, twin, plan.prompt.tolist())
+    training = twin_table(plan, scored.table("scores"), scores.reward)
+    return training, pair_figures(training.winner_reward, training.loser_reward, Views(twin, scores.embedding),
+                                  Views.of(sampled, scored, plan.image))
 
 
-def embedding(reward: Scorer) -> Embed:
-    """The reward model's view of pictures, as arrays."""
-    return lambda pictures: reward.embed_pictures(pictures).numpy()
+def rescore(params: Params, scored: StageData, pictures: Pictures, prompts: Sequence[str]) -> Scores:
+    """Scores of new pictures, by the models that scored the sampled ones."""
+    from dfusion_core.policy import pick_device
+    from dfusion_core.rewards import check_same, load_reward
+
+    reward = load_reward(params.reward, pick_device("auto"))
+    check_same(json.loads((scored.folder / "reward.json").read_text()), reward.identity())
+    return reward(pictures, prompts)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,26 @@
 """Evaluate: fixed-seed images of training and unseen prompts, scored, compared with the base model.
 
 reads   adapter of the round; the base model's evaluation where ROUND is not "init"
-writes  evaluate/  picture (one row an image), images.csv, grid.png; results/rounds/ROUND.json
+writes  evaluate/  picture (one row an image), images.csv, grid.png, reward.json; results/rounds/ROUND.json
 """
 
 from __future__ import annotations
 
-from dfusion_core.artefacts import adapter, output, reward_inputs, round_result
+import json
+
+from dfusion_core.artefacts import adapter, output, round_result
 from dfusion_core.entry import run_stage
 from dfusion_core.params import load_params
 from dfusion_core.plan import evaluation_plan
 from dfusion_core.prompts import load_prompts
+from dfusion_core.reward_plugins import reward_inputs
 from dfusion_core.store import open_stage, read_stage
 
 
 def evaluate(round: str) -> None:
     """Evaluate the model after ROUND ("init": the base model, row zero of every comparison)."""
     params = load_params("model", "prompts", "sample", "reward", "evaluate")
-    inputs = {"adapter": output("train", round)} | reward_inputs(params.reward.model)
+    inputs = {"adapter": output("train", round)} | reward_inputs(params.reward)
     if round != "init":
         inputs["base"] = output("evaluate", "init")
     with open_stage("evaluate", round=round, params=params, inputs=inputs) as run:
@@ -26,6 +29,7 @@ def evaluate(round: str) -> None:
             from dfusion_core.evaluation import score_images, write_grid
             from dfusion_core.noise import trajectory_noises
             from dfusion_core.policy import load_policy
+            from dfusion_core.rewards import load_reward
 
             prompts = load_prompts(params.prompts.file).first(params.prompts.train_count, params.prompts.test_count)
             images = evaluation_plan(prompts, params.evaluate)
@@ -39,7 +43,9 @@ def evaluate(round: str) -> None:
                                 [run.describe(row) for row in rows])
                 run.write(rows, picture=policy.decode(found.x[:, -1]))
             pictures = run.collect("picture")
-            run.write_table("images", score_images(images, pictures, params))
+            reward = load_reward(params.reward, policy.device)
+            run.write_table("images", score_images(reward, images, pictures))
+            run.path("reward.json").write_text(json.dumps(reward.identity(), indent=2) + "\n")
             write_grid(run.path("grid.png"), images, pictures)
     from dfusion_core.results import write_round_result
 

@@ -1,20 +1,24 @@
 """Score: how well each sampled image shows its prompt.
 
-reads   sample/   writes  score/scores.csv (image, prompt_id, reward)
+reads   sample/
+writes  score/  embedding (one row an image), scores.csv (image, prompt_id, reward), reward.json: which models scored
 """
 
 from __future__ import annotations
 
-from dfusion_core.artefacts import output, reward_inputs
+import json
+
+from dfusion_core.artefacts import output
 from dfusion_core.entry import run_stage
 from dfusion_core.params import load_params
+from dfusion_core.reward_plugins import reward_inputs
 from dfusion_core.store import open_stage, read_stage
 
 
 def score(round: str) -> None:
     """Score the sampled images of ROUND."""
     params = load_params("reward")
-    inputs = {"sample": output("sample", round)} | reward_inputs(params.reward.model)
+    inputs = {"sample": output("sample", round)} | reward_inputs(params.reward)
     with open_stage("score", round=round, params=params, inputs=inputs) as run:
         if run.done:
             return
@@ -22,10 +26,17 @@ def score(round: str) -> None:
         from dfusion_core.rewards import load_reward
 
         sampled = read_stage("sample", round)
-        scores = sampled.table("images")[["image", "prompt_id", "prompt"]]
+        images = sampled.table("images")
         reward = load_reward(params.reward, pick_device("auto"))
-        scores = scores.assign(reward=reward(sampled.rows("picture", scores.image), scores.prompt.tolist()))
-        run.write_table("scores", scores[["image", "prompt_id", "reward"]])
+        run.describe = lambda row: f"image {row} ('{images.prompt[row]}', seed {images.seed[row]})"
+        for rows in run.unfinished(len(images), params.reward.batch_size):
+            part = images.loc[list(rows)]
+            found = reward(sampled.rows("picture", part.image), part.prompt.tolist())
+            run.write_arrays(rows, {"embedding": found.embedding, "_reward": found.reward}
+                             | {f"_{name}": value for name, value in found.terms.items()})
+        terms = {name: run.collect(f"_{name}") for name in ("reward", *reward.terms)}
+        run.write_table("scores", images[["image", "prompt_id"]].assign(**terms))
+        run.path("reward.json").write_text(json.dumps(reward.identity(), indent=2) + "\n")
 
 
 if __name__ == "__main__":

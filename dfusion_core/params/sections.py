@@ -86,6 +86,10 @@ class Reward(Section):
     model: str = _paper("ViT-H-14", "OpenCLIP architecture, or a local folder in OpenCLIP format")
     pretrained: str = _paper("laion2b_s32b_b79k", "OpenCLIP weights of that architecture")
     batch_size: int = _ours(64, "images scored together", ge=1)
+    weight: float = _ours(1.0, "weight of CLIPScore in the reward; 0 leaves it to the plug-ins")
+    plugins: dict[str, float] = _ours(
+        {}, "further rewards with their weights: {NAME or module:Class: weight}, see docs/rewards.md"
+    )
 
 
 class Extract(Section):

@@ -55,6 +55,9 @@ ARRAYS: dict[str, tuple[Array, ...]] = {
         ),
         _picture("image"),
     ),
+    "score": (
+        Array("embedding", ("image", "feature"), "float32", "1", "the reward model's view of the image, unit length"),
+    ),
     "extract": (
         Array("mask", ("reference", "step", "map_y", "map_x"), "bool", "1", "M_t, Eq. 4"),
         Array(

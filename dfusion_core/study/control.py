@@ -27,6 +27,7 @@ from ..evaluation import score_images
 from ..noise import trajectory_noises
 from ..params import Params, load_params
 from ..policy import Policy, load_policy
+from ..rewards import Scorer, load_reward
 from ..store import read_stage
 from ..trajectories import tensor
 from .sheets import Column, heat, sheet
@@ -42,6 +43,7 @@ class Setting:
 
     params: Params
     policy: Policy
+    reward: Scorer
     pairs: pd.DataFrame
     base_x: torch.Tensor
     reference_x: torch.Tensor
@@ -66,8 +68,9 @@ def load_setting(round: str, count: int) -> Setting:
     params = load_params("model", "sample", "reward", "fuse", "rounds")
     sampled, extracted = read_stage("sample", round), read_stage("extract", round)
     pairs = first_pairs(extracted.table("pairs"), count)
+    policy = load_policy(params.model, params.sample, adapter(previous(params, round)))
     return Setting(
-        params, load_policy(params.model, params.sample, adapter(previous(params, round))), pairs,
+        params, policy, load_reward(params.reward, policy.device), pairs,
         tensor(sampled, "x", pairs.base_image), tensor(sampled, "x", pairs.reference_image),
         tensor(extracted, "mask", pairs.reference), sampled.rows("picture", pairs.base_image),
         sampled.rows("picture", pairs.reference_image))
@@ -95,7 +98,7 @@ def figures(s: Setting, target: Pictures) -> dict[str, float]:
     pixels, 0 to 1, inside the mask (where it holds at half of the steps or more) and outside it.
     """
     inside = enlarged(s.mask.float().mean(dim=1).numpy() >= 0.5, target.shape[1:3])
-    scores = score_images(s.pairs[["prompt"]], target, s.params)
+    scores = score_images(s.reward, s.pairs[["prompt"]], target)
     row = {"target_gain": float((scores.reward - s.pairs.base_reward).mean()),
            "reference_lead": float((s.pairs.reference_reward - s.pairs.base_reward).mean())}
     if "right" in scores:

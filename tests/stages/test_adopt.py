@@ -24,7 +24,7 @@ def training() -> pd.DataFrame:
 def target_rewards() -> np.ndarray:
     reward = load_reward(load_params("reward").reward, pick_device("cpu"))
     prompts = read_stage("extract", "r00").table("pairs").prompt.tolist()
-    return np.asarray(reward(read_stage("fuse", "r00").array("picture")[:], prompts))
+    return reward(read_stage("fuse", "r00").array("picture")[:], prompts).reward
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.2, 1.0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,20 @@ from PIL import Image
 from steps import array, change, content, forget, run
 
 from dfusion_core.errors import MissingStage, RewardError
+from dfusion_core.params import load_params
+from dfusion_core.rewards import load_reward
 from dfusion_core.store import read_stage
+
+PLUGIN = """
+class Redness:
+    def __init__(self, device): ...
+
+    def __call__(self, pictures, prompts):
+        return pictures[:, 0].float().mean(dim=(1, 2)) / 255
+
+    def identity(self):
+        return "redness 1"
+"""
 
 
 def cosines(pictures: torch.Tensor, prompts: list[str]) -> torch.Tensor:
@@ -50,9 +64,49 @@ def test_the_same_bytes_again_and_the_batch_size(project: Path, finished: Path) 
     np.testing.assert_allclose(read_stage("score", "r00").table("scores").reward, before, rtol=0, atol=1e-6)
 
 
+def test_embeddings_are_kept(project: Path) -> None:
+    """Of unit length; the reward is their product with the prompt's."""
+    seen = array("score", "embedding")
+    np.testing.assert_allclose(seen.norm(dim=1), 1, rtol=0, atol=1e-5)
+    clip = load_reward(load_params("reward").reward, torch.device("cpu")).clip
+    said = clip.embed_prompts(read_stage("sample", "r00").table("images").prompt.tolist())
+    rewards = read_stage("score", "r00").table("scores").reward
+    np.testing.assert_allclose((seen * said).sum(dim=1), rewards, rtol=0, atol=1e-6)
+
+
+def test_a_plugin_through_the_stages(project: Path) -> None:
+    """Its own column and its part in the sum; a change of its code scores again."""
+    plugin = Path("own_reward.py")
+    plugin.write_text(PLUGIN)
+    change(reward={"weight": 0.0, "plugins": {"own_reward:Redness": 2.0}})
+    run("score")
+    table, pictures = read_stage("score", "r00").table("scores"), array("sample", "picture")
+    assert list(table.columns) == ["image", "prompt_id", "reward", "clip", "own_reward:Redness"]
+    np.testing.assert_allclose(table.reward, 2 * pictures[..., 0].float().mean(dim=(1, 2)) / 255, rtol=1e-5)
+    assert json.loads(Path("runs/r00/score/reward.json").read_text())["plugins"] == {
+        "own_reward:Redness": {"weight": 2.0, "identity": "redness 1"}}
+    for stage in ("extract", "fuse", "adopt", "train", "evaluate"):
+        run(stage)
+    winners = read_stage("adopt", "r00").table("training")
+    assert (winners.reference_reward >= winners.base_reward).all()
+    plugin.write_text(PLUGIN.replace("redness 1", "redness 2"))
+    run("score")
+    assert read_stage("score", "r00").manifest["ingredients"] != read_stage("adopt", "r00").manifest["ingredients"]
+    assert "own_reward:Redness" in read_stage("evaluate", "r00").table("images")
+
+
+def test_targets_are_scored_by_the_models_that_scored_the_images(project: Path) -> None:
+    recorded = Path("runs/r00/score/reward.json")
+    sha256 = json.loads(recorded.read_text())["clip"]["sha256"]
+    recorded.write_text(recorded.read_text().replace(sha256, "0" * 64))
+    forget("adopt")
+    with pytest.raises(RewardError, match="scored by other models"):
+        run("adopt")
+
+
 def test_a_missing_reward_model(project: Path) -> None:
     for name in ("local-dir:nowhere", "ViT-Z-99"):
-        change(reward={"model": name})
+        change(reward={"model": name, "pretrained": "some"})
         with pytest.raises(RewardError) as caught:
             run("score")
         assert caught.value.message.startswith(f"reward: '{name}' cannot be loaded: ")

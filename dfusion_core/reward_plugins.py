@@ -1,0 +1,103 @@
+"""Rewards that a user adds: one small class, named by an entry point or by a dotted path.
+
+    class Brightness:
+        def __init__(self, device): ...
+        def __call__(self, pictures, prompts):          # (n, 3, height, width) uint8 on the device, n texts
+            return pictures.float().mean(dim=(1, 2, 3)) / 255     # (n,), higher is better
+        def identity(self):
+            return "brightness 1"                       # what the scores depend on: a version, a hash of weights
+
+    reward: {plugins: {"my_rewards:Brightness": 0.5}}   # in params.yaml, with its weight in the sum
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
+
+from .artefacts import reward_source
+from .errors import RewardError, did_you_mean, one_line
+
+if TYPE_CHECKING:
+    import torch
+
+    from .params import Reward
+
+GROUP = "dfusion.rewards"  # entry points of installed packages: name = "module:Class"
+
+
+class Plugin(Protocol):
+    """A reward. It is made once a stage with the device to work on."""
+
+    def __call__(self, pictures: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        """pictures: (n, 3, height, width) uint8; prompts: n texts. Returns (n,) finite numbers, higher is better."""
+        ...
+
+    def identity(self) -> str:
+        """What the scores depend on, as a version or a hash of weights; recorded beside every score."""
+        ...
+
+
+def load_plugin(name: str, device: torch.device) -> Plugin:
+    """The reward of that name, ready to use. Raises RewardError."""
+    entry = _entry(name)
+    try:
+        return cast("Plugin", getattr(importlib.import_module(entry.module), entry.attr)(device))
+    except Exception as error:  # a user's code may raise anything
+        raise RewardError(
+            f"reward.plugins: '{name}' cannot be made: {type(error).__name__}: {one_line(error)}.",
+            "See docs/rewards.md for what a plug-in looks like.") from error
+
+
+def reward_inputs(reward: Reward) -> dict[str, Path]:
+    """What the stages that score depend on: the reward model's folder where it is local, each plug-in's module.
+
+    Raises RewardError for a plug-in that does not exist.
+    """
+    folder = Path(reward_source(reward.model).removeprefix("local-dir:"))
+    found = {"reward": folder} if folder.is_dir() else {}
+    for name in reward.plugins:
+        module = _entry(name).module
+        try:
+            spec = importlib.util.find_spec(module)
+        except ImportError:
+            spec = None
+        if spec is None or spec.origin is None:
+            raise RewardError(
+                f"reward.plugins: '{name}': there is no module '{module}'.",
+                "A dotted path is module:Class, looked for in the current folder and among installed packages.")
+        found[f"reward plug-in {name}"] = Path(spec.origin)
+    return found
+
+
+def state_hash(state: Mapping[str, torch.Tensor]) -> str:
+    """sha256 of the names and bytes of a model's tensors, whatever file they came from."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _entry(name: str) -> EntryPoint:
+    """The entry point of that name, or one made of a dotted path."""
+    if ":" in name:
+        if os.getcwd() not in sys.path:  # a console script does not look into the current folder
+            sys.path.append(os.getcwd())
+        return EntryPoint(name, name, GROUP)
+    installed = {entry.name: entry for entry in entry_points(group=GROUP)}
+    if name not in installed:
+        raise RewardError(
+            f"reward.plugins: no installed package offers a reward '{name}'.",
+            did_you_mean(name, installed) or "Name one of your own as module:Class.")
+    return installed[name]
