@@ -9,7 +9,9 @@ import typer
 from . import __version__
 from .entry import guarded
 from .errors import StoreError
+from .export.command import export
 from .study.command import app as study
+from .thresholds.command import thresholds
 
 app = typer.Typer(
     help="Look at, check and configure the runs of a D-Fusion pipeline. The runs themselves: dvc repro.",
@@ -18,6 +20,8 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 app.add_typer(study, name="study")
+app.command()(export)
+app.command()(thresholds)
 
 
 def _version(wanted: bool) -> None:

@@ -17,8 +17,9 @@ ORIGINAL = open_clip.tokenizer.SimpleTokenizer()
 SPLIT = {"woolen": ["woo", "len"], "computer": ["compu", "ter"]}  # all words of the 240 prompts that are two tokens
 AWKWARD = (
     "", " ", "A CAT  eating\ta\nSandwich ", "the dog's ball isn't here, DON'T", "12 dogs in 1999, x2",
-    "a 3.5-inch disk", "café naïve Übergröße", "cafe\u0301", "日本語の猫", "🐱 a cat 😀", "ß İ ñ", "don`t _a_ b-c (d) [e]",
-    "...!?!", "\u00a0no-break\u00a0space", "word\u200bjoin", "x" * 300, "antidisestablishmentarianism",
+    "a 3.5-inch disk", "café naïve Übergröße", "cafe\u0301", "日本語の猫", "🐱 a cat 😀", "ß İ ñ",
+    "don`t _a_ b-c (d) [e]", "...!?!", "\u00a0no-break\u00a0space", "word\u200bjoin", "x" * 300,
+    "antidisestablishmentarianism",
 )
 CLEANED = ("tom &amp; jerry", "“quoted” cat’s", "ﬁsh", "Ａ wide")  # open_clip repairs such text first, SD does not
 
