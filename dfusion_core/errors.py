@@ -58,6 +58,10 @@ class BadNumber(StoreError):
     """A NaN or an infinity was about to be stored."""
 
 
+class ExportError(DFusionError):
+    """An export would replace something, cannot be written, or does not do what the adapter does."""
+
+
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     """`Did you mean 'x'?` for the known name closest to `wrong`, or an empty string if none is close."""
     close = get_close_matches(wrong, list(known), n=1)

@@ -1,0 +1,189 @@
+"""dfusion export: both files do in a fresh pipeline what the round's policy does; the card says what the run was."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from diffusers import StableDiffusionPipeline
+from markdown_it import MarkdownIt
+from PIL import Image
+from safetensors import safe_open
+from steps import array, change, content, forget, policy_of, run
+from typer.testing import CliRunner
+
+from dfusion_core.cli import app
+from dfusion_core.errors import ExportError, MissingStage, ParamsError
+from dfusion_core.export.base_model import OPEN, Base
+from dfusion_core.export.card import model_card
+from dfusion_core.export.trained import read_trained
+from dfusion_core.export.writing import export_round
+from dfusion_core.policy import Policy
+from dfusion_core.results import read_round_result
+from dfusion_core.store import read_stage
+
+PEFT, KOHYA = "pytorch_lora_weights.safetensors", "dfusion-r01.safetensors"
+BASE = Base(id="org/model", on_hub=True, version="sd_v1", v_prediction=False, sgm=False, licence=OPEN)
+
+
+def export(*arguments: str) -> Any:
+    return CliRunner().invoke(app, ["export", *arguments])
+
+
+def guided(policy: Policy) -> torch.Tensor:
+    """A guided noise prediction of fixed latents."""
+    x_t = torch.randn(2, *policy.latent_shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return policy.predict_noise(x_t, 1, policy.embed(["the star above the moon"] * 2), policy.embed([""]))
+
+
+def test_both_files_do_what_the_policy_does(project: Path) -> None:
+    done = export("--out", "out")
+    assert done.exit_code == 0, done.output
+    assert f"{PEFT} (fp32): in a fresh model, noise predictions differ from the adapter's by at most 0;" in done.output
+    policy, base = policy_of("r01", train=True), guided(policy_of("init"))
+    ours = guided(policy)
+    effect = float((ours - base).abs().max())
+    assert effect > 1e-3
+    for file, allowed in ((PEFT, 1e-6), (KOHYA, 5e-3 * effect)):
+        pipeline = StableDiffusionPipeline.from_pretrained("model", safety_checker=None, use_safetensors=True)
+        pipeline.load_lora_weights("out", weight_name=file, use_safetensors=True)
+        unet = pipeline.unet.eval().to(memory_format=torch.channels_last)  # as load_policy has it: equal arithmetic
+        found = guided(replace(policy, unet=unet))
+        assert float((found - ours).abs().max()) <= allowed
+    torch.testing.assert_close(guided(policy_of("r01")), ours, rtol=1e-4, atol=1e-5)  # merged, as it samples
+
+
+def test_what_is_written(project: Path) -> None:
+    assert export().exit_code == 0
+    out = Path("exports/r01")
+    names = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()}
+    assert names == {"README.md", "grid.png", PEFT, KOHYA, "samples/00-train.png", "samples/01-train.png",
+                     "samples/02-test.png"}
+    assert (out / PEFT).read_bytes() == Path("runs/r01/train/adapter", PEFT).read_bytes()
+    assert (out / "grid.png").read_bytes() == Path("runs/r01/evaluate/grid.png").read_bytes()
+    with safe_open(out / KOHYA, "pt") as opened:
+        found = opened.metadata()
+        assert all(opened.get_tensor(n).dtype == torch.float16 for n in opened.keys() if "alpha" not in n)  # noqa: SIM118
+    assert found["ss_network_dim"] == "2" and found["ss_base_model_version"] == "model"
+    assert found["modelspec.resolution"] == "16x16"
+    assert not any("date" in key or "time" in key for key in found)
+
+
+def test_sample_pictures_say_how_they_were_made(project: Path) -> None:
+    export_round("r00", Path("out"), "cats", "fp32", force=False, check=False)
+    images, pictures = read_stage("evaluate", "r00").table("images"), array("evaluate", "picture", "r00")
+    row = images[(images.split == "test") & (images["sample"] == 0)].iloc[0]
+    image = Image.open("out/samples/02-test.png")
+    assert np.array_equal(np.asarray(image), pictures[row.image].numpy())
+    prompt, settings = image.text["parameters"].split("\n")
+    assert prompt == "the star above the moon <lora:cats:1>"
+    assert settings.startswith(f"Steps: 4, Sampler: DDIM, CFG scale: 5.0, Seed: {row.seed}, Size: 16x16, Model: model, "
+                               'Eta DDIM: 1.0, Lora hashes: "cats: ')
+
+
+def test_the_card(project: Path) -> None:
+    assert export("r01", "--out", "out").exit_code == 0
+    card = Path("out/README.md").read_text()
+    _, head, body = card.split("---\n", 2)
+    assert yaml.safe_load(head) == {
+        "library_name": "diffusers", "pipeline_tag": "text-to-image", "license": "other",
+        "tags": ["text-to-image", "diffusers", "lora", "d-fusion", "dpo"]}
+    for split, prompts in (("train", ("a heart holding a balloon", "a blue and dotted square")),
+                           ("test", ("the star above the moon",))):
+        numbers = read_round_result("r01")[split]["reward"]
+        assert f"{numbers['gain']:+.4f} \\[{numbers['gain_low']:+.4f}, {numbers['gain_high']:+.4f}\\]" in body
+        assert all(f"* {prompt}\n" in body for prompt in prompts)
+    assert "| images sampled and scored | 16 |" in body  # 2 rounds of 2 prompts, 4 images each
+    assert "| optimizer steps | 4 |" in body  # 2 a round
+    assert "| learning rate | 0.001 |" in body and "rank and alpha 2, on to\\_q, to\\_k, to\\_v, to\\_out.0" in body
+    assert "![A row of images for each prompt](grid.png)" in body and "(samples/02-test.png)" in body
+    assert "dfusion export r01 --name dfusion-r01" in body and "Check the licence of the base model, model" in body
+    assert "hu2025dfusion" in body and str(project) not in card
+
+
+def test_parameters_are_those_of_the_run(project: Path) -> None:
+    """params.yaml may have been changed since."""
+    change(train={"learning_rate": 0.5}, lora={"rank": 7})
+    trained = read_trained("r01")
+    assert trained.params["train"]["learning_rate"] == 1e-3 and trained.params["lora"]["rank"] == 2
+    assert trained.model.id == "model" and trained.sample.num_steps == 4 and trained.rounds == ("r00", "r01")
+
+
+def test_equal_runs_have_equal_exports(project: Path) -> None:
+    for out in ("a", "b"):
+        assert export("r00", "--out", out, "--no-check").exit_code == 0
+    assert content(Path("a")) == content(Path("b"))
+    assert "were not compared with the trained adapter" in Path("a/README.md").read_text()
+
+
+def test_nothing_is_replaced_unless_asked(project: Path) -> None:
+    Path("out/samples").mkdir(parents=True)
+    Path("out/grid.png").write_text("mine")
+    Path("out/samples/99-train.png").write_text("of an earlier export")
+    Path("out/notes.txt").write_text("mine too")
+    done = export("--out", "out")
+    assert done.exit_code == 1
+    assert done.stderr.startswith("error: export: out has grid.png already; nothing was written.")
+    assert content(Path("out")).keys() == {"grid.png", "notes.txt", "samples/99-train.png"}
+    assert export("--out", "out", "--force", "--no-check").exit_code == 0
+    assert Path("out/grid.png").read_bytes() == Path("runs/r01/evaluate/grid.png").read_bytes()
+    assert Path("out/notes.txt").read_text() == "mine too" and not Path("out/samples/99-train.png").exists()
+    again = export("--out", "out")
+    assert f"out has {PEFT}, {KOHYA}, README.md and 4 more already" in again.stderr
+
+
+def test_a_folder_that_cannot_be_written(project: Path) -> None:
+    Path("out").write_text("a file")
+    with pytest.raises(ExportError, match="export: out cannot be written"):
+        export_round("r00", Path("out"), "", "fp16", force=False, check=False)
+
+
+def test_the_last_finished_round_is_the_default(project: Path) -> None:
+    forget("evaluate", "r01")
+    assert read_trained("").round == "r00"
+    with pytest.raises(MissingStage, match="dvc repro -s evaluate@r01"):
+        read_trained("r01")
+    forget("evaluate", "r00")
+    with pytest.raises(MissingStage, match="no round is finished.* Run 'dvc repro'"):
+        read_trained("")
+    with pytest.raises(ParamsError, match="no round 'r7'"):
+        read_trained("r7")
+
+
+def test_an_adapter_that_learned_nothing(project: Path) -> None:
+    change(train={"learning_rate": 1e-30})
+    for stage in ("train", "evaluate"):
+        forget(stage, "r00")
+        run(stage, "r00")
+    done = export("r00")
+    assert done.exit_code == 1 and not Path("exports").exists()
+    assert "changes nothing: noise predictions are the base model's" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["../x", "a b", "a:1", "<b>", ".x", "pytorch_lora_weights"])
+def test_names_that_are_no_file_names(project: Path, name: str) -> None:
+    done = export("--name", name)
+    assert done.exit_code == 2 and "Invalid value" in done.stderr
+    assert not Path("exports").exists()
+
+
+def test_prompts_cannot_break_out_of_the_card(project: Path) -> None:
+    trained = read_trained("r01")
+    nasty = "</details><script>alert(1)</script> | `x`\n# y"
+    trained = replace(trained, history=pd.DataFrame({"prompt": [nasty], "round": ["r00"], "reward": [0.0]}))
+    card = model_card(trained, BASE, "cats", "0" * 64, "fp16", [], [])
+    found = MarkdownIt("commonmark", {"html": True}).enable("table").parse(card.split("---\n", 2)[2])
+    inline = [one for token in found for one in token.children or []]
+    assert not [token for token in found if token.type == "html_block" and "script" in token.content]
+    assert not [token for token in inline if token.type == "html_inline" and token.content != "<br>"]
+    assert any("".join(c.content for c in token.children or []) == "</details><script>alert(1)</script> | `x` # y"
+               for token in found)
+    assert "base_model: org/model\n" in card and "base_model_relation: adapter\n" in card
+    assert "A1111: put it into `models/Lora`, and write `<lora:cats:1>` into the prompt." in card
