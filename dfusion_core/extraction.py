@@ -39,7 +39,7 @@ def thresholds(prompt: Prompt, extract: Extract) -> tuple[float, ...]:
     if prompt.thresholds is None:
         raise MaskError(
             f"prompts: '{prompt.text}' has no thresholds, and extract.threshold is absolute.",
-            "Give its items thresholds in the prompt file, or set extract.threshold to relative.")
+            "'dfusion thresholds --write' proposes some from a few images; or set extract.threshold to relative.")
     return prompt.thresholds
 
 

@@ -47,7 +47,7 @@ def thresholds(
     found = _measured(params, chosen, images, _adapter(round), sheet)
     _print_table(found)
     print(f"{len(chosen)} prompts, {images} images of each. {sheet} shows what each threshold takes.")
-    _finish(file, found, write, params.extract.threshold)
+    _finish(given, found, write, params.extract.threshold)
 
 
 def check_writable(given: Path, file: Path, chosen: Sequence[Prompt]) -> None:

@@ -116,3 +116,15 @@ def test_training_rows_copied_by_hand(template: str, row: int, text: str, thresh
 def test_test_rows_copied_by_hand(template: str, row: int, text: str, items: tuple[str, ...]) -> None:
     prompt = lists(template).test[row]
     assert (prompt.text, prompt.items) == (text, items)
+
+
+def test_test_prompts_of_table_6_that_are_training_prompts_turned_round() -> None:
+    """ "the bear on the right of the person" is drawn like "the person on the left of the bear"."""
+    turned = {"above": "below", "on the right of": "on the left of"}
+    turned |= {second: first for first, second in turned.items()}
+    found = lists("relation")
+    trained = {prompt.text for prompt in found.train}
+    mirrored = [p.text for p in found.test for first, second in [p.items]
+                if f"the {second} {turned[p.text[len(first) + 5:-len(second) - 5]]} the {first}" in trained]
+    assert mirrored == ["the kite above the building", "the kite above the sand", "the keyboard above the mouse",
+                        "the pants below the shirt", "the bear on the right of the person"]

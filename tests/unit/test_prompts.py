@@ -1,11 +1,13 @@
 """Prompt files: items are words of the prompt; every mistake is reported."""
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from dfusion_core.errors import PromptsError
-from dfusion_core.prompts import Prompt, load_prompts
+from dfusion_core.prompts import Prompt, checked_prompts, load_prompts
 
 
 def write(folder: Path, text: str) -> Path:
@@ -115,3 +117,12 @@ def test_a_missing_file_names_the_parameter(tmp_path: Path) -> None:
 def test_the_shipped_files_are_valid_from_any_folder(workspace: Path, template: str) -> None:
     prompts = load_prompts(f"dfusion_core/prompts/micro_{template}.yaml")
     assert len(prompts.train) == len(prompts.test) == 40
+
+
+def test_the_files_shown_on_the_page_are_valid() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "prompts.md").read_text()
+    blocks = re.findall(r"```yaml\n(.*?)```", page, re.S)
+    plain, both = (checked_prompts(yaml.safe_load(block), "page") for block in blocks)
+    assert [prompt.items for prompt in plain.train] == [("cat", "sandwich"), ("two dogs",), ("fox",)]
+    assert both.train[1] == Prompt("a dog driving a car", ("dog", "car"), (0.03, 0.01))
+    assert both.test == (Prompt("a dog riding a bike", ()),)
