@@ -31,6 +31,7 @@ SDXL = {**SMALL, "block_out_channels": (8, 16, 16), "layers_per_block": 2, "tran
         "down_block_types": ("DownBlock2D",) + (CROSS_DOWN,) * 2, "up_block_types": (CROSS_UP,) * 2 + ("UpBlock2D",),
         "use_linear_projection": True, "addition_embed_type": "text_time", "addition_time_embed_dim": 4,
         "projection_class_embeddings_input_dim": 6 * 4 + 10}
+FULL = {**SD, "sample_size": 64, "norm_num_groups": 32, "block_out_channels": (320, 640, 1280, 1280)}
 MODELS: dict[str, dict[str, Any]] = {"sd15": SD, "sd21": {**SD, "use_linear_projection": True}, "sdxl": SDXL}
 BASE = Base(id="some/model", on_hub=True, version="sd_v1", v_prediction=False, sgm=False, licence=OPEN)
 
@@ -180,12 +181,10 @@ def test_the_header_and_its_hash(tmp_path: Path) -> None:
     assert list(header["__metadata__"]) == sorted(found)
 
 
-def real(cross: int, **more: Any) -> Any:
+def real(cross: int) -> Any:
     """The config of a U-Net with Stable Diffusion's true widths, without its weights."""
-    widths: Any = (320, 640, 1280, 1280)
     with torch.device("meta"):
-        return UNet2DConditionModel(**{**SD, "norm_num_groups": 32, "block_out_channels": widths,
-                                       "cross_attention_dim": cross, **more}).config
+        return UNet2DConditionModel(**{**FULL, "cross_attention_dim": cross}).config
 
 
 def test_families() -> None:
@@ -231,3 +230,21 @@ def test_proof_refuses_an_adapter_without_effect(tmp_path: Path) -> None:
     save_lora(unet, tmp_path)
     with pytest.raises(ExportError, match="changes nothing: noise predictions are the base model's"):
         prove(lambda: fresh("sd15"), tmp_path, {})
+
+
+@pytest.mark.slow
+def test_proof_at_full_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stable Diffusion 2.1's U-Net with random weights: 866 million of them, 128 projections of attention."""
+    heads = (5, 10, 20, 20)
+    monkeypatch.setitem(MODELS, "full", {
+        **FULL, "cross_attention_dim": 1024, "attention_head_dim": heads, "use_linear_projection": True})
+    unet = fresh("full").unet
+    add_lora(unet, Lora(rank=4), seed=0)
+    for name, parameter in trainable(unet).items():
+        if "lora_B" in name:
+            parameter.data.normal_(0, 1e-3)
+    save_lora(unet, tmp_path)
+    file = write(unet, tmp_path, "full", "fp16", alpha=4)
+    assert len(load_file(file)) == 16 * 2 * 4 * 3  # transformers, attentions, projections; A, B and alpha
+    exact, rounded = prove(lambda: fresh("full"), tmp_path, {tmp_path / FILE: "fp32", file: "fp16"})
+    assert exact.error == 0 < rounded.error < 1e-2 * exact.effect
