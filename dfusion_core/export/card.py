@@ -109,7 +109,7 @@ def training(trained: Trained) -> str:
     train, sample, lora = params["train"], params["sample"], params["lora"]
     rows = [
         ["loss, pairs", f"{params['algo']}, {params['pairs']}"],
-        ["rounds", f"{len(trained.rounds)} ({' → '.join(trained.rounds)})"],
+        ["rounds", f"{len(trained.rounds)}, the last one {trained.round}"],
         ["images sampled and scored", str(len(trained.history))], ["optimizer steps", str(trained.updates)],
         ["learning rate", str(train["learning_rate"])],
         ["LoRA", f"rank and alpha {lora['rank']}, on {', '.join(lora['targets'])}"],

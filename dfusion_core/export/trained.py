@@ -7,18 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import pandas as pd
-
-from ..advantages import FILE as HISTORY
 from ..artefacts import INIT, adapter, in_order, output, previous
 from ..errors import MissingStage
-from ..params import Model, Params, Sample
-from ..params.loading import load_everything
+from ..params import Model, Params, Sample, load_params
 from ..results import read_round_result
 from ..store.provenance import MANIFEST, read_manifest
 from ..store.reading import StageData, read_stage
 
 if TYPE_CHECKING:
+    import pandas as pd
     from numpy.typing import NDArray
 
 STAGES = ("sample", "score", "extract", "fuse", "adopt", "train", "evaluate")
@@ -81,7 +78,7 @@ class Trained:
 
 def read_trained(round: str) -> Trained:
     """Everything about ROUND, or about the last finished round if ``round`` is empty. Raises MissingStage."""
-    params = Params(rounds=load_everything().rounds)
+    params = load_params("rounds")
     round = round or last_finished(params)
     rounds = [round]
     while (before := previous(params, rounds[0])) != INIT:
@@ -91,7 +88,7 @@ def read_trained(round: str) -> Trained:
         round=round, rounds=tuple(rounds), params=declared(round), adapter=adapter(round), evaluation=evaluation,
         pin=json.loads(read_stage("init", INIT).path("pin.json").read_text()),
         results={name: read_round_result(name) for name in (INIT, round)},
-        history=pd.read_csv(trained.path(HISTORY)),
+        history=trained.table("reward_history"),
         updates=sum(len(read_stage("train", name).table("updates")) for name in rounds))
 
 

@@ -41,6 +41,8 @@ def export_round(round: str, out: Path | None, name: str, dtype: str, *, force: 
     card = model_card(trained, base, name, digest, dtype, proofs, list(samples))
     grid = trained.evaluation.path("grid.png").read_bytes()
     write_files(out, {**weights, **samples, "grid.png": grid, "README.md": card.encode()})
+    if force:
+        remove_other_samples(out, samples)
     for proof in proofs:
         print(f"{proof.file} ({proof.dtype}): in a fresh model, noise predictions differ from the adapter's by at most "
               f"{proof.error:.2g}; the adapter changes the base model's by up to {proof.effect:.2g}.")
@@ -57,15 +59,19 @@ def refuse_to_replace(out: Path, files: list[str], force: bool) -> None:
 
 
 def write_files(out: Path, files: dict[str, bytes]) -> None:
-    """Write the files, and remove sample pictures that an earlier export had more of."""
+    """Write the files, each whole or not at all. Raises ExportError."""
     try:
         for file, content in files.items():
             write_bytes(out / file, content)
-        for old in (out / "samples").glob("[0-9][0-9]-*.png"):
-            if f"samples/{old.name}" not in files:
-                old.unlink()
     except OSError as error:
         raise ExportError(f"export: {out} cannot be written: {error}.", "Choose another --out.") from error
+
+
+def remove_other_samples(out: Path, files: dict[str, bytes]) -> None:
+    """Delete the sample pictures that an earlier export had more of."""
+    for old in (out / "samples").glob("[0-9][0-9]-*.png"):
+        if f"samples/{old.name}" not in files:
+            old.unlink()
 
 
 def fresh_loader(trained: Trained) -> Callable[[], Any]:

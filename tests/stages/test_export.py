@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,8 @@ def test_nothing_is_replaced_unless_asked(project: Path) -> None:
     assert done.exit_code == 1
     assert done.stderr.startswith("error: export: out has grid.png already; nothing was written.")
     assert content(Path("out")).keys() == {"grid.png", "notes.txt", "samples/99-train.png"}
+    shutil.copytree("out/samples", "other/samples")
+    assert export("--out", "other", "--no-check").exit_code == 0 and Path("other/samples/99-train.png").exists()
     assert export("--out", "out", "--force", "--no-check").exit_code == 0
     assert Path("out/grid.png").read_bytes() == Path("runs/r01/evaluate/grid.png").read_bytes()
     assert Path("out/notes.txt").read_text() == "mine too" and not Path("out/samples/99-train.png").exists()
