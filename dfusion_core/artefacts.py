@@ -43,9 +43,9 @@ def model_source(model_id: str) -> str:
 
 
 def model_inputs(model_id: str) -> dict[str, Path]:
-    """The model as an input of ``init``: its folder where it is local, so that other weights are noticed."""
-    folder = Path(model_source(model_id))
-    return {"model": folder} if folder.is_dir() else {}
+    """The model as an input of ``init``: its folder or file where it is local, so that other weights are noticed."""
+    path = Path(model_source(model_id))
+    return {"model": path} if path.exists() else {}
 
 
 def reward_source(name: str) -> str:

@@ -14,6 +14,7 @@ from .attention import capturing, fusing
 from .errors import BadNumber
 from .masks import item_maps
 from .policy import Policy
+from .text import Text
 
 Control = Callable[..., AbstractContextManager[Any]]  # `attention.fusing`, or a rival of it with the same arguments
 
@@ -52,7 +53,7 @@ def collect_maps(A_cross: torch.Tensor, tokens: Sequence[Sequence[tuple[int, ...
 
 @torch.no_grad()
 def denoise(
-    policy: Policy, x_T: torch.Tensor, noise: torch.Tensor, text: torch.Tensor, empty: torch.Tensor,
+    policy: Policy, x_T: torch.Tensor, noise: torch.Tensor, text: Text, empty: Text,
     describe: Sequence[str], tokens: Sequence[Sequence[tuple[int, ...]]] | None = None, maps: str = "up_1",
     items: int = 0,
 ) -> Trajectories:
@@ -92,7 +93,7 @@ class References:
 
 
 def _fused_noise(
-    policy: Policy, x_t: torch.Tensor, i: int, text: torch.Tensor, empty: torch.Tensor, reference: References,
+    policy: Policy, x_t: torch.Tensor, i: int, text: Text, empty: Text, reference: References,
     layers: Sequence[str], control: Control,
 ) -> torch.Tensor:
     """Guided noise of n targets at step index i while they attend to their references (Eq. 5)."""
@@ -106,12 +107,12 @@ def _fused_noise(
     first = torch.arange(n, device=policy.device)
     reference_rows = torch.cat([first, first + 2 * n])  # in each half of the guidance batch
     with control(policy.unet, layers, both_halves, reference_rows=reference_rows, target_rows=reference_rows + n):
-        return policy.predict_noise(rows, i, torch.cat([text, text]), empty)[n:]
+        return policy.predict_noise(rows, i, text.repeat(2), empty)[n:]
 
 
 @torch.no_grad()
 def denoise_fused(
-    policy: Policy, base_x: torch.Tensor, noise: torch.Tensor, text: torch.Tensor, empty: torch.Tensor,
+    policy: Policy, base_x: torch.Tensor, noise: torch.Tensor, text: Text, empty: Text,
     reference: References, layers: Sequence[str], first_step: int, last_step: int, describe: Sequence[str],
     control: Control = fusing,
 ) -> torch.Tensor:
@@ -135,7 +136,7 @@ def denoise_fused(
 
 @torch.no_grad()
 def invert(
-    policy: Policy, x_0: torch.Tensor, text: torch.Tensor, empty: torch.Tensor, describe: Sequence[str]
+    policy: Policy, x_0: torch.Tensor, text: Text, empty: Text, describe: Sequence[str]
 ) -> torch.Tensor:
     """DDIM inversion: trajectories (n, T + 1, c, h, w) that are guessed backwards from x_0 (n, c, h, w).
 

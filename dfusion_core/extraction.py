@@ -14,6 +14,7 @@ from .attention import present_layers, recording_kv
 from .errors import MaskError
 from .masks import item_mask, merge
 from .policy import Policy
+from .text import Text
 from .trajectories import tensor
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def check_masks(mask: torch.Tensor, T: int, fuse: Fuse, describe: Sequence[str])
 
 @torch.no_grad()
 def replay(
-    policy: Policy, x: torch.Tensor, text: torch.Tensor, empty: torch.Tensor, fuse: Fuse
+    policy: Policy, x: torch.Tensor, text: Text, empty: Text, fuse: Fuse
 ) -> dict[str, torch.Tensor]:
     """Keys and values of one reference (1, T + 1, c, h, w) at every fused step, by array name.
 

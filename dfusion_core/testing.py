@@ -13,7 +13,6 @@ Nothing is downloaded; a stage takes a fraction of a second after its imports.
 
 from __future__ import annotations
 
-import gzip
 import json
 import shutil
 from collections.abc import Mapping
@@ -30,8 +29,6 @@ WIDTH = 16  # of a text token
 TOKENS = 16  # of a prompt, as many as the tokenizer gives
 LATENT, PICTURE = 8, 16  # height and width; the autoencoder halves
 SHARPNESS = 3.0
-VOCABULARY = 49_408  # entries of CLIP's tokenizer
-START, END = "<|startoftext|>", "<|endoftext|>"
 
 PROMPTS = {
     "train": [
@@ -79,6 +76,30 @@ def tiny_model(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
+def tiny_sdxl(folder: Path, seed: int = 0) -> Path:
+    """Write an untrained model with SDXL's topology and narrow layers; returns ``folder``.
+
+    Attention at two resolutions with 1, 2 and 10 transformer blocks, two text encoders, pooled prompt and sizes as
+    further conditions. Latents are 4 x 8 x 8, pictures 16 x 16; it knows the words of the micro-world.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        _xl_unet().save_pretrained(folder / "unet")
+        _vae().save_pretrained(folder / "vae")
+        _text_encoder().save_pretrained(folder / "text_encoder")
+        _text_encoder(pooled=True).save_pretrained(folder / "text_encoder_2")
+    for part in ("tokenizer", "tokenizer_2"):
+        shutil.copytree(WEIGHTS / "tokenizer", folder / part, dirs_exist_ok=True)
+    shutil.copytree(WEIGHTS / "scheduler", folder / "scheduler", dirs_exist_ok=True)
+    index = json.loads((WEIGHTS / "model_index.json").read_text())
+    index = {name: value for name, value in index.items() if name not in ("safety_checker", "requires_safety_checker")}
+    second = {"text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+              "tokenizer_2": index["tokenizer"], "force_zeros_for_empty_prompt": True}
+    (folder / "model_index.json").write_text(
+        json.dumps(index | second | {"_class_name": "StableDiffusionXLPipeline"}, indent=2) + "\n")
+    return folder
+
+
 def tiny_clip(folder: Path, seed: int = 0) -> Path:
     """Write an untrained CLIP as open_clip's ``local-dir:`` reads it; returns ``folder``."""
     import open_clip
@@ -96,29 +117,6 @@ def tiny_clip(folder: Path, seed: int = 0) -> Path:
         torch.manual_seed(seed)
         model = open_clip.CLIP(**model_config)
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
-    return folder
-
-
-def clip_tokenizer(folder: Path, pad_token: str = END) -> Path:
-    """Write CLIP's tokenizer, all 49,408 entries, in the files of Stable Diffusion's ``tokenizer`` folder; returns
-    ``folder``.
-
-    The merges are the original ones, which open_clip carries. ``pad_token`` is ``"!"`` (id 0) in SD 2.x and in SDXL's
-    second tokenizer. ``CLIPTokenizer.from_pretrained(folder)`` reads it.
-    """
-    from open_clip import tokenizer as original
-
-    lines = gzip.decompress(Path(original.default_bpe()).read_bytes()).decode().split("\n")
-    letters = list(original.bytes_to_unicode().values())
-    merges = lines[1:VOCABULARY - 2 * len(letters) - 2 + 1]  # the first line is a header, what follows is not used
-    entries = [*letters, *(f"{letter}</w>" for letter in letters), *(merge.replace(" ", "") for merge in merges),
-               START, END]
-    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "bos_token": START, "eos_token": END,
-              "unk_token": END, "pad_token": pad_token}
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps({entry: i for i, entry in enumerate(entries)}))
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8")
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
     return folder
 
 
@@ -159,7 +157,24 @@ def _unet() -> Any:
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         cross_attention_dim=WIDTH, attention_head_dim=2, norm_num_groups=4, use_linear_projection=True)
-    # Untrained attention is nearly uniform and says little; here maps have a shape, and fusion shows in the picture.
+    return _sharpened(unet)
+
+
+def _xl_unet() -> Any:
+    from diffusers import UNet2DConditionModel
+
+    sizes = 6 * 8  # six numbers, eight sines and cosines each
+    return _sharpened(UNet2DConditionModel(
+        sample_size=LATENT, in_channels=4, out_channels=4, layers_per_block=2, block_out_channels=(CHANNELS,) * 3,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 2, 10), cross_attention_dim=2 * WIDTH, attention_head_dim=2, norm_num_groups=4,
+        use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=WIDTH + sizes))
+
+
+def _sharpened(unet: Any) -> Any:
+    """Untrained attention is nearly uniform and says little; here maps have a shape, and fusion shows in the picture."""
     with torch.no_grad():
         for name, weight in unet.named_parameters():
             if name.endswith(("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight")):
@@ -176,11 +191,11 @@ def _vae() -> Any:
         sample_size=PICTURE, scaling_factor=0.5, mid_block_add_attention=False, force_upcast=False)
 
 
-def _text_encoder() -> Any:
-    from transformers import CLIPTextConfig, CLIPTextModel
+def _text_encoder(pooled: bool = False) -> Any:
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     words = _words()
-    return CLIPTextModel(CLIPTextConfig(
+    return (CLIPTextModelWithProjection if pooled else CLIPTextModel)(CLIPTextConfig(
         vocab_size=words, hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=1, num_attention_heads=2,
         max_position_embeddings=TOKENS, projection_dim=WIDTH, bos_token_id=words - 2, eos_token_id=words - 1,
         pad_token_id=words - 1))

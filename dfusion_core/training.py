@@ -106,7 +106,7 @@ class Trainer:
         both = torch.stack([self.pairs.winner, self.pairs.loser])
         x_t, x_prev = (both[:, pair, step + k].flatten(0, 1).to(self.policy.device) for k in (0, 1))
         twice = step.repeat(2)
-        text = self.text[self.pairs.prompt_row[pair]].repeat(2, 1, 1)
+        text = self.text[self.pairs.prompt_row[pair]].repeat(2)
         eps = self.policy.predict_noise(x_t, twice, text, self.empty)
         mean = ddim.mean(self.policy.schedule, twice, x_t, eps)
         log_prob = ddim.log_prob(x_prev, mean, self.policy.schedule.std[twice])

@@ -91,7 +91,7 @@ def twins(round: str, params: Params) -> tuple[pd.DataFrame, Figures]:
 
 def rescore(params: Params, scored: StageData, pictures: Pictures, prompts: Sequence[str]) -> Scores:
     """Scores of new pictures, by the models that scored the sampled ones."""
-    from dfusion_core.policy import pick_device
+    from dfusion_core.device import pick_device
     from dfusion_core.rewards import check_same, load_reward
 
     reward = load_reward(params.reward, pick_device("auto"))

@@ -22,15 +22,18 @@ def init(round: str = "init") -> None:
         import pandas as pd
 
         from dfusion_core.advantages import COLUMNS
+        from dfusion_core.loading import load_pipeline
         from dfusion_core.lora import add_lora, save_lora
-        from dfusion_core.policy import load_pipeline, model_files
+        from dfusion_core.model_source import locate
+        from dfusion_core.pins import FILE, pin
 
-        unet = load_pipeline(params.model).unet
+        source = locate(params.model)
+        unet = load_pipeline(params.model, source).unet
         unet.requires_grad_(False)
         add_lora(unet, params.lora, params.seed)
         save_lora(unet, run.path("adapter"))
         run.write_table("reward_history", pd.DataFrame(columns=list(COLUMNS)))
-        run.path("pin.json").write_text(json.dumps(model_files(params.model), indent=2, sort_keys=True) + "\n")
+        run.path(FILE).write_text(json.dumps(pin(params.model, source), indent=2, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

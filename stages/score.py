@@ -22,7 +22,7 @@ def score(round: str) -> None:
     with open_stage("score", round=round, params=params, inputs=inputs) as run:
         if run.done:
             return
-        from dfusion_core.policy import pick_device
+        from dfusion_core.device import pick_device
         from dfusion_core.rewards import load_reward
 
         sampled = read_stage("sample", round)

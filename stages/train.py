@@ -1,12 +1,14 @@
 """Train: update the adapter on the round's (winner, loser) trajectories.
 
 reads   adapter, optimizer and reward history of the round before, sample/, score/, fuse/, adopt/
-writes  train/  adapter/, optimizer.safetensors, reward_history.csv (all scores so far), updates.csv (one row an
-                optimizer step), timesteps.csv (one row an optimizer step and t), live/ (updates.csv for dvclive)
+writes  train/  adapter/, pin.json (the base model's hashes), optimizer.safetensors, reward_history.csv (all scores
+                so far), updates.csv (one row an optimizer step), timesteps.csv (one row an optimizer step and t), live/
+                (updates.csv for dvclive)
 """
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 
 from dfusion_core.artefacts import adapter, output, previous
@@ -30,6 +32,7 @@ def train(round: str) -> None:
         from dfusion_core.lora import save_lora
         from dfusion_core.objectives import needs_advantage, skips_shared_steps
         from dfusion_core.optimizer import save_optimizer
+        from dfusion_core.pins import FILE as PIN
         from dfusion_core.policy import load_policy
         from dfusion_core.tracking import write_live
         from dfusion_core.training import Trainer
@@ -53,6 +56,7 @@ def train(round: str) -> None:
         run.write_table("reward_history", history)
         run.write_table("updates", trainer.history_table())
         run.write_table("timesteps", trainer.timestep_table())
+        shutil.copy(output("train", before) / PIN, run.path(PIN))
         write_live(trainer.history_table(), run.path("live"))
 
 

@@ -6,8 +6,10 @@ paper does not give the value). The documentation page and `dfusion params` are 
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
 
+UNCHOSEN = "CHOOSE-A-COPY-OF-SD-2.1-BASE"  # model.id of the profiles sd21 and sd21-24gb
 Algo = Literal["dpo", "ddpo", "dpok"]
 Pairs = Literal["dfusion", "naive", "same_noise", "inversion"]
 Layer = Literal["down_0", "down_1", "down_2", "down_3", "mid", "up_0", "up_1", "up_2", "up_3"]
@@ -33,15 +35,34 @@ class Model(Section):
     """The diffusion model that is fine-tuned."""
 
     id: str = _ours(
-        "micro-world", "micro-world (built in), a local folder in diffusers format, or a name on the Hub"
+        "micro-world",
+        "micro-world (built in), a folder in diffusers format, a .safetensors file, or a name on the Hub",
+        min_length=1,
     )
-    revision: str | None = _ours(None, "commit of the Hub repository; null takes the newest")
+    revision: str | None = _ours(
+        None, "commit, branch or tag of the Hub repository; null takes the newest, which init pins"
+    )
+    variant: str | None = _ours(None, "variant of the weights, as fp16; null takes the plain files")
+    config: str | None = _ours(
+        None,
+        "of a single .safetensors file: sd15, sd21, sd21-v (768 pixels, v-prediction), sdxl, or a folder with "
+        "the configurations; null finds out",
+    )
     dtype: Literal["auto", "fp32", "fp16", "bf16"] = _ours("fp32", "arithmetic of the frozen weights")
     device: str = _ours(
         "auto",
         "auto, cpu, cuda or cuda:N; auto takes a GPU if there is one",
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
     )
+
+    @field_validator("id")
+    @classmethod
+    def _is_chosen(cls, value: str) -> str:
+        if value == UNCHOSEN:
+            raise PydanticCustomError(
+                "unchosen", "has to be chosen, because Stable Diffusion 2.1 left the Hub in November 2025: "
+                "run 'dfusion profile sd21 --model ID_OR_FOLDER' (or sd21-24gb); docs/models.md names copies")
+        return value
 
 
 class Lora(Section):
@@ -57,7 +78,7 @@ class Prompts(Section):
     """What is drawn."""
 
     file: str = _ours(
-        "dfusion_core/prompts/micro_attribute.yaml", "YAML file with the lists `train` and `test`"
+        "dfusion_core/prompts/micro_attribute.yaml", "YAML list of prompts, or lists `train` and `test` (docs/prompts.md)"
     )
     train_count: int | None = _ours(None, "use the first N training prompts; null takes all", ge=1)
     test_count: int | None = _ours(None, "use the first N test prompts; null takes all", ge=0)
@@ -75,8 +96,10 @@ class Sample(Section):
         16, "K, images of one prompt in a round (paper: 640 in all)", ge=2, multiple_of=2
     )
     batch_size: int = _paper(4, "images denoised together", ge=1)
-    maps: Literal["up_1", "same_resolution"] = _paper(
-        "up_1", "average the maps of the first up layer, or of all layers of its resolution (authors' code)"
+    maps: Layer | Literal["same_resolution"] = _paper(
+        "up_1",
+        "average the cross-attention maps of this layer (the first up layer with attention: up_1 in SD 1 and 2, "
+        "up_0 in SDXL), or of all layers of its resolution (authors' code)",
     )
 
 

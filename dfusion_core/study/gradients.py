@@ -21,6 +21,7 @@ from ..lora import trainable
 from ..params import load_params
 from ..policy import Policy, load_policy
 from ..store import read_stage
+from ..text import Text
 from ..trajectories import tensor
 from .control import first_pairs
 
@@ -33,12 +34,10 @@ def coherence(differences: torch.Tensor) -> float:
     return float(len(differences) ** 0.5 * differences.mean(dim=0).norm() / rms) if rms > 0 else 0.0
 
 
-def gradients(
-    policy: Policy, x: torch.Tensor, i: int, text: torch.Tensor, empty: torch.Tensor
-) -> torch.Tensor:
+def gradients(policy: Policy, x: torch.Tensor, i: int, text: Text, empty: Text) -> torch.Tensor:
     """Gradient of each image's log-prob at step index i with respect to the adapter, (n, weight), on the CPU.
 
-    x: trajectories (n, T + 1, c, h, w); text: (n, tokens, width).
+    x: trajectories (n, T + 1, c, h, w); text: n prompts.
     """
     parameters = list(trainable(policy.unet).values())
     rows = []

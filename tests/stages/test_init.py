@@ -46,7 +46,7 @@ def test_rank_and_targets(project: Path) -> None:
 def test_the_pin_names_every_file_of_the_model(project: Path) -> None:
     pin = json.loads(Path("runs/init/train/pin.json").read_text())
     files = [path for path in Path("model").rglob("*") if path.is_file()]
-    assert pin == {"id": "model", "revision": None,
+    assert pin == {"id": "model", "revision": None, "variant": None,
                    "files": {str(path.relative_to("model")): hash_file(path) for path in files}}
     assert verify("runs/init") == []
 
@@ -73,13 +73,13 @@ def test_a_missing_model_folder(project: Path, missing: str) -> None:
     change(model={"id": missing})
     with pytest.raises(ModelError) as caught:
         run("init")
-    assert str(caught.value).startswith(f"model: '{missing}' cannot be loaded: ")
-    assert caught.value.hint == "Set model.id to a folder in diffusers format, a name on the Hub, or micro-world."
+    assert caught.value.message == f"model.id: there is no folder or file '{missing}'."
+    assert caught.value.hint.startswith("Set model.id to a folder in diffusers format")
 
 
 def test_a_model_without_weights(project: Path) -> None:
     Path("model/unet/diffusion_pytorch_model.safetensors").unlink()
-    with pytest.raises(ModelError, match="model: 'model' cannot be loaded"):
+    with pytest.raises(ModelError, match="model.variant: unet of 'model' has no safetensors"):
         run("init")
 
 

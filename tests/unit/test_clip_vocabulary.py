@@ -9,9 +9,9 @@ import open_clip
 import pytest
 from transformers import CLIPTokenizer
 
+from dfusion_core.clip_vocabulary import clip_tokenizer
 from dfusion_core.masks import ItemNotFound, item_tokens
 from dfusion_core.prompts import Prompt, load_prompts
-from dfusion_core.testing import clip_tokenizer
 
 ORIGINAL = open_clip.tokenizer.SimpleTokenizer()
 SPLIT = {"woolen": ["woo", "len"], "computer": ["compu", "ter"]}  # all words of the 240 prompts that are two tokens

@@ -1,0 +1,15 @@
+"""Where the arithmetic is done, and in which type."""
+
+import torch
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def pick_device(name: str) -> torch.device:
+    """The named device; "auto" is the first GPU, else the CPU."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The named dtype; "auto" is fp16 on a GPU (finer than bf16 for log-probs) and fp32 on a CPU."""
+    return DTYPES[("fp16" if device.type == "cuda" else "fp32") if name == "auto" else name]

@@ -1,0 +1,71 @@
+"""Loading a text-to-image model through diffusers, from safetensors only."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .device import pick_device, pick_dtype
+from .errors import ModelError, one_line
+from .model_source import Source, locate
+
+if TYPE_CHECKING:
+    from .params import Model
+
+# What each kind of pipeline must be told, so that parts that are not needed stay out.
+KINDS: dict[str, dict[str, Any]] = {
+    "StableDiffusionPipeline": {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
+    "StableDiffusionXLPipeline": {"add_watermarker": False},
+}
+LATENT_CHANNELS = 4
+
+
+def load_pipeline(model: Model, source: Source | None = None) -> Any:
+    """The model's Stable Diffusion pipeline, 1.x, 2.x or XL, on the CPU. Raises ModelError."""
+    import diffusers
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    source = source or locate(model)
+    dtype = pick_dtype(model.dtype, pick_device(model.device))
+    try:
+        if source.is_single_file:
+            from .single_file import load_single_file
+
+            pipeline = load_single_file(source.path, model, dtype)
+        else:
+            kind = pipeline_kind(model, source.path)
+            pipeline = getattr(diffusers, kind).from_pretrained(
+                source.path, variant=model.variant, dtype=dtype, use_safetensors=True, local_files_only=True,
+                **KINDS[kind])
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(
+            f"model.id: '{model.id}' cannot be loaded: {one_line(error)}.",
+            "Set model.id to a folder in diffusers format, a .safetensors file, a name on the Hub, or micro-world."
+        ) from error
+    check_kind(model, pipeline)
+    return pipeline
+
+
+def pipeline_kind(model: Model, folder: Path) -> str:
+    """The name of the pipeline's class in diffusers. Raises ModelError for one that this method is not made for."""
+    kind = str(json.loads((folder / "model_index.json").read_text()).get("_class_name"))
+    if kind not in KINDS:
+        raise ModelError(f"model.id: '{model.id}' is a {kind}, and this program knows {', '.join(KINDS)}.",
+                         "Use a Stable Diffusion 1.x, 2.x or XL model for text to image.")
+    return kind
+
+
+def check_kind(model: Model, pipeline: Any) -> None:
+    """Raise ModelError for a U-Net that wants more than a latent, a timestep and a prompt (inpainting, refiner)."""
+    config = pipeline.unet.config
+    if config.in_channels != LATENT_CHANNELS or config.out_channels != LATENT_CHANNELS:
+        raise ModelError(f"model.id: the U-Net of '{model.id}' takes {config.in_channels} channels and gives "
+                         f"{config.out_channels}, not {LATENT_CHANNELS}: it is not for text to image.",
+                         "Use the text-to-image model it was made from.")
+    if config.time_cond_proj_dim is not None or getattr(pipeline.config, "requires_aesthetics_score", False):
+        raise ModelError(f"model.id: '{model.id}' is a distilled or refiner model; it cannot be sampled by DDIM steps "
+                         "with guidance.", "Use the base model.")
