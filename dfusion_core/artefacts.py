@@ -42,6 +42,11 @@ def model_source(model_id: str) -> str:
     return str(WEIGHTS) if model_id == MICROWORLD else model_id
 
 
+def model_name(model_id: str) -> str:
+    """A name on the Hub as it is; of a path on this machine only the last part is anybody else's business."""
+    return Path(model_id).name if Path(model_id).exists() or Path(model_id).is_absolute() else model_id
+
+
 def model_inputs(model_id: str) -> dict[str, Path]:
     """The model as an input of ``init``: its folder or file where it is local, so that other weights are noticed."""
     path = Path(model_source(model_id))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from .artefacts import MICRO_CLIP
 from .consistency import diversity
+from .infotext import png
 
 if TYPE_CHECKING:
     from .rewards import Scorer
@@ -47,12 +48,10 @@ def tile(rows: list[list[NDArray[np.uint8]]]) -> NDArray[np.uint8]:
     return sheet
 
 
-def write_grid(file: Path, images: pd.DataFrame, pictures: NDArray[np.uint8]) -> None:
-    """A PNG with a row per prompt: the first prompts of each split with all their images."""
-    from PIL import Image
-
+def write_grid(file: Path, images: pd.DataFrame, pictures: NDArray[np.uint8], text: str) -> None:
+    """A PNG with a row per prompt, the first prompts of each split with all their images, and ``text`` in it."""
     rows: list[list[Any]] = []
     for _, split in images.groupby("split", sort=False):
         for prompt in list(dict.fromkeys(split.prompt_id))[:SHOWN]:
             rows.append([pictures[image] for image in split.image[split.prompt_id == prompt]])
-    Image.fromarray(tile(rows)).save(file)
+    file.write_bytes(png(tile(rows), text))

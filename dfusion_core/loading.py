@@ -41,7 +41,9 @@ def load_pipeline(model: Model, source: Source | None = None) -> Any:
             pipeline = getattr(diffusers, kind).from_pretrained(
                 source.path, variant=model.variant, dtype=dtype, use_safetensors=True, local_files_only=True,
                 **KINDS[kind])
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except ModelError:
+        raise
+    except Exception as error:  # what a damaged or foreign file makes diffusers raise is of any kind
         raise ModelError(
             f"model.id: '{model.id}' cannot be loaded: {one_line(error)}.",
             "Set model.id to a folder in diffusers format, a .safetensors file, a name on the Hub, or micro-world."

@@ -60,13 +60,7 @@ def locate(model: Model, pinned: str | None = None) -> Source:
 def _from_hub(model: Model, revision: str | None) -> Source:
     """The repository's needed files in the Hub's cache, fetched where they are missing."""
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         info = HfApi().model_info(model.id, revision=revision, timeout=SECONDS)
@@ -78,17 +72,30 @@ def _from_hub(model: Model, revision: str | None) -> Source:
             f"model.id: the Hub does not give '{model.id}'{f' at {revision}' if revision else ''}: {one_line(error)}.",
             "Check the name; for a private or gated model run 'hf auth login'; docs/models.md lists where "
             "models that left the Hub may be found.") from error
-    except (HfHubHTTPError, OSError, RuntimeError) as error:  # no network, offline mode, or the Hub is down
+    except ModelError:
+        raise
+    except Exception as error:  # no network, offline mode, the Hub is down: the HTTP library has errors of its own
         why = one_line(error)
-    try:
-        folder = snapshot_download(model.id, revision=revision, local_files_only=True)
-    except (LocalEntryNotFoundError, OSError, ValueError) as error:
+    path = _cached(model.id, revision)
+    if path is None:
         raise ModelError(
             f"model.id: '{model.id}' is not in the Hub's cache, and the Hub cannot be reached: {why}.",
-            "Fetch it where there is a network ('hf download'), or set model.id to a local folder or file.") from error
-    path = Path(folder)
+            "Fetch it where there is a network ('hf download'), or set model.id to a local folder or file.")
     names = _needed(model, (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()))
     return Source(path, names, path.name)  # a folder of the cache is called by its commit
+
+
+def _cached(name: str, revision: str | None) -> Path | None:
+    """The folder in the Hub's cache, if there is one; it holds some of the repository's files only."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=revision, local_files_only=True))
+    except IncompleteSnapshotError as error:  # incomplete for one who wants every file of it
+        return Path(error.snapshot_path)
+    except LocalEntryNotFoundError:
+        return None
 
 
 def _needed(model: Model, names: Iterable[str]) -> tuple[str, ...]:

@@ -174,7 +174,7 @@ def _xl_unet() -> Any:
 
 
 def _sharpened(unet: Any) -> Any:
-    """Untrained attention is nearly uniform and says little; here maps have a shape, and fusion shows in the picture."""
+    """Untrained attention is nearly uniform and says little; here maps have a shape, and fusion shows in pictures."""
     with torch.no_grad():
         for name, weight in unet.named_parameters():
             if name.endswith(("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight")):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from dfusion_core.artefacts import adapter, output, round_result
+from dfusion_core.artefacts import adapter, model_name, output, round_result
 from dfusion_core.entry import run_stage
 from dfusion_core.params import load_params
 from dfusion_core.plan import evaluation_plan
@@ -27,6 +27,7 @@ def evaluate(round: str) -> None:
         if not run.done:
             from dfusion_core.denoise import denoise
             from dfusion_core.evaluation import score_images, write_grid
+            from dfusion_core.infotext import pictures_text
             from dfusion_core.noise import trajectory_noises
             from dfusion_core.policy import load_policy
             from dfusion_core.rewards import load_reward
@@ -46,7 +47,9 @@ def evaluate(round: str) -> None:
             reward = load_reward(params.reward, policy.device)
             run.write_table("images", score_images(reward, images, pictures))
             run.path("reward.json").write_text(json.dumps(reward.identity(), indent=2) + "\n")
-            write_grid(run.path("grid.png"), images, pictures)
+            size = (policy.picture_size, policy.picture_size)
+            write_grid(run.path("grid.png"), images, pictures,
+                       pictures_text(params.sample, size=size, model=model_name(params.model.id)))
     from dfusion_core.results import write_round_result
 
     base = read_stage("evaluate", "init").table("images")

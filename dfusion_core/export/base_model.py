@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from ..artefacts import MICROWORLD
+from ..artefacts import MICROWORLD, model_name
 
 SD_WIDTHS = (320, 640, 1280, 1280)
 FAMILIES = {768: "sd_v1", 1024: "sd_v2"}  # by the width of the text encoder
@@ -60,17 +60,12 @@ class Base:
 
 def identify(model_id: str, unet: Any, prediction_type: str) -> Base:
     """The base model of an adapter. ``unet`` is the U-Net's config, ``prediction_type`` the scheduler's."""
-    name = shown(model_id)
+    name = model_name(model_id)
     v_prediction = prediction_type == "v_prediction"
     return Base(
         id=name, on_hub=bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)),
         version=family(unet, v_prediction) or name, v_prediction=v_prediction,
         sgm=unet.addition_embed_type == "text_time", licence=licence(model_id))
-
-
-def shown(model_id: str) -> str:
-    """A name on the Hub as it is; of a path on this machine only the last part is anybody else's business."""
-    return Path(model_id).name if Path(model_id).exists() or Path(model_id).is_absolute() else model_id
 
 
 def family(unet: Any, v_prediction: bool) -> str | None:

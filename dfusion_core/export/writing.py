@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ExportError
+from ..infotext import Adapter, pictures_text, png
 from ..loading import load_pipeline
 from ..lora import FILE, PREFIX, read_lora
 from ..model_source import locate
@@ -16,7 +17,6 @@ from ..pins import check_pin, read_pin
 from ..store.atomic import write_bytes
 from .base_model import Base, identify
 from .card import model_card
-from .infotext import Adapter, pictures_text, png
 from .kohya import kohya_file, kohya_metadata, kohya_tensors
 from .proof import Proof, prove
 from .trained import Picture, Trained, read_trained

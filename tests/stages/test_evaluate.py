@@ -81,6 +81,8 @@ def test_the_grid_shows_every_picture(project: Path) -> None:
     for image, picture in enumerate(pictures):
         y, x = divmod(image, 2)
         np.testing.assert_array_equal(grid[18 * y:18 * y + 16, 18 * x:18 * x + 16], picture)
+    text = Image.open("runs/r00/evaluate/grid.png").text["parameters"]
+    assert text.startswith("Steps: 4, Sampler: DDIM, CFG scale: 5.0, Size: 16x16, Model: model, ")
 
 
 def test_the_same_bytes_again(project: Path, finished: Path) -> None:
