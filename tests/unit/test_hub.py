@@ -90,8 +90,8 @@ def stage(folder: Path, name: str, *args: str, **environment: str) -> subprocess
     """A stage as a process of its own: huggingface_hub reads its settings when it is imported."""
     own = {"HF_HOME": str(folder / "hf"), "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0",
            "PYTHONPATH": str(Path(__file__).parents[2])}
-    return subprocess.run([sys.executable, "-m", f"stages.{name}", *args], cwd=folder, env=os.environ | own | environment,
-                          check=False, capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, "-m", f"stages.{name}", *args], cwd=folder, check=False, timeout=120,
+                          env=os.environ | own | environment, capture_output=True, text=True)
 
 
 def project(folder: Path, **model: Any) -> Path:
