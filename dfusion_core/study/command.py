@@ -92,5 +92,22 @@ def gradients(
     print(f"\n{pairs} pairs of {round}; the table is in {out}.")
 
 
+@app.command()
+@guarded
+def directions(
+    round: Annotated[str, typer.Argument(help="A finished round, as r00.")] = "r00",
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs of each prompt that gradients are taken of.")] = 24,
+    images: Annotated[int, typer.Option(min=2, help="Images of each training prompt, before and after.")] = 32,
+    size: Annotated[list[float] | None, typer.Option(
+        min=0, help="Root mean square change of a weight; may be repeated.", show_default="0.002")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the table.")] = Path("docs/evidence/directions"),
+) -> None:
+    """Whether a step along the gradient of naive and of fused pairs raises the score."""
+    from .directions import study_directions
+
+    print(study_directions(round, pairs, images, size or [2e-3], out).round(4).to_string(index=False))
+    print(f"\n{images} images of each training prompt, on the same seeds; the table is in {out}.")
+
+
 def _interval(row: dict[Any, Any], key: str) -> str:
     return f"{row[key]:+.4f} [{row[f'{key}_low']:+.4f}, {row[f'{key}_high']:+.4f}]"

@@ -29,19 +29,18 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from ...attention import HookedAttention, layer_paths, present_layers, self_attention_modules, with_kv
-from ...fusion import flatten, resize
+from ...fusion import fuse_kv, resize
 from ..locate import WEIGHTS
 from .data import BUILD
 from .loop import fit, rows_at
 from .record import record
-from .unet import TrainingSet, build, follow, min_snr_weight, save, scheduler, training_set, write_index
+from .unet import TrainingSet, build, following, min_snr_weight, save, scheduler, training_set, write_index
 
 STEPS, HALF, LR = 1_500, 16, 1.0e-3  # HALF: references of a shard, and as many bases
 SHARE = 0.5  # of batches with a transfer
 EARLIEST = 150  # training timestep; below it a base shows too clearly what it is
 MASK = 8  # cells a side
 FULL = 0.34  # share of masks that cover everything
-SNAPSHOT_EVERY = 250
 SEED = 10_000_000  # of batches; far from those of the shipped weights
 OUT = BUILD / "transfer"
 
@@ -66,13 +65,15 @@ class Transfer:
         if M is None:
             return K, V
         n, side = len(M), round(K.shape[2] ** 0.5)
-        inside = flatten(resize(M, (side, side)))
-        return mixed(K, n, inside), mixed(V, n, inside)
+        K_new, V_new = fuse_kv(K[:n], V[:n], K[n:], V[n:], resize(M, (side, side)))
+        return torch.cat([K[:n], K_new]), torch.cat([V[:n], V_new])
 
 
-def mixed(both: torch.Tensor, n: int, inside: torch.Tensor) -> torch.Tensor:
-    """The first n rows as they are, then the last n with the first ones' values inside."""
-    return torch.cat([both[:n], torch.where(inside, both[:n], both[n:])])
+def wanted_images(x_0: torch.Tensor, M: torch.Tensor) -> torch.Tensor:
+    """Of references and bases (2 n, c, y, x): the references, then bases with their references inside M."""
+    reference, base = x_0.chunk(2)
+    inside = resize(M, (x_0.shape[-2], x_0.shape[-1]))[:, None]
+    return torch.cat([reference, torch.where(inside, reference, base)])
 
 
 def masks(n: int, generator: torch.Generator) -> torch.Tensor:
@@ -127,17 +128,13 @@ def main() -> None:
         noise = torch.randn(x_0.shape, generator=generator)
         x_t = noise_schedule.add_noise(x_0, noise, timestep)
         transfer.local.M = M
-        x_want = x_0 if M is None else mixed(x_0, HALF, resize(M, (16, 16))[:, None])
+        x_want = x_0 if M is None else wanted_images(x_0, M)
         eps = unet(x_t, timestep, data.texts[text]).sample
         error = (eps - wanted_noise(x_t, x_want, abar[timestep])).square().mean(dim=(1, 2, 3))
         return (error * min_snr_weight(abar[timestep])).mean()
 
-    def after_step(step: int) -> None:
-        follow(average, unet, step)
-        if (step + 1) % SNAPSHOT_EVERY == 0:
-            save(average, BUILD / "snapshot")
-
-    fit(unet.parameters(), loss_at, steps=STEPS, lr=LR, weight_decay=1e-2, after_step=after_step, name="transfer")
+    fit(unet.parameters(), loss_at, steps=STEPS, lr=LR, weight_decay=1e-2, after_step=following(average, unet),
+        name="transfer")
     for part in ("vae", "text_encoder", "tokenizer", "scheduler"):
         shutil.copytree(WEIGHTS / part, OUT / part, dirs_exist_ok=True)
     save(average, OUT / "unet")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,11 +62,17 @@ def min_snr_weight(abar: torch.Tensor) -> torch.Tensor:
     return snr.clamp(max=GAMMA) / snr
 
 
-@torch.no_grad()
-def follow(average: torch.nn.Module, model: torch.nn.Module, step: int) -> None:
-    """Move the averaged weights towards the model's (slower as training goes on)."""
-    decay = min(EMA, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+def following(average: UNet2DConditionModel, model: UNet2DConditionModel) -> Callable[[int], None]:
+    """What is done after a step: the averaged weights move towards the model's, slower as training goes on."""
+
+    @torch.no_grad()
+    def after_step(step: int) -> None:
+        decay = min(EMA, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+        if (step + 1) % SNAPSHOT_EVERY == 0:
+            save(average, BUILD / "snapshot")
+
+    return after_step
 
 
 @dataclass(frozen=True)
@@ -126,12 +133,8 @@ def main() -> None:
         error = (eps - noise).square().mean(dim=(1, 2, 3))
         return (error * min_snr_weight(abar[timestep])).mean()
 
-    def after_step(step: int) -> None:
-        follow(average, unet, step)
-        if (step + 1) % SNAPSHOT_EVERY == 0:
-            save(average, BUILD / "snapshot")
-
-    fit(unet.parameters(), loss_at, steps=STEPS, lr=LR, weight_decay=1e-2, after_step=after_step, name="unet")
+    fit(unet.parameters(), loss_at, steps=STEPS, lr=LR, weight_decay=1e-2, after_step=following(average, unet),
+        name="unet")
     save(average, WEIGHTS / "unet")
     noise_schedule.save_pretrained(WEIGHTS / "scheduler")
     write_index(WEIGHTS)

@@ -1,0 +1,141 @@
+"""Does a step along the gradient of a round's pairs raise the score? A line search of one point per kind of pair.
+
+The directions are sums over pairs and timesteps of the gradient of log p(winner) - log p(base) at the adapter that the
+round sampled with, where Eq. 6 and its logarithm agree up to a factor. All steps are of one length, and the images
+after each step have the same seeds as those before it, so differences are paired.
+
+reads   sample/, extract/, fuse/, adopt/ of a round and the adapter it sampled with
+writes  directions.csv
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .. import ddim
+from ..artefacts import adapter, previous
+from ..denoise import denoise
+from ..errors import MissingStage
+from ..evaluation import score_images
+from ..lora import trainable
+from ..noise import trajectory_noises
+from ..params import Params, load_params
+from ..plan import image_plan
+from ..policy import Policy, load_policy
+from ..prompts import load_prompts
+from ..results import WATCHED, interval
+from ..rewards import load_reward
+from ..store import read_stage
+from ..trajectories import tensor
+
+if TYPE_CHECKING:
+    from ..rewards import Scorer
+
+Direction = list[torch.Tensor]  # one tensor a trainable weight, in the order of `trainable`
+
+
+def log_prob_gradient(policy: Policy, x: torch.Tensor, prompts: list[str], last_step: int, rows: int) -> Direction:
+    """Gradient of the sum of log p(x_{t-1} | x_t, c) over trajectories (n, T + 1, c, h, w) and t = T ... last_step.
+
+    ``rows``: (image, timestep) pairs in one forward.
+    """
+    weights = list(trainable(policy.unet).values())
+    total = [torch.zeros_like(weight) for weight in weights]
+    text, empty = policy.embed(prompts), policy.embed([""])
+    count = policy.schedule.num_steps - last_step + 1
+    image, step = torch.arange(len(x)).repeat_interleave(count), torch.arange(count).repeat(len(x))
+    for start in range(0, len(image), rows):
+        n, i = image[start:start + rows], step[start:start + rows]
+        x_t, x_next = (x[n, i + k].to(policy.device) for k in (0, 1))
+        mean = ddim.mean(policy.schedule, i, x_t, policy.predict_noise(x_t, i, text[n], empty))
+        log_prob = ddim.log_prob(x_next, mean, policy.schedule.std[i])
+        for sum_, part in zip(total, torch.autograd.grad(log_prob.sum(), weights), strict=True):
+            sum_ += part
+    return total
+
+
+def minus(a: Direction, b: Direction) -> Direction:
+    """a - b."""
+    return [x - y for x, y in zip(a, b, strict=True)]
+
+
+def scaled(direction: Direction, rms: float) -> Direction:
+    """The direction with ``rms`` as the root mean square of its entries."""
+    flat = torch.cat([part.flatten() for part in direction])
+    factor = rms / float(flat.square().mean().sqrt())
+    return [part * factor for part in direction]
+
+
+def directions(policy: Policy, params: Params, round: str, count: int) -> dict[str, Direction]:
+    """The directions by name, from the first ``count`` pairs of each prompt. Raises MissingStage."""
+    sampled, fused = read_stage("sample", round), read_stage("fuse", round)
+    if "x" not in fused.names:
+        raise MissingStage(f"study: {round} has no fused targets.",
+                           f"Make them with 'dvc repro -s fuse@{round}' and pairs: dfusion.")
+    pairs = read_stage("extract", round).table("pairs")
+    pairs = pairs[pairs.groupby("prompt_id").cumcount() < count].reset_index(drop=True)
+    training = read_stage("adopt", round).table("training")
+    taken = torch.tensor(pairs.pair.isin(training.pair[training.adopted]).tolist())[:, None, None, None, None]
+    base, reference = (tensor(sampled, "x", pairs[f"{name}_image"]) for name in ("base", "reference"))
+    target = tensor(fused, "x", pairs.pair)
+
+    def gradient(x: torch.Tensor) -> Direction:
+        return log_prob_gradient(policy, x, pairs.prompt.tolist(), params.train.last_step, params.train.micro_batch)
+
+    of_base, noise = gradient(base), torch.Generator().manual_seed(params.seed)
+    targets = minus(gradient(target), of_base)
+    return {"naive": minus(gradient(reference), of_base),
+            "dfusion": minus(gradient(torch.where(taken, target, reference)), of_base),
+            "all targets": targets, "against all targets": [-part for part in targets],
+            "random": [torch.randn(part.shape, generator=noise).to(part) for part in targets]}
+
+
+def study_directions(round: str, count: int, images: int, sizes: list[float], folder: Path) -> pd.DataFrame:
+    """One row a direction and length: paired gains over the images before the step, with 95 % intervals.
+
+    count: pairs of each prompt; images: of each training prompt; sizes: root mean squares of the change of a weight.
+    """
+    params = load_params("model", "prompts", "sample", "reward", "train", "evaluate", "rounds", "seed")
+    policy = load_policy(params.model, params.sample, adapter(previous(params, round)), train=True)
+    reward = load_reward(params.reward, policy.device)
+    prompts = load_prompts(params.prompts.file).first(params.prompts.train_count, 0).train
+    plan = image_plan(prompts, images, params.evaluate.seed, "directions")
+    weights = list(trainable(policy.unet).values())
+    start = [weight.detach().clone() for weight in weights]
+    before = _images(policy, params, reward, plan)
+    rows = []
+    for name, direction in directions(policy, params, round, count).items():
+        for size in sizes:
+            with torch.no_grad():
+                for weight, was, part in zip(weights, start, scaled(direction, size), strict=True):
+                    weight.copy_(was + part)
+            rows.append({"direction": name, "size": size} | _gains(_images(policy, params, reward, plan), before))
+    folder.mkdir(parents=True, exist_ok=True)
+    table = pd.DataFrame(rows)
+    table.round(6).to_csv(folder / "directions.csv", index=False)
+    return table
+
+
+def _gains(after: pd.DataFrame, before: pd.DataFrame) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for measure in WATCHED:
+        if measure in after:
+            change = after[measure].to_numpy(float) - before[measure].to_numpy(float)
+            found |= dict(zip((measure, f"{measure}_low", f"{measure}_high"), interval(change), strict=True))
+    return found
+
+
+def _images(policy: Policy, params: Params, reward: Scorer, plan: pd.DataFrame) -> pd.DataFrame:
+    """The plan's images under the policy as it is, scored."""
+    empty, pictures = policy.embed([""]), []
+    for start in range(0, len(plan), params.evaluate.batch_size):
+        part = plan.iloc[start:start + params.evaluate.batch_size]
+        first, noise = trajectory_noises(part.seed.tolist(), policy.latent_shape, params.sample.num_steps)
+        found = denoise(policy, first, noise, policy.embed(part.prompt.tolist()), empty, part.prompt.tolist())
+        pictures.append(policy.decode(found.x[:, -1]).numpy())
+    return score_images(reward, plan, np.concatenate(pictures))

@@ -1,0 +1,75 @@
+"""The line search along pairs' gradients: the direction against finite differences, its length, its table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from steps import change, run
+
+from dfusion_core import ddim
+from dfusion_core.artefacts import adapter
+from dfusion_core.errors import MissingStage
+from dfusion_core.lora import trainable
+from dfusion_core.params import load_params
+from dfusion_core.policy import load_policy
+from dfusion_core.store import read_stage
+from dfusion_core.study.directions import log_prob_gradient, minus, scaled, study_directions
+from dfusion_core.trajectories import tensor
+
+
+def test_the_gradient_is_that_of_the_summed_log_probs(project: Path) -> None:
+    """A step along it changes the sum of all log-probs by its squared length times the step."""
+    params = load_params("model", "sample")
+    policy = load_policy(params.model, params.sample, adapter("r00"), train=True)
+    x, prompts = tensor(read_stage("sample", "r00"), "x", [0, 5]), ["a heart holding a balloon"] * 2
+    last = 2
+    found = log_prob_gradient(policy, x, prompts, last, rows=3)
+    for part, split in zip(found, log_prob_gradient(policy, x, prompts, last, rows=99), strict=True):
+        torch.testing.assert_close(part, split, rtol=1e-3, atol=1e-5)
+
+    weights = list(trainable(policy.unet).values())
+    direction = scaled(found, 2e-4)
+
+    def summed(sign: float) -> float:
+        total = 0.0
+        with torch.no_grad():
+            for weight, part in zip(weights, direction, strict=True):
+                weight += sign * part
+            for i in range(params.sample.num_steps - last + 1):
+                mean = ddim.mean(policy.schedule, i, x[:, i], policy.predict_noise(
+                    x[:, i], i, policy.embed(prompts), policy.embed([""])))
+                total += float(ddim.log_prob(x[:, i + 1].double(), mean.double(), policy.schedule.std[i]).sum())
+            for weight, part in zip(weights, direction, strict=True):
+                weight -= sign * part
+        return total
+
+    expected = sum(float((a * b).sum()) for a, b in zip(found, direction, strict=True))
+    assert (summed(1.0) - summed(-1.0)) / 2 == pytest.approx(expected, rel=0.02)
+
+
+def test_differences_and_lengths_by_hand() -> None:
+    a, b = [torch.tensor([3.0, 5.0]), torch.tensor([[2.0]])], [torch.tensor([1.0, 1.0]), torch.tensor([[2.0]])]
+    difference = minus(a, b)
+    assert [part.tolist() for part in difference] == [[2.0, 4.0], [[0.0]]]
+    long = scaled([torch.tensor([3.0, 4.0]), torch.zeros(2)], 1.0)  # rms 2.5
+    assert long[0].tolist() == pytest.approx([1.2, 1.6])
+
+
+def test_the_table(project: Path) -> None:
+    """Five directions; a length of zero changes nothing, another one does; the adapter on disk stays."""
+    weights = Path("runs/init/train/adapter/pytorch_lora_weights.safetensors").read_bytes()
+    table = study_directions("r00", 2, 2, [0.0, 0.05], project / "out")
+    assert table.direction.tolist()[::2] == ["naive", "dfusion", "all targets", "against all targets", "random"]
+    assert (table[table["size"] == 0].reward == 0).all() and (table[table["size"] > 0].reward != 0).all()
+    pd.testing.assert_frame_equal(pd.read_csv(project / "out/directions.csv"), table.round(6))
+    assert Path("runs/init/train/adapter/pytorch_lora_weights.safetensors").read_bytes() == weights
+
+
+def test_pairs_that_are_not_fused(project: Path) -> None:
+    change(pairs="naive")
+    run("fuse")
+    with pytest.raises(MissingStage, match="r00 has no fused targets"):
+        study_directions("r00", 2, 2, [0.1], project / "out")
