@@ -10,6 +10,8 @@ from . import __version__
 from .entry import guarded
 from .errors import StoreError
 from .export.command import export
+from .planning.command import plan
+from .profile import profile
 from .study.command import app as study
 from .thresholds.command import thresholds
 
@@ -22,6 +24,8 @@ app = typer.Typer(
 app.add_typer(study, name="study")
 app.command()(export)
 app.command()(thresholds)
+app.command()(profile)
+app.command()(plan)
 
 
 def _version(wanted: bool) -> None:

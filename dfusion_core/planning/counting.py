@@ -1,0 +1,113 @@
+"""What a network costs: FLOPs, bytes that autograd saves, bytes alive at once.
+
+Counted on real tensors, or on torch's meta device, where operations know their shapes and compute nothing: there a
+network of any size is counted in seconds. A multiplication and an addition are two FLOPs.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+Forward = Callable[[], Tensor]
+
+
+class FusedAttention(TorchFunctionMode):
+    """Count attention on the meta device as the fused kernels compute it.
+
+    There torch picks the unfused formula, which stores a score for every pair of tokens; CPUs and GPUs
+    have kernels that store queries, keys, values, the output and one number a query.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        named = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
+        if func is not torch.nn.functional.scaled_dot_product_attention or not named["query"].is_meta:
+            return func(*args, **kwargs)
+        return torch.ops.aten._scaled_dot_product_flash_attention(named["query"], named["key"], named["value"])[0]
+
+
+def forward_flops(forward: Forward) -> int:
+    """FLOPs of ``forward`` without gradients."""
+    with FusedAttention(), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        forward()
+    return int(counter.get_total_flops())
+
+
+def training_flops(forward: Forward) -> int:
+    """FLOPs of ``forward`` and of going back from its output to the parameters that require gradients."""
+    with FusedAttention(), FlopCounterMode(display=False) as counter:
+        out = forward()
+        out.backward(torch.empty_like(out))
+    return int(counter.get_total_flops())
+
+
+def saved_bytes(forward: Forward, parameters: Iterable[Parameter]) -> int:
+    """Bytes that autograd keeps between ``forward`` and its backward pass: what limits a micro-batch.
+
+    A storage counts once, however many saved tensors are views of it; the parameters' own storages do not count,
+    because they are there anyway.
+    """
+    known = {_key(p) for p in parameters}
+    kept: dict[int, Tensor] = {}  # the tensors too, so that no storage is freed and its key used again
+
+    def pack(tensor: Tensor) -> Tensor:
+        if _key(tensor) not in known:
+            kept.setdefault(_key(tensor), tensor)
+        return tensor
+
+    with FusedAttention(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        out = forward()
+    del out  # the graph lives until here, so that what it saved could not be freed before
+    return sum(int(tensor.untyped_storage().nbytes()) for tensor in kept.values())
+
+
+def working_bytes(forward: Forward, parameters: Iterable[Parameter]) -> int:
+    """The most bytes of intermediate results that are alive at once in ``forward`` without gradients."""
+    with ExitStack() as stack:
+        stack.enter_context(FusedAttention())
+        stack.enter_context(torch.no_grad())
+        alive = stack.enter_context(_LiveBytes({_key(p) for p in parameters}))
+        forward()
+    return int(alive.most)
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Follows the storages that operations make, from their birth until nothing refers to them."""
+
+    def __init__(self, known: set[int]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now, self.most = 0, 0
+        self._known = known  # storages that do not count
+        self._sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor) and _key(tensor) not in self._known and _key(tensor) not in self._sizes:
+                self._born(tensor)
+        return out
+
+    def _born(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        self._sizes[_key(tensor)] = storage.nbytes()
+        self.now += storage.nbytes()
+        self.most = max(self.most, self.now)
+        weakref.finalize(storage, self._gone, _key(tensor))
+
+    def _gone(self, key: int) -> None:
+        self.now -= self._sizes.pop(key)
+
+
+def _key(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
