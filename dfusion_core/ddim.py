@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
+# Where a scheduler's file does not say these, they are a default of its class, for its own way of sampling
+LEFT_OPEN = frozenset({"timestep_spacing", "steps_offset", "clip_sample", "set_alpha_to_one"})
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,9 @@ def schedule(scheduler: Any, num_steps: int, eta: float) -> Schedule:
 
     scheduler: a diffusers scheduler (left unchanged; PNDM's and DDPM's do too) or its config. What is read:
     DDIM's timesteps under this config, the table of cumulative alphas, the prediction type.
-    Raises ValueError for eta < 0, a prediction type other than epsilon / v_prediction, and for clip_sample or
-    thresholding, which Eq. (1) has no room for (latent models do not use them).
+    Raises ValueError for eta < 0, a prediction type other than epsilon / v_prediction, for clip_sample or
+    thresholding, which Eq. (1) has no room for (latent models do not use them), and for timesteps that do not
+    form a chain of steps with a density: `_previous` says which.
     """
     ddim = _ddim_scheduler(scheduler)
     config = ddim.config
@@ -67,11 +70,8 @@ def schedule(scheduler: Any, num_steps: int, eta: float) -> Schedule:
     ddim.set_timesteps(num_steps)
     timesteps = ddim.timesteps.cpu().long()
     abar = ddim.alphas_cumprod.double().cpu()
-    # The clamp to 0 (as in DDPO's and the authors' code) replaces "the step before the first timestep": with
-    # it the last step keeps std > 0 and a finite log-prob even where set_alpha_to_one would make its std
-    # zero.
-    prev = (timesteps - config.num_train_timesteps // num_steps).clamp(min=0)
-    abar_t, abar_prev = abar[timesteps], abar[prev]
+    previous = _previous(timesteps, num_steps, config)
+    abar_t, abar_prev = abar[timesteps], abar[previous]
     if config.prediction_type == "epsilon" and bool((abar_t <= 0).any()):
         raise ValueError("a zero-SNR first step needs v_prediction: x_0 cannot be told from epsilon there")
     std = eta * ((1 - abar_prev) / (1 - abar_t) * (1 - abar_t / abar_prev)).sqrt()
@@ -89,7 +89,7 @@ def mean(
     """
     x_t, eps = _at_least_fp32(x_t), _at_least_fp32(eps)
     abar_t, abar_prev = _take(schedule.abar_t, i, x_t), _take(schedule.abar_prev, i, x_t)
-    # abar_prev clamped at 0 can equal abar_t, where rounding may leave -1e-17 under the root
+    # a step from zero SNR (abar_t = 0) keeps nothing of x_t, and rounding may leave -1e-17 under the root
     direction = (1 - abar_prev - _take(schedule.std, i, x_t) ** 2).clamp(min=0).sqrt()
     a, s = abar_t.sqrt(), (1 - abar_t).sqrt()
     if (prediction_type or schedule.prediction_type) == "v_prediction":
@@ -141,14 +141,44 @@ def gaussian_kl(mean: Tensor, mean_old: Tensor, std: Tensor) -> Tensor:
     return ((mean - mean_old.to(mean)) ** 2 / (2 * _rows(std, mean) ** 2)).flatten(1).mean(1)
 
 
+def _previous(timesteps: Tensor, num_steps: int, config: Any) -> Tensor:
+    """The timestep that each step leads to; of the last one 0.
+
+    Raises ValueError where a step would not end at the timestep that the U-Net is told next (linspace spacing,
+    trailing spacing of steps that do not divide the timesteps evenly), where the first lies beyond the table of
+    alphas, and where the last begins at timestep 0: it adds no noise, and has no density.
+    """
+    count: int = config.num_train_timesteps
+    gap = count // num_steps
+    given = f"timestep_spacing '{config.timestep_spacing}' and steps_offset {config.steps_offset} put {num_steps} steps"
+    remedy = "set them to 'leading' and 1 in scheduler_config.json"
+    if int(timesteps[0]) >= count:
+        raise ValueError(f"{given} past timestep {count - 1}, the last there is: take fewer steps")
+    if not torch.equal(timesteps[:-1] - gap, timesteps[1:]):
+        divisor = f", or take a number of steps that divides {count}" if config.timestep_spacing == "trailing" else ""
+        raise ValueError(f"{given} at unequal distances, and DDIM's formula takes each for {gap}: {remedy}{divisor}")
+    if int(timesteps[-1]) == 0:
+        raise ValueError(f"{given} so that the last begins at timestep 0, adds no noise and has no density: {remedy}")
+    # The clamp to 0 (as in DDPO's and the authors' code) replaces "the step before the first timestep": with it the
+    # last step keeps std > 0 and a finite log-prob even where set_alpha_to_one would make its std zero.
+    return (timesteps - gap).clamp(min=0)
+
+
 def _ddim_scheduler(scheduler: Any) -> Any:
-    """A DDIMScheduler of our own: set_timesteps changes it, and the one given may belong to a pipeline."""
+    """A DDIMScheduler of our own: set_timesteps changes it, and the one given may belong to a pipeline.
+
+    Raises ValueError for a scheduler without a table of betas (EDM, flow matching).
+    """
     from diffusers import DDIMScheduler
 
-    config = scheduler if isinstance(scheduler, Mapping) else scheduler.config
-    # PNDM and Euler configs have no clip_sample, and DDIM's default for it is made for pixel models
+    config = dict(scheduler if isinstance(scheduler, Mapping) else scheduler.config)
+    if "beta_schedule" not in config:
+        raise ValueError("the scheduler has no beta_schedule, so it is not one of a discrete diffusion model")
+    left_open = LEFT_OPEN.intersection(config.pop("_use_default_values", ()))
+    given = {name: value for name, value in config.items() if name not in left_open}
     build: Any = DDIMScheduler.from_config
-    return build({"clip_sample": False, **config})
+    # PNDM and Euler configs have no clip_sample, and DDIM's defaults for it and the offset are made for pixel models
+    return build({"clip_sample": False, "steps_offset": 1, **given})
 
 
 def _take(table: Tensor, i: int | Tensor, like: Tensor) -> Tensor:
