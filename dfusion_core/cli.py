@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from . import __version__
+from .doctor.command import doctor
 from .entry import guarded
 from .errors import StoreError
 from .export.command import export
@@ -26,6 +27,7 @@ app.command()(export)
 app.command()(thresholds)
 app.command()(profile)
 app.command()(plan)
+app.command()(doctor)
 
 
 def _version(wanted: bool) -> None:

@@ -1,0 +1,1 @@
+"""`dfusion doctor`: does everything that a run needs work here?"""

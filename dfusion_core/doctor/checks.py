@@ -1,0 +1,54 @@
+"""All checks in the order in which they are run; what a check needs stands above it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+
+from .facts import Facts
+from .findings import Finding
+from .runner import Check
+
+
+def _later(place: str) -> Callable[[Facts], Finding]:
+    """``module.function`` of this package, imported when the check is run: an import that fails is a finding."""
+
+    def look(facts: Facts) -> Finding:
+        module, function = place.split(".")
+        found: Finding = getattr(import_module(f".{module}", __package__), function)(facts)
+        return found
+
+    return look
+
+
+CHECKS = tuple(Check(name, _later(place), needs) for name, place, needs in (
+    ("versions", "installation.versions", ()),
+    ("imports", "installation.imports", ()),
+    ("folder", "folder.space", ()),
+    ("locks", "folder.locks", ()),
+    ("DVC", "folder.dvc", ()),
+    ("params.yaml", "settings.params", ()),
+    ("prompts", "settings.prompts", ("imports", "params.yaml")),
+    ("device", "hardware.device", ("imports", "params.yaml")),
+    ("dtype", "hardware.dtype", ("device",)),
+    ("model files", "weights.files", ("params.yaml",)),
+    ("pinned weights", "weights.pinned", ("model files",)),
+    ("memory", "hardware.memory", ("dtype", "model files")),
+    ("model", "weights.model", ("device", "model files")),
+    ("scheduler", "weights.scheduler", ("model",)),
+    ("items", "settings.items", ("prompts", "model")),
+    ("forward", "effort.forward", ("model",)),
+    ("topology", "topology.topology", ("forward",)),
+    ("fuse.layers", "topology.fused_layers", ("forward",)),
+    ("sample.maps", "topology.map_layer", ("forward",)),
+    ("sampling", "passes.sampling", ("forward",)),
+    ("fusion", "identities.fusion", ("fuse.layers", "sampling")),
+    ("batch size", "logprobs.batch_size", ("sampling",)),
+    ("precision", "logprobs.precision", ("sampling",)),
+    ("lora.targets", "topology.adapter_layers", ("model",)),
+    ("training", "passes.training", ("sampling", "lora.targets")),
+    ("ratio", "logprobs.ratio", ("training",)),
+    ("replay", "logprobs.replay", ("training",)),
+    ("reward", "scoring.reward", ("device",)),
+    ("scores", "scoring.scores", ("reward",)),
+))
