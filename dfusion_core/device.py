@@ -1,13 +1,18 @@
 """Where the arithmetic is done, and in which type."""
 
+import os
+
 import torch
+
+from .ranks import world
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def pick_device(name: str) -> torch.device:
-    """The named device; "auto" is the first GPU, else the CPU."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    """The named device; "auto" is the first GPU, else the CPU. Of several processes each takes a GPU of its own."""
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if name == "cuda" and world() > 1 else name)
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -1,9 +1,12 @@
 """How a stage file becomes a command: `python -m stages.NAME ROUND`."""
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
+
+from .ranks import leads
 
 
 def run_stage(function: Callable[..., None]) -> None:
@@ -13,6 +16,8 @@ def run_stage(function: Callable[..., None]) -> None:
     """
     import typer
 
+    if not leads():  # of several processes one speaks
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
     app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
     app.command()(guarded(function))
     app()

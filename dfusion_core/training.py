@@ -21,6 +21,7 @@ from .errors import RatioError
 from .lora import trainable
 from .objectives import remembered, row_loss
 from .optimizer import damping, from_arrays, load_optimizer, to_arrays
+from .ranks import add_up, share, world
 
 if TYPE_CHECKING:
     from .params.sections import Algo, Train
@@ -130,10 +131,11 @@ class Trainer:
         """
         first = next(self.micro_batches(*self.rows(0)))
         with torch.no_grad():
-            if self.groups > 1 and self.train.inner_epochs * self.groups > 1:
+            if self.groups > 1:
                 for update in range(self.groups):
-                    for pair, step, _ in self.micro_batches(*self.rows(update)):
+                    for pair, step, _ in share(list(self.micro_batches(*self.rows(update)))):
                         self.remember(pair, step, self.now(pair, step))
+                self.remember_together()
             else:
                 self.remember(first[0], first[1], self.now(first[0], first[1]))
         self.check_replay(*first[:2])
@@ -142,6 +144,16 @@ class Trainer:
         """Keep what the policy says before the round's first step."""
         for name, values in found.items():
             self.old[name][:, pair, step] = values.detach().cpu().float()
+
+    def remember_together(self) -> None:
+        """Let every process know what each of them keeps."""
+        if world() == 1:
+            return
+        for name, values in self.old.items():
+            known = ~values.isnan()
+            total, count = values.nan_to_num(0.0), known.float()
+            add_up([total, count])
+            self.old[name] = torch.where(count > 0, total / count, float("nan"))
 
     def check_replay(self, pair: torch.Tensor, step: torch.Tensor) -> None:
         """Raise RatioError where the losers' log-probs differ from those seen while sampling."""
@@ -161,22 +173,35 @@ class Trainer:
         if self.done == 0:
             self.before_first_step()
         pair, step = self.rows(self.done)
-        seen: list[torch.Tensor] = []
-        for p, s, weight in self.micro_batches(pair, step):
+        # (winner, loser, old winner, old loser, loss) of every term; each process fills in its own
+        seen = torch.zeros(5, len(pair))
+        batches = list(self.micro_batches(pair, step))
+        for number in share(range(len(batches))):
+            p, s, weight = batches[number]
             now = self.now(p, s)
             old = self.old_for(p, s, now)
             advantage = self.pairs.advantage[:, p].to(self.policy.device)
             loss = row_loss(self.algo, self.train, now, old, advantage, self.policy.schedule.std[s])
             ((loss * weight.to(loss.device)).sum() / len(pair)).backward()
             rows = torch.cat([now["log_prob"].detach(), old["log_prob"], loss.detach()[None]])
-            seen.append(rows.cpu()[:, weight > 0])
+            first, real = number * self.train.micro_batch, int(weight.sum())
+            seen[:, first:first + real] = rows.cpu()[:, :real]
+        self.exchange(seen)
         norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.train.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        whole = torch.cat(seen, dim=1)
-        self.history.append(self.diagnose(whole, norm.item()))
-        self.by_timestep += self.diagnose_timesteps(whole, step)
+        self.history.append(self.diagnose(seen, norm.item()))
+        self.by_timestep += self.diagnose_timesteps(seen, step)
         self.done += 1
+
+    def exchange(self, seen: torch.Tensor) -> None:
+        """One exchange per optimizer step: gradients are sums over all processes' rows, and so is what was seen."""
+        for parameter in self.parameters.values():
+            if parameter.grad is None:  # a process without a single row
+                parameter.grad = torch.zeros_like(parameter)
+        add_up([seen, *(parameter.grad for parameter in self.parameters.values() if parameter.grad is not None)])
+        if self.done == 0:
+            self.remember_together()
 
     def old_for(
         self, pair: torch.Tensor, step: torch.Tensor, now: dict[str, torch.Tensor]

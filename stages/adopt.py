@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dfusion_core.artefacts import output, pairs_result
 from dfusion_core.entry import run_stage
 from dfusion_core.params import load_params
+from dfusion_core.ranks import leads
 from dfusion_core.reward_plugins import reward_inputs
 from dfusion_core.store import open_stage, read_stage
 from dfusion_core.store.atomic import write_text
@@ -44,7 +45,8 @@ def adopt(round: str) -> None:
             run.path("figures.json").write_text(json.dumps(figures, indent=2) + "\n")
             if "adopted" in figures:
                 run.say(f"{figures['adopted']} of {figures['pairs']} targets adopted")
-    write_text(pairs_result(round), (output("adopt", round) / "figures.json").read_text())
+    if leads():
+        write_text(pairs_result(round), (output("adopt", round) / "figures.json").read_text())
 
 
 def targets(round: str, params: Params) -> tuple[pd.DataFrame, Figures]:

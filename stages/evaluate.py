@@ -13,6 +13,7 @@ from dfusion_core.entry import run_stage
 from dfusion_core.params import load_params
 from dfusion_core.plan import evaluation_plan
 from dfusion_core.prompts import load_prompts
+from dfusion_core.ranks import leads
 from dfusion_core.reward_plugins import reward_inputs
 from dfusion_core.store import open_stage, read_stage
 
@@ -50,6 +51,8 @@ def evaluate(round: str) -> None:
             size = (policy.picture_size, policy.picture_size)
             write_grid(run.path("grid.png"), images, pictures,
                        pictures_text(params.sample, size=size, model=model_name(params.model.id)))
+    if not leads():
+        return
     from dfusion_core.results import write_round_result
 
     base = read_stage("evaluate", "init").table("images")

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from dfusion_core.entry import run_stage
 from dfusion_core.params import load_params
+from dfusion_core.ranks import leads
 from dfusion_core.results import summarise
 
 
 def summary() -> None:
     """Gather the rounds' results and print the table."""
-    summarise(load_params("rounds"))
+    params = load_params("rounds")
+    if leads():
+        summarise(params)
 
 
 if __name__ == "__main__":

@@ -30,8 +30,11 @@ class Parts:
         return self.ranges[-1].stop if self.ranges else 0
 
     def expect(self, count: int, batch: int) -> None:
-        """Fix the partition: [0 .. batch-1], ...; parts of another partition or unreadable ones go."""
+        """Fix the partition: [0 .. batch-1], ... ."""
         self.ranges = [range(start, min(start + batch, count)) for start in range(0, count, batch)]
+
+    def clean(self) -> None:
+        """Delete parts of another partition and unreadable ones."""
         wanted = {self.path(rows) for rows in self.ranges}
         for path in self.folder.glob("*.safetensors"):
             if path not in wanted or not _is_readable(path):

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from .. import ranks
 from . import atomic
 from .lock import Lock
 from .parts import AnyArray, Parts
@@ -76,19 +77,17 @@ class StageRun:
         self._progress: Iterator[range] | None = None
 
     def __enter__(self) -> "StageRun":
-        what = f"stage {self.stage} of {self.round}"
-        self._lock = Lock(self._home.with_name(f"{self.stage}.lock"), what, wait=self._beside)
-        try:
+        if ranks.leads():
+            what = f"stage {self.stage} of {self.round}"
+            self._lock = Lock(self._home.with_name(f"{self.stage}.lock"), what, wait=self._beside)
+            try:
+                self._enter()
+            except BaseException:
+                self._lock.release()
+                raise
+        ranks.wait()
+        if not ranks.leads():
             self.done = self._is_published()
-            if self.done:
-                atomic.remove_folder(self._home)
-                rows = read_manifest(self.output)["rows"]
-                self.say(f"is there already ({rows} rows); nothing to do")
-            else:
-                self._start()
-        except BaseException:
-            self._lock.release()
-            raise
         return self
 
     def __exit__(
@@ -98,28 +97,41 @@ class StageRun:
             if self._progress is not None:
                 self._progress.close()  # type: ignore[attr-defined]  # a generator: restores the terminal
             if kind is None and not self.done:
-                self._publish()
+                ranks.wait()  # for the rows of the others
+                if ranks.leads():
+                    self._publish()
+                ranks.wait()  # what comes next reads the output
         finally:
-            self._lock.release()
+            if ranks.leads():
+                self._lock.release()
 
     def expect(self, count: int, batch: int) -> list[range]:
-        """Fix the number of rows and the partition into parts; the parts that are not finished yet."""
+        """Fix the number of rows and the partition into parts; this process's parts that are not finished yet."""
         if not self.done:
             self._parts.expect(count, batch)
-        return self._parts.unfinished()
+            if ranks.leads():
+                self._parts.clean()
+            ranks.wait()
+        unfinished = self._parts.unfinished()
+        return [rows for rows in ranks.share(self._parts.ranges) if rows in unfinished]
 
     def unfinished(self, count: int, batch: int) -> Iterator[range]:
         """The unfinished parts of rows [0 .. batch-1], [batch .. 2 batch-1], ..., with progress on stderr."""
         todo = self.expect(count, batch)
-        left = sum(map(len, todo))
-        if 0 < left < count:
-            self.say(f"continues; {count - left} of {count} rows were finished before")
-        self._progress = track(todo, len, count, count - left, f"{self.stage} {self.round}")
+        left, mine = sum(map(len, todo)), sum(map(len, ranks.share(self._parts.ranges)))
+        if 0 < left < mine:
+            of = "" if mine == count else " of this process"
+            self.say(f"continues; {mine - left} of {mine} rows{of} were finished before")
+        if not ranks.leads():
+            return iter(todo)
+        self._progress = track(todo, len, mine, mine - left, f"{self.stage} {self.round}")
         return self._progress
 
     def track(self, items: Iterable[int], count: int, what: str) -> Iterator[int]:
         """The items one by one, with progress on stderr; the rest of ``count`` was done by an earlier run."""
         left = list(items)
+        if not ranks.leads():
+            return iter(left)
         if 0 < len(left) < count:
             self.say(f"continues; {count - len(left)} of {count} {what}s were done before")
         label = f"{self.stage} {self.round} {what}"
@@ -140,6 +152,7 @@ class StageRun:
 
     def collect(self, name: str) -> AnyArray:
         """One array or working column of all rows that `unfinished` went through, also in earlier runs."""
+        ranks.wait()
         return self._parts.read(name, range(self._parts.count))
 
     def write_table(self, name: str, frame: "pd.DataFrame") -> None:
@@ -148,7 +161,9 @@ class StageRun:
             atomic.write_text(self.path(f"{name}.csv"), frame.to_csv(index=False, lineterminator="\n"))
 
     def save_state(self, arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
-        """Replace the saved state (one atomic file): arrays and JSON values. Not published."""
+        """Replace the saved state (one atomic file): arrays and JSON values, the leader's. Not published."""
+        if not ranks.leads():
+            return
         import numpy as np
         from safetensors.numpy import save
 
@@ -166,22 +181,36 @@ class StageRun:
             return arrays, json.loads(file.metadata()["meta"])
 
     def path(self, name: str) -> Path:
-        """Where to write a file of the output that is neither array nor table; its folder is made."""
+        """Where to write a file of the output that is neither array nor table; its folder is made.
+
+        Every process may write there; the leader's files are published.
+        """
         path = self._out / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
     @property
     def _out(self) -> Path:
-        return self._scratch / "out"
+        return self._scratch / ("out" if ranks.leads() else f"out of rank {ranks.rank()}")
 
     @property
     def _state(self) -> Path:
         return self._scratch / "state.safetensors"
 
     def say(self, text: str) -> None:
-        """Print one line about this run."""
-        print(f"{self.stage} {self.round}: {text}.", flush=True)
+        """Print one line about this run; the leader does."""
+        if ranks.leads():
+            print(f"{self.stage} {self.round}: {text}.", flush=True)
+
+    def _enter(self) -> None:
+        """What the leader does before the others go on: see what is there, or make room for the work."""
+        self.done = self._is_published()
+        if self.done:
+            atomic.remove_folder(self._home)
+            rows = read_manifest(self.output)["rows"]
+            self.say(f"is there already ({rows} rows); nothing to do")
+        else:
+            self._start()
 
     def _is_published(self) -> bool:
         """Whether the output has this fingerprint; if not, say why it is made again."""
