@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..prompts import load_prompts
 from .devices import Device, named_device
 from .disk import Disk, count_disk
-from .memory import Memory, stage_memory
+from .memory import ON_CPU, ON_GPU, Memory, stage_memory
 from .startup import start_up_seconds
 from .workload import Work, Workload, workload
 
@@ -69,7 +69,7 @@ def make_plan(params: Everything, device_name: str = "") -> Plan:
     named = named_device(device_name, dtype) if device_name else None
     costs = count_costs(params, dtype)
     device = named or measured_device(params, costs, where, dtype)
-    memory = stage_memory(params, costs)
+    memory = stage_memory(params, costs, ON_GPU if where.type == "cuda" else ON_CPU)
     stages = {name: Stage(one, flops(one, costs), seconds(one, costs, device, start_up), memory[name])
               for name, one in work.stages.items()}
     return Plan(device, str(dtype).removeprefix("torch."), work, costs, stages, start_up,
