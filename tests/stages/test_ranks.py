@@ -16,7 +16,6 @@ from safetensors.numpy import load_file
 from steps import ROUND_STAGES, content
 
 from dfusion_core import ranks
-from dfusion_core.store import read_stage
 from dfusion_core.store.verify import check, published_folders
 from dfusion_core.testing import tiny_params
 
