@@ -83,8 +83,8 @@ def replay(
         with recording_kv(policy.unet, layers) as tap:
             policy.predict_noise(x[:, i].to(policy.device), i, text, empty)
         for name, (K, V) in tap.kv.items():
-            kept.setdefault(f"{name}/K", []).append(K.cpu())
-            kept.setdefault(f"{name}/V", []).append(V.cpu())
+            kept.setdefault(f"{name}/K", []).append(K.float().cpu())
+            kept.setdefault(f"{name}/V", []).append(V.float().cpu())
     return {name: torch.stack(parts)[None] for name, parts in kept.items()}
 
 

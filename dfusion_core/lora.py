@@ -123,7 +123,8 @@ def _peft_name(name: str) -> str:
 def load_lora(unet: UNet2DConditionModel, folder: Path, *, train: bool) -> None:
     """Attach the adapter of ``folder``: trainable, or merged into the weights where nothing is trained.
 
-    Merging happens once, into freshly loaded weights: unmerging and merging again would leave rounding behind.
+    Merging happens once, into freshly loaded weights: unmerging and merging again would leave rounding behind. What is
+    trained is fp32 whatever the U-Net is: in 16 bits AdamW's moments underflow and small steps are lost.
     Raises ModelError if the file cannot be read, or was made for another model.
     """
     tensors, settings = read_lora(folder)
@@ -137,9 +138,18 @@ def load_lora(unet: UNet2DConditionModel, folder: Path, *, train: bool) -> None:
     if train:
         for name, parameter in unet.named_parameters():
             parameter.requires_grad_("lora_" in name)
+            if "lora_" in name:
+                parameter.data = parameter.data.float()
+        _set_values(unet, tensors)  # once more: loading has rounded them to the U-Net's dtype
     else:
         unet.fuse_lora()
         unet.requires_grad_(False)
+
+
+def _set_values(unet: UNet2DConditionModel, tensors: dict[str, torch.Tensor]) -> None:
+    from peft import set_peft_model_state_dict
+
+    set_peft_model_state_dict(unet, {name.removeprefix(f"{PREFIX}."): value for name, value in tensors.items()})
 
 
 def _misfit(folder: Path, why: str) -> ModelError:

@@ -104,8 +104,9 @@ class Trainer:
 
         ``log_prob`` (2, rows) is log p_theta(x_{t-1} | x_t, c), ``mean`` (2, rows, c, h, w) that of the Gaussian.
         """
-        both = torch.stack([self.pairs.winner, self.pairs.loser])
-        x_t, x_prev = (both[:, pair, step + k].flatten(0, 1).to(self.policy.device) for k in (0, 1))
+        x_t, x_prev = (
+            torch.cat([self.pairs.winner[pair, step + k], self.pairs.loser[pair, step + k]]).to(self.policy.device)
+            for k in (0, 1))
         twice = step.repeat(2)
         text = self.text[self.pairs.prompt_row[pair]].repeat(2)
         eps = self.policy.predict_noise(x_t, twice, text, self.empty)

@@ -176,3 +176,21 @@ def test_an_adapter_of_another_model(saved: tuple[Path, torch.Tensor], change: A
     save_file(dict(change(*item) for item in load_file(folder / FILE).items()), folder / FILE)
     with pytest.raises(ModelError, match="does not fit this model: .* Set model.id to the model"):
         load_lora(fresh(), folder, train=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_what_is_trained_is_fp32(saved: tuple[Path, torch.Tensor], dtype: torch.dtype) -> None:
+    """Bit for bit the file's values on a U-Net in 16 bits; gradients of any size make a finite step of AdamW's size."""
+    folder, _ = saved
+    unet = fresh().to(dtype)
+    load_lora(unet, folder, train=True)
+    in_file = load_file(folder / FILE)
+    for name, parameter in trainable(unet).items():
+        assert parameter.dtype == torch.float32
+        assert torch.equal(parameter, in_file[f"unet.{name.replace('.default', '')}"])
+    assert unet.conv_in.weight.dtype == dtype
+    rate, weight = 1e-4, next(iter(trainable(unet).values()))
+    optimizer, before = torch.optim.AdamW([weight], lr=rate, weight_decay=0.0), weight.detach().clone()
+    weight.grad = torch.full_like(weight, 1e-5)
+    optimizer.step()
+    torch.testing.assert_close(before - weight, torch.full_like(weight, rate), rtol=2e-2, atol=0)
