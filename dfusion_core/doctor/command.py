@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..entry import guarded
+from .findings import PER_STEP
 
 if TYPE_CHECKING:
     from .runner import Checked
 
 STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red", "skipped": "dim"}
-PER_STEP = "t"
 
 
 @guarded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,8 +47,8 @@ class Facts:
         return self.words[dtype][:1].repeat(rows), self.words[dtype][1:]
 
 
-def listed(names: object, limit: int = 4) -> str:
+def listed(names: Iterable[object], limit: int = 4) -> str:
     """The first names of a collection, and how many more there are."""
-    found = [str(name) for name in names]  # type: ignore[attr-defined]
+    found = [str(name) for name in names]
     more = f" and {len(found) - limit} more" if len(found) > limit else ""
     return ", ".join(found[:limit]) + more

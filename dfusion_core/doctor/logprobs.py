@@ -6,10 +6,9 @@ import torch
 
 from ..training import COARSE_TOLERANCE, RATIO_TOLERANCE, REPLAY_TOLERANCE
 from .facts import Facts
-from .findings import Details, Finding, failed, ok, warning
+from .findings import PER_STEP, Details, Finding, failed, ok, warning
 from .passes import log_prob_of
 
-PER_STEP = "t"  # the column by which these tables are merged
 FP32 = "Set model.dtype to fp32"
 
 

@@ -342,7 +342,7 @@ def test_schedulers(sound: Path, config: dict[str, Any], verdict: str, found: st
 
 @pytest.mark.parametrize(("config", "said"), [
     ({"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}, "a zero-SNR first step needs v_prediction"),
-    ({"clip_sample": True, "thresholding": True}, "clips samples"),
+    ({"thresholding": True}, "clips samples"),
     ({"prediction_type": "sample"}, "prediction_type must be one of"),
 ])
 def test_schedulers_that_ddim_cannot_follow(sound: Path, config: dict[str, Any], said: str) -> None:
