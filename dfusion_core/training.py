@@ -8,6 +8,7 @@ the same log-prob in every pass, so the first ratio is exactly 1.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ import pandas as pd
 import torch
 
 from . import ddim
-from .errors import RatioError
+from .errors import BadNumber, RatioError
 from .lora import trainable
 from .objectives import remembered, row_loss
 from .optimizer import damping, from_arrays, load_optimizer, to_arrays
@@ -31,10 +32,20 @@ if TYPE_CHECKING:
 RATIO_TOLERANCE = 1e-5  # between two passes of the same graph on the same rows
 REPLAY_TOLERANCE = {torch.float32: 1e-3}  # against sampling, another batch shape and a merged adapter
 COARSE_TOLERANCE = 0.1  # the same in 16 bits (bf16 shifts the late steps by up to 0.04)
+HEADROOM = 4  # powers of two that fp16's scaled gradients stay below 1, for they grow on their way
 HISTORY = ("update", "loss", "margin", "implicit_accuracy", "winner_drift", "loser_drift", "largest_log_ratio",
            "clip_fraction", "gradient_norm", "epsilon_share")  # columns, the same in a run that was interrupted
 
 BY_TIMESTEP = ("update", "t", "winner_drift", "loser_drift", "largest_log_ratio")
+
+
+def gradient_scale(dtype: torch.dtype, elements: int) -> float:
+    """What the loss is multiplied by before the backward pass through a U-Net of this dtype, a power of two.
+
+    The loss is a mean over ``elements`` latent elements of all rows: at SD size the gradient at one of them is near
+    1e-8, which fp16 rounds to zero. bf16 and fp32 have the exponents for it and stay as they are.
+    """
+    return 2.0 ** max(0, math.floor(math.log2(elements)) - HEADROOM) if dtype == torch.float16 else 1.0
 
 
 @dataclass
@@ -176,6 +187,7 @@ class Trainer:
         pair, step = self.rows(self.done)
         # (winner, loser, old winner, old loser, loss) of every term; each process fills in its own
         seen = torch.zeros(5, len(pair))
+        scale = gradient_scale(self.policy.unet.dtype, len(pair) * math.prod(self.policy.latent_shape))
         batches = list(self.micro_batches(pair, step))
         for number in share(range(len(batches))):
             p, s, weight = batches[number]
@@ -183,23 +195,28 @@ class Trainer:
             old = self.old_for(p, s, now)
             advantage = self.pairs.advantage[:, p].to(self.policy.device)
             loss = row_loss(self.algo, self.train, now, old, advantage, self.policy.schedule.std[s])
-            ((loss * weight.to(loss.device)).sum() / len(pair)).backward()
+            ((loss * weight.to(loss.device)).sum() * (scale / len(pair))).backward()
             rows = torch.cat([now["log_prob"].detach(), old["log_prob"], loss.detach()[None]])
             first, real = number * self.train.micro_batch, int(weight.sum())
             seen[:, first:first + real] = rows.cpu()[:, :real]
-        self.exchange(seen)
+        self.exchange(seen, scale)
         norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.train.clip_norm)
+        if not norm.isfinite():
+            raise BadNumber(
+                f"train: the gradient of update {self.done} of {self.round} is NaN or infinite.",
+                "Set model.dtype to bf16 or fp32, or lower train.learning_rate; what was trained so far is kept.")
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.history.append(self.diagnose(seen, norm.item()))
         self.by_timestep += self.diagnose_timesteps(seen, step)
         self.done += 1
 
-    def exchange(self, seen: torch.Tensor) -> None:
+    def exchange(self, seen: torch.Tensor, scale: float) -> None:
         """One exchange per optimizer step: gradients are sums over all processes' rows, and so is what was seen."""
         for parameter in self.parameters.values():
             if parameter.grad is None:  # a process without a single row
                 parameter.grad = torch.zeros_like(parameter)
+            parameter.grad /= scale
         add_up([seen, *(parameter.grad for parameter in self.parameters.values() if parameter.grad is not None)])
         if self.done == 0:
             self.remember_together()

@@ -15,12 +15,13 @@ from safetensors.numpy import load_file
 from steps import T, array, change, content, forget, mean_and_std, policy_of, run
 
 import stages.train
-from dfusion_core.errors import MissingStage, ParamsError, RatioError
+from dfusion_core import training
+from dfusion_core.errors import BadNumber, MissingStage, ParamsError, RatioError
 from dfusion_core.lora import trainable
 from dfusion_core.params import load_params
 from dfusion_core.policy import Policy
 from dfusion_core.store import read_stage
-from dfusion_core.training import Trainer
+from dfusion_core.training import Trainer, gradient_scale
 from dfusion_core.trajectories import load_pairs
 
 BETA = 0.1
@@ -280,11 +281,37 @@ def _beta_is_the_default() -> Iterator[None]:
     yield
 
 
+SIX = ("sample", "score", "extract", "fuse", "adopt", "train")
+
+
+def test_gradients_in_fp16_are_those_in_fp32(project: Path) -> None:
+    """Scaled on their way and back again; the loss of DPO's first update has the gradient that fp32 gives."""
+    assert gradient_scale(torch.float16, 16_384 * 6_400) == 2.0**22
+    assert gradient_scale(torch.bfloat16, 16_384 * 6_400) == gradient_scale(torch.float32, 1) == 1.0
+    norms = {}
+    for dtype in ("fp32", "fp16"):
+        change(model={"dtype": dtype})
+        for stage, round in (("init", "init"), *((stage, "r00") for stage in SIX)):
+            run(stage, round)
+        norms[dtype] = read_stage("train", "r00").table("updates").gradient_norm[0]
+    assert norms["fp16"] == pytest.approx(norms["fp32"], rel=0.1)
+
+
+def test_a_gradient_that_is_no_number_stops_the_run(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the optimizer sees it; what was trained before is in scratch."""
+    forget("train")
+    plain = training.row_loss
+    monkeypatch.setattr(training, "row_loss", lambda *args: plain(*args) * float("nan"))
+    with pytest.raises(BadNumber, match="the gradient of update 0 of r00 is NaN or infinite"):
+        run("train")
+    monkeypatch.setattr(training, "row_loss", plain)
+    run("train")
+
+
 def test_a_model_in_16_bits_trains_in_fp32(project: Path) -> None:
     """The frozen weights in bf16, as far as a CPU has them; the adapter that is written keeps small steps."""
     change(model={"dtype": "bf16"}, train={"learning_rate": 1.0e-6})
-    for stage, round in (("init", "init"), ("sample", "r00"), ("score", "r00"), ("extract", "r00"), ("fuse", "r00"),
-                         ("adopt", "r00"), ("train", "r00")):
+    for stage, round in (("init", "init"), *((stage, "r00") for stage in SIX)):
         run(stage, round)
     before, after = (load_file(f"runs/{name}/train/adapter/pytorch_lora_weights.safetensors")
                      for name in ("init", "r00"))
