@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
+from safetensors.torch import load_file
 from steps import ROUND_STAGES, run
 
 from dfusion_core.attention import cross_attention_modules, first_cross_up_block, self_attention_modules
+from dfusion_core.export.writing import export_round
 from dfusion_core.params.sections import Model, Sample
 from dfusion_core.policy import Policy, load_policy
 from dfusion_core.store import read_stage
@@ -76,7 +78,7 @@ def test_layers_by_topology(policy: Policy) -> None:
 
 
 def test_a_round(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every stage, from this model's maps to a trained adapter; what fuse makes differs from base and reference."""
+    """Every stage, from this model's maps to a trained adapter and its export, which loads what it wrote."""
     monkeypatch.chdir(tmp_path)
     tiny_params(tmp_path, model={"id": str(folder)}, sample={"maps": "up_0"}, lora={"targets": ["to_v"]},
                 fuse={"layers": ["mid", "up_0", "up_1"]}, extract={"keep_kv": 1})
@@ -90,3 +92,6 @@ def test_a_round(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (target[:, 1] == base[:, 1]).all() and not (target[:, -1] == base[:, -1]).all(axis=(1, 2, 3)).any()
     assert "up_0.29/K" in read_stage("kv", "r00").names
     assert (read_stage("train", "r00").table("updates").gradient_norm > 0).all()
+    export_round("r00", tmp_path / "out", "name", "fp32", force=False, check=True)
+    assert "lora_unet_middle_block_1_transformer_blocks_9_attn1_to_v.alpha" in load_file(
+        tmp_path / "out/name.safetensors")
