@@ -1,4 +1,4 @@
-"""R(x_0, c): how well a picture shows its prompt. The raw CLIP cosine, as in the authors' code, and what a user adds."""
+"""R(x_0, c): how well a picture shows its prompt: the raw CLIP cosine of the authors' code, and what a user adds."""
 
 from __future__ import annotations
 

@@ -78,7 +78,8 @@ class Prompts(Section):
     """What is drawn."""
 
     file: str = _ours(
-        "dfusion_core/prompts/micro_attribute.yaml", "YAML list of prompts, or lists `train` and `test` (docs/prompts.md)"
+        "dfusion_core/prompts/micro_attribute.yaml",
+        "YAML list of prompts, or lists `train` and `test` (docs/prompts.md)",
     )
     train_count: int | None = _ours(None, "use the first N training prompts; null takes all", ge=1)
     test_count: int | None = _ours(None, "use the first N test prompts; null takes all", ge=0)
