@@ -58,7 +58,10 @@ def locate(model: Model, pinned: str | None = None) -> Source:
 
 
 def _from_hub(model: Model, revision: str | None) -> Source:
-    """The repository's needed files in the Hub's cache, fetched where they are missing."""
+    """The repository's needed files in the Hub's cache, fetched where they are missing.
+
+    What is in the cache is used as well where the Hub cannot be reached, or no longer has the repository.
+    """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -68,19 +71,19 @@ def _from_hub(model: Model, revision: str | None) -> Source:
         folder = snapshot_download(model.id, revision=info.sha, allow_patterns=list(names), etag_timeout=SECONDS)
         return Source(Path(folder), names, info.sha)
     except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise ModelError(
+        problem = ModelError(
             f"model.id: the Hub does not give '{model.id}'{f' at {revision}' if revision else ''}: {one_line(error)}.",
-            "Check the name; for a private or gated model run 'hf auth login'; docs/models.md lists where "
-            "models that left the Hub may be found.") from error
+            "Check the name; for a private or gated model run 'hf auth login'; docs/models.md says where models that "
+            "left the Hub may be found.")
     except ModelError:
         raise
     except Exception as error:  # no network, offline mode, the Hub is down: the HTTP library has errors of its own
-        why = one_line(error)
+        problem = ModelError(
+            f"model.id: '{model.id}' is not in the Hub's cache, and the Hub cannot be reached: {one_line(error)}.",
+            "Fetch it where there is a network ('hf download'), or set model.id to a local folder or file.")
     path = _cached(model.id, revision)
     if path is None:
-        raise ModelError(
-            f"model.id: '{model.id}' is not in the Hub's cache, and the Hub cannot be reached: {why}.",
-            "Fetch it where there is a network ('hf download'), or set model.id to a local folder or file.")
+        raise problem
     names = _needed(model, (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()))
     return Source(path, names, path.name)  # a folder of the cache is called by its commit
 

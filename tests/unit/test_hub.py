@@ -28,6 +28,7 @@ class Hub(BaseHTTPRequestHandler):
 
     commits: dict[str, Path]
     newest = FIRST
+    gone = False
     asked: list[str]
 
     def do_HEAD(self) -> None:  # noqa: N802 - the name is http.server's
@@ -41,6 +42,9 @@ class Hub(BaseHTTPRequestHandler):
 
     def answer(self, *, body: bool) -> None:
         type(self).asked.append(f"{self.command} {self.path}")
+        if self.gone:
+            self.send(b"{}", body, {"X-Error-Code": "RepoNotFound"}, status=404)
+            return
         info = re.fullmatch(r"/api/models/someone/model(?:/revision/([\w]+))?", self.path.split("?")[0])
         tree = re.fullmatch(r"/api/models/someone/model/tree/(\w+)", self.path.split("?")[0])
         file = re.fullmatch(r"/someone/model/resolve/(\w+)/(.+)", self.path)
@@ -114,6 +118,11 @@ def test_a_model_of_the_hub_is_fetched_and_pinned(tmp_path: Path, hub: tuple[str
 
     handler.newest = SECOND
     done = stage(folder, "sample", "r00", HF_ENDPOINT=address)
+    assert done.returncode == 0, done.stderr
+    handler.gone = True  # as Stable Diffusion 2.1 left the Hub
+    done = stage(folder, "score", "r00", HF_ENDPOINT=address)
+    assert done.returncode == 0, done.stderr
+    done = stage(folder, "extract", "r00", HF_ENDPOINT=address)
     assert done.returncode == 0, done.stderr
     done = stage(folder, "evaluate", "init", HF_HUB_OFFLINE="1")
     assert done.returncode == 0, done.stderr
