@@ -1,0 +1,1 @@
+"""How fast this is, against rivals written from published descriptions: `python -m benchmarks` (docs/benchmarks.md)."""

@@ -1,0 +1,48 @@
+"""Which gates there are, and what is run for each. Their numbers are those of docs/benchmarks.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from .bench import Bench
+from .measures.disk import disk
+from .measures.fusing import fusing
+from .measures.memory import fusing_memory, training_memory
+from .measures.round import whole_round
+from .measures.sampling import sampling
+from .measures.training import training_images, training_pairs
+from .pipeline.rounds import cost_of_images, many_rounds
+from .pipeline.startup import start_up
+from .result import Result
+
+Measure = Callable[[Bench], list[Result]]
+
+
+def absent(gate: str, what: str, why: str) -> Measure:
+    """A gate that nothing is measured for yet, listed so that nobody takes it for met."""
+    return lambda _: [Result(gate, what, note=why)]
+
+
+COMPILE = "not implemented: there is no torch.compile here"
+GATES: dict[str, Measure] = {
+    "P1": fusing, "P2": fusing, "P3": fusing, "P4": fusing, "P5": sampling, "P6": sampling,
+    "P7": training_pairs, "P8": training_images, "P9": training_pairs,
+    "P10": absent("P10", "TFLOP/s in sampling and training", "not implemented: it asks for 16 bits on a GPU"),
+    "P11": training_memory, "P12": fusing_memory,
+    "P13": absent("P13", "compiled graphs, recompiles and breaks of a stage", COMPILE),
+    "P14": disk,
+    "P15": absent("P15", "share of a round in which the GPU idles", "not implemented: there is no asynchronous writer"),
+    "P16": whole_round,
+    "P17": absent("P17", "two devices over one", "not implemented: the suite is one process"),
+    "startup": start_up, "graph": many_rounds, "images": cost_of_images}
+EXACT = {"P1", "P9", "P11", "P12", "P14"}  # counted: nothing is timed where no other gate is asked for
+PIPELINE = ("startup", "graph", "images")  # through DVC and the stages; minutes, so only where they are named
+DEFAULT = tuple(name for name in GATES if name not in PIPELINE)
+
+
+def run_gates(wanted: tuple[str, ...], bench: Bench) -> Iterator[Result]:
+    """The results of the wanted gates, in order; what several share is run once."""
+    for measure in dict.fromkeys(GATES[name] for name in GATES if name in wanted):
+        of_measure = {name for name in wanted if GATES[name] is measure}
+        yield from (result for result in measure(bench if of_measure - EXACT else bench.with_sizes(repeats=0))
+                    if result.gate in of_measure)

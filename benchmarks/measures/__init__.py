@@ -1,0 +1,1 @@
+"""The gates, grouped by what is run for them. Each function gives the results of its group."""

@@ -1,0 +1,36 @@
+"""Whole rounds of the project in the current folder in one process, each timed: `in_process.py r00 r01 ...`.
+
+Prints {round: seconds} as its last line. What is imported and loaded for the first time is not in it: the base model is
+evaluated before.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from importlib import import_module
+
+STAGES = ("sample", "score", "extract", "fuse", "adopt", "train", "evaluate")
+
+
+def run(stage: str, *arguments: str) -> None:
+    getattr(import_module(f"stages.{stage}"), stage)(*arguments)
+
+
+def main() -> None:
+    """Everything that `dvc repro` would run, without DVC."""
+    run("init")
+    run("evaluate", "init")
+    found = {}
+    for name in sys.argv[1:]:
+        start = time.perf_counter()
+        for stage in STAGES:
+            run(stage, name)
+        found[name] = time.perf_counter() - start
+    run("summary")
+    print("\n" + json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

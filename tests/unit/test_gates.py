@@ -1,0 +1,157 @@
+"""The gates that are counted and not timed, on small models, and that the rivals of the benchmarks do the same work."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.bench import Bench, Sizes
+from benchmarks.gates import DEFAULT, GATES, run_gates
+from benchmarks.measures.disk import COUNTERS, disk
+from benchmarks.measures.fusing import SAME, authors, fusing, off
+from benchmarks.measures.sampling import sampling
+from benchmarks.measures.training import ROUNDING, apart, training_images, training_pairs
+from benchmarks.models import RandomSD
+from benchmarks.observing import observe, ratios
+from benchmarks.result import Check, Result, at_least, at_most
+from benchmarks.rivals.training import d3po
+from dfusion_core.architectures import KNOWN
+from dfusion_core.attention import capturing
+from dfusion_core.planning.counting import forward_flops
+from dfusion_core.planning.networks import build_unet, unet_call
+
+CPU = torch.device("cpu")
+PAPER = Sizes(steps=20, images=1, targets=1, pairs=1, micro_batch=3, repeats=0)  # T = 20, fused from 18
+SHORT = replace(PAPER, steps=10)
+
+
+# SD's four levels, narrow and with one block each; latents are 16 x 16.
+UNET = {"block_out_channels": (32,) * 4, "attention_head_dim": (2,) * 4, "cross_attention_dim": 32, "sample_size": 16,
+        "layers_per_block": 1}
+VAE = {"block_out_channels": (32,) * 4, "layers_per_block": 1}
+
+
+@pytest.fixture(scope="module")
+def tiny() -> RandomSD:
+    return RandomSD(UNET, VAE)
+
+
+def figures(results: list[Result], gate: str) -> list[float]:
+    """What was counted for a gate; every check of it holds."""
+    found = [result for result in results if result.gate == gate]
+    for result in found:
+        for check in result.checks:
+            assert check.holds, f"{result.what}: {check}"
+    return [result.values[0] for result in found if result.values]
+
+
+# --- P1, P5, P9, P12, P14 ---
+
+
+def test_fusion_takes_72_rows_instead_of_120(tiny: RandomSD) -> None:
+    results = fusing(Bench(tiny, PAPER, CPU))
+    assert results[0].note == "72 U-Net rows a target instead of 120" and results[3].note == "36 rows a target"
+    (ratio,) = figures(results, "P1")
+    assert ratio == pytest.approx(72 / 120, rel=1e-3) and ratio <= 0.61
+    assert results[0].verdict == "met"
+
+
+def test_captured_maps_cost_a_thousandth() -> None:
+    """At SD 2.1's size, one row: three modules, 256 queries and 77 tokens in 1,280 channels, two FLOPs each."""
+    unet = build_unet(KNOWN["sd21"], torch.float16)
+    row = unet_call(unet, 1, 77)
+    plain = forward_flops(row)
+    with capturing(unet):
+        captured = forward_flops(row)
+    assert captured - plain == 3 * 2 * 256 * 77 * 1280
+    assert captured <= 1.001 * plain
+
+
+def test_sampling_makes_what_diffusers_makes(tiny: RandomSD) -> None:
+    results = sampling(Bench(tiny, SHORT, CPU))
+    for result in results:
+        assert all(check.holds for check in result.checks), result
+    assert 1 < results[0].values[0] < 1.01  # in a model of 32 channels the maps' share is larger
+
+
+def test_training_skips_what_winner_and_loser_share(tiny: RandomSD) -> None:
+    """Four rows for each of 9 of 10 steps in 2 epochs; the loop has all 10, and as many again without gradients."""
+    results = training_pairs(Bench(tiny, SHORT, CPU))
+    flops, rows = figures(results, "P9")
+    assert rows == 72 / 80 and "72 rows with gradients instead of 80" in results[0].note
+    assert flops <= 0.689
+    assert results[0].note.startswith("1 of 10 (pair, step) skipped")
+    assert results[0].checks[0].value < 1e-9  # in fp64 nothing is left between the two
+
+
+def test_policy_gradient_is_that_of_a_loop(tiny: RandomSD) -> None:
+    (result,) = training_images(Bench(tiny, SHORT, CPU))
+    assert all(check.holds for check in result.checks) and result.checks[0].value < 1e-9
+    assert result.note == "48 rows instead of 40"  # 10 pairs of states are filled up to four micro-batches of 3
+
+
+def test_fusion_needs_no_more_memory_than_sampling(tiny: RandomSD) -> None:
+    (result,) = run_gates(("P12",), Bench(tiny, SHORT, CPU))
+    assert result.verdict == "met" and 0.5 < result.values[0] <= 1.1
+
+
+@pytest.mark.skipif(not COUNTERS.exists(), reason="nothing counts what a process writes")
+def test_bytes_of_a_round(tiny: RandomSD) -> None:
+    """960 trajectories of 21 latents, 640 x 20 maps of up to three items, in fp32; nothing is written three times."""
+    left, kv, _, written = disk(Bench(tiny, SHORT, CPU))
+    latents, map_ = 960 * 21 * 4 * 64 * 64 * 4, 640 * 20 * 16 * 16 * 4
+    assert left.verdict == "met" and latents + map_ < left.values[0] * 1e9 < latents + 3 * map_ + 2e7
+    assert kv.values == (0,)
+    assert left.values[0] < written.values[0] < 2.05 * left.values[0]
+
+
+# --- the checks can fail ---
+
+
+def test_another_mask_and_a_missing_term_are_seen(tiny: RandomSD) -> None:
+    bench = Bench(tiny, SHORT, CPU)
+    scene = bench.scene
+    theirs, other = authors(bench, scene, explicit=True), replace(scene, mask=~scene.mask)
+    assert off(theirs.target, bench.fuse(bench.plain, other)) > 10 * SAME
+    pairs, train, frozen = bench.targets, bench.train_settings(inner_epochs=1), replace(bench.trained)
+    bench.reset()
+    whole = d3po(bench.trained, frozen, pairs, train)
+    bench.reset()
+    less = d3po(bench.trained, frozen, replace(pairs, winner=pairs.winner.clone().index_copy_(
+        1, torch.tensor([10]), pairs.loser[:, 10:11])), train)
+    assert apart(less, whole) > 10 * ROUNDING
+
+
+# --- the suite itself ---
+
+
+def test_verdicts() -> None:
+    good, bad = Check("latents", 1e-5, at_most(1e-4)), Check("latents", 1e-3, at_most(1e-4))
+    assert Result("P2", "", (2.0, 4.0, 3.1), at_least(3.0), (good,)).verdict == "met"
+    assert Result("P2", "", (2.0, 4.0, 2.9), at_least(3.0), (good,)).verdict == "missed"
+    assert Result("P2", "", (2.0, 4.0, 3.1), at_least(3.0), (good, bad)).verdict == "not exact"
+    assert Result("P10", "", note="not implemented").verdict == "not measured"
+    assert Result("startup", "", (3.0,)).verdict == "reported"
+    assert Result("P1", "", (0.61,), at_most(0.61)).as_json()["high"] == 0.61
+
+
+def test_sides_are_interleaved_and_counted() -> None:
+    layer, x, order = torch.nn.Linear(8, 3, bias=False), torch.ones(5, 8), []
+
+    def side(name: str) -> torch.Tensor:
+        order.append(name)
+        return layer(x)
+
+    seen = observe({"a": lambda: side("a"), "b": lambda: side("b").detach()}, [layer], 2, CPU)
+    assert order == list("ab" * 3)
+    assert (seen["a"].flops, seen["a"].rows, seen["a"].trained_rows) == (2 * 5 * 8 * 3, 5, 5)
+    assert len(ratios(seen["a"], seen["b"])) == 2
+
+
+def test_every_gate_is_listed() -> None:
+    assert DEFAULT == tuple(f"P{number}" for number in range(1, 18))
+    assert set(GATES) - set(DEFAULT) == {"startup", "graph", "images"}
+    assert all(not Path(name).suffix for name in GATES)
