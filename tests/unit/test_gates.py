@@ -152,6 +152,6 @@ def test_sides_are_interleaved_and_counted() -> None:
 
 
 def test_every_gate_is_listed() -> None:
-    assert DEFAULT == tuple(f"P{number}" for number in range(1, 18))
+    assert tuple(f"P{number}" for number in range(1, 18)) == DEFAULT
     assert set(GATES) - set(DEFAULT) == {"startup", "graph", "images"}
     assert all(not Path(name).suffix for name in GATES)
