@@ -33,12 +33,13 @@ def main() -> int:
     chosen = QUICK if options.quick else FULL[options.model]
     sizes = Sizes(*chosen[:-1], options.repeats or chosen[-1])
     bench = Bench(source(options.model, options.side), sizes, device)
+    file = options.out or Path("results", "benchmarks", f"{options.model}-{device.type}.json")
+    settings = vars(options) | {"out": str(file), "sizes": vars(sizes)}
     results = []
     for result in run_gates(wanted, bench):
         print(f"{result.gate}: {result.verdict}", file=sys.stderr, flush=True)
         results.append(result)
-    file = options.out or Path("results", "benchmarks", f"{options.model}-{device.type}.json")
-    write_report(file, results, vars(options) | {"out": str(file), "sizes": vars(sizes)}, device)
+        write_report(file, results, settings, device)  # after each, so that an interruption leaves the ones before
     show(results)
     print(f"All figures are in {file}.")
     return int(any(result.verdict in ("missed", "not exact") for result in results))
