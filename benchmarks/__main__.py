@@ -29,6 +29,9 @@ def main() -> int:
         print(f"error: there is no gate {', '.join(unknown)}; there is {', '.join(GATES)}.", file=sys.stderr)
         return 2
     device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        print("error: there is no GPU here; leave --device out.", file=sys.stderr)
+        return 2
     torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32 here: the exactness checks rest on it
     chosen = QUICK if options.quick else FULL[options.model]
     sizes = Sizes(*chosen[:-1], options.repeats or chosen[-1])

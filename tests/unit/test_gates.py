@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -154,4 +153,3 @@ def test_sides_are_interleaved_and_counted() -> None:
 def test_every_gate_is_listed() -> None:
     assert tuple(f"P{number}" for number in range(1, 18)) == DEFAULT
     assert set(GATES) - set(DEFAULT) == {"startup", "graph", "images"}
-    assert all(not Path(name).suffix for name in GATES)
