@@ -42,7 +42,6 @@ PARAMS: dict[str, Any] = {
     "algo": "dpo",
     "pairs": "dfusion",
     "seed": 0,
-    "launcher": "python",
     "rounds": {"r00": {"prev": "init"}, "r01": {"prev": "r00"}},
     "model": {"id": "model", "dtype": "fp32", "device": "cpu"},
     "lora": {"rank": 2},
@@ -55,6 +54,8 @@ PARAMS: dict[str, Any] = {
     "adopt": {"threshold": 0.2},
     "train": {"learning_rate": 1.0e-3, "inner_epochs": 2, "pairs_per_update": 4, "micro_batch": 4},
     "evaluate": {"images_per_prompt": 2, "batch_size": 4},
+    "launcher": dict.fromkeys(
+        ("init", "sample", "score", "extract", "fuse", "adopt", "train", "evaluate", "summary"), "python"),
 }
 
 

@@ -49,11 +49,11 @@ def start_up(bench: Bench) -> list[Result]:
 
 
 def set_params(folder: Path, changes: dict[str, Any]) -> None:
-    """The program's params.yaml with these changes, and the launcher that takes times."""
+    """The program's params.yaml with these changes, and a launcher that takes times."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     for section, values in changes.items():
         params[section] |= values
-    params["launcher"] = shlex.join([sys.executable, str(HERE / "timed.py")])
+    params["launcher"] = dict.fromkeys(params["launcher"], shlex.join([sys.executable, str(HERE / "timed.py")]))
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
 
 

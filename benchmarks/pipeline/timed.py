@@ -1,6 +1,6 @@
 """A launcher for params.yaml: runs `-m stages.NAME ROUND` and appends to $STAGE_TIMES how long it and its imports took.
 
-    launcher: python benchmarks/pipeline/timed.py
+    launcher: {sample: python benchmarks/pipeline/timed.py, ...}
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from ..errors import ParamsError, did_you_mean
 from . import sections as s
 from .strict_yaml import read_yaml
 
-NEVER_IN_FINGERPRINT = ("launcher", "rounds")  # how a stage is started, and which other rounds exist
+NEVER_IN_FINGERPRINT = ("launcher", "rounds")  # how stages are started, and which other rounds exist
 
 
 class Params:
@@ -22,7 +22,6 @@ class Params:
     algo: s.Algo
     pairs: s.Pairs
     seed: int
-    launcher: str
     rounds: dict[str, s.Round]
     model: s.Model
     lora: s.Lora
@@ -35,6 +34,7 @@ class Params:
     adopt: s.Adopt
     train: s.Train
     evaluate: s.Evaluate
+    launcher: s.Launcher
 
     def __init__(self, **sections: Any) -> None:
         self.__dict__.update(sections)
@@ -53,7 +53,7 @@ class Params:
         return {name: _plain(value) for name, value in sorted(vars(self).items())}
 
     def for_fingerprint(self) -> dict[str, Any]:
-        """`as_dict()` without what cannot change a result: the launcher and the list of rounds."""
+        """`as_dict()` without what cannot change a result: the launchers and the list of rounds."""
         return {name: value for name, value in self.as_dict().items() if name not in NEVER_IN_FINGERPRINT}
 
 

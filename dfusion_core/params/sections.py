@@ -200,6 +200,27 @@ class Evaluate(Section):
     seed: int = _ours(1, "seed of the evaluation images, the same in every round", ge=0)
 
 
+class Launcher(Section):
+    """How each stage is started: what dvc.yaml puts before `-m stages.NAME`."""
+
+    init: str = _ours("python", "stands before -m stages.init")
+    sample: str = _ours("python", "stands before -m stages.sample")
+    score: str = _ours("python", "stands before -m stages.score")
+    extract: str = _ours("python", "stands before -m stages.extract")
+    fuse: str = _ours("python", "stands before -m stages.fuse")
+    adopt: str = _ours("python", "stands before -m stages.adopt")
+    train: str = _ours("python", "stands before -m stages.train")
+    evaluate: str = _ours("python", "stands before -m stages.evaluate, also of the base model")
+    summary: str = _ours("python", "stands before -m stages.summary")
+
+    @field_validator("*")
+    @classmethod
+    def _is_a_command(cls, value: str) -> str:
+        if not value.strip():
+            raise PydanticCustomError("empty", "must be a command, as python or torchrun with its options")
+        return value
+
+
 class Round(Section):
     """One online round."""
 
@@ -214,7 +235,6 @@ class Everything(Section):
     algo: Algo = _paper("dpo", "which loss trains the adapter: Eq. 6, 8 or 9")
     pairs: Pairs = _paper("dfusion", "how pairs are made: the method, or one of those it is compared with")
     seed: int = _ours(0, "every noise follows from this, the round, the prompt and the sample", ge=0)
-    launcher: str = _ours("python", "what dvc.yaml puts before -m stages.NAME")
     rounds: dict[str, Round] = _ours(
         {"r00": Round(prev="init")}, "the online rounds, by name, each with the one before it"
     )
@@ -229,3 +249,4 @@ class Everything(Section):
     adopt: Adopt = Adopt()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
+    launcher: Launcher = Launcher()

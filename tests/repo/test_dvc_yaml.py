@@ -25,7 +25,7 @@ DATA = ("dfusion_core/microworld/weights",)  # read, not imported
 
 def file_of(stage: str) -> Path:
     """The module that the command runs."""
-    found = re.fullmatch(r"\$\{launcher\} -m stages\.(\w+)( init| \$\{key\})?", STAGES[stage]["cmd"])
+    found = re.fullmatch(r"\$\{launcher\.(\w+)\} -m stages\.\1( init| \$\{key\})?", STAGES[stage]["cmd"])
     assert found, STAGES[stage]["cmd"]
     return ROOT / "stages" / f"{found[1]}.py"
 
@@ -42,6 +42,7 @@ def covers(dep: str, file: str) -> bool:
 def test_every_stage_file_is_in_the_pipeline() -> None:
     files = {path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__"}
     assert {file_of(stage).stem for stage in STAGES} == files
+    assert load_everything(ROOT / "params.yaml").launcher.model_fields_set == files
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -110,7 +110,7 @@ def test_the_same_seed_gives_the_same_bytes(project: Path, finished: Path) -> No
 
 
 def test_parameters_of_others_do_not_matter(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    change(adopt={"threshold": 0.9}, train={"learning_rate": 0.5}, launcher="nice python")
+    change(adopt={"threshold": 0.9}, train={"learning_rate": 0.5}, launcher={"sample": "nice python"})
     run("sample")
     assert capsys.readouterr().out == "sample r00: is there already (8 rows); nothing to do.\n"
 
