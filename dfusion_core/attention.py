@@ -327,9 +327,10 @@ def fusing(
     reference_rows: Tensor | None = None,
     target_rows: Tensor | None = None,
 ) -> Iterator[None]:
-    """Eq. (5): self-attention fusion in the layers, for the forwards of one step (M_t is a step's).
+    """Eq. (5): self-attention fusion in the layers.
 
-    M: bool (target, y, x), the mask of each target row at any resolution; resized to each layer.
+    M: bool (target, y, x), the mask of each target row at any resolution; resized to each layer. M_t is a step's:
+    for the next one overwrite M, and the entries of ``stored``, in place.
     target_rows: (target,) rows of the batch that are fused; all of them by default. Other rows are untouched.
     The reference's keys and values come in one of two ways, with equal results:
       stored: {"up_1.0": (K_r, V_r), ...} as `recording_kv` records them, each (target, head, token, channel);
@@ -339,10 +340,9 @@ def fusing(
     that is not stored.
     """
     _check_rows(M, stored, reference_rows, target_rows)
-    fusion = _Fusion(M, Grid(), reference_rows, target_rows)
+    fusion = _Fusion(M, Grid(), stored, reference_rows, target_rows)
     products = {
-        path: with_kv(fusion.hook(None if stored is None else stored[name]))
-        for name, path in self_attention_modules(unet, layers).items()
+        path: with_kv(fusion.hook(name)) for name, path in self_attention_modules(unet, layers).items()
     }
     with replaced(unet, products, fusion.grid):
         yield
@@ -354,12 +354,17 @@ class _Fusion:
 
     M: Tensor
     grid: Grid
+    stored: Mapping[str, KV] | None
     reference_rows: Tensor | None
     target_rows: Tensor | None
 
-    def hook(self, stored: KV | None) -> Hook:
+    def hook(self, name: str) -> Hook:
+        """The hook of one module. Raises KeyError where keys and values are given, but not this module's."""
+        if self.stored is not None:
+            self.stored[name]
+
         def edit(_Q: Tensor, K: Tensor, V: Tensor, _bias: Tensor | None) -> KV:
-            K_r, V_r = stored or _rows(K, V, self.reference_rows)
+            K_r, V_r = _rows(K, V, self.reference_rows) if self.stored is None else self.stored[name]
             K_a, V_a = _rows(K, V, self.target_rows)
             if not len(self.M) == len(K_a) == len(K_r):
                 raise ValueError(f"{len(self.M)} masks, {len(K_a)} target rows, {len(K_r)} reference rows")

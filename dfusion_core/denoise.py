@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,16 +66,16 @@ def denoise(
     T, n = policy.schedule.num_steps, len(x_T)
     x_t = x_T.to(policy.device)
     states, log_probs, kept = [x_t], [], []
-    for i in range(T):
-        with capturing(policy.unet, maps) if tokens is not None else nullcontext() as tap:
+    with capturing(policy.unet, maps) if tokens is not None else nullcontext() as tap:
+        for i in range(T):
             eps = policy.predict_noise(x_t, i, text, empty)
             if tap is not None and tokens is not None:
                 kept.append(collect_maps(tap.maps()[n:], tokens, items).cpu())
-        mean = ddim.mean(policy.schedule, i, x_t, eps)
-        x_t = ddim.step(policy.schedule, i, x_t, eps, noise[:, i].to(policy.device))
-        check_finite(x_t, T - i, "the latent", describe)
-        log_probs.append(ddim.log_prob(x_t, mean, policy.schedule.std[i]))
-        states.append(x_t)
+            mean = ddim.mean(policy.schedule, i, x_t, eps)
+            x_t = ddim.step(policy.schedule, i, x_t, eps, noise[:, i].to(policy.device))
+            check_finite(x_t, T - i, "the latent", describe)
+            log_probs.append(ddim.log_prob(x_t, mean, policy.schedule.std[i]))
+            states.append(x_t)
     return Trajectories(
         torch.stack(states, dim=1).cpu(), torch.stack(log_probs, dim=1).cpu(),
         torch.stack(kept, dim=1) if kept else None)
@@ -92,22 +92,40 @@ class References:
     kv: dict[int, dict[str, tuple[torch.Tensor, torch.Tensor]]] | None = None
 
 
-def _fused_noise(
-    policy: Policy, x_t: torch.Tensor, i: int, text: Text, empty: Text, reference: References,
-    layers: Sequence[str], control: Control,
-) -> torch.Tensor:
-    """Guided noise of n targets at step index i while they attend to their references (Eq. 5)."""
-    n = len(x_t)
-    M = reference.mask[:, i].to(policy.device)
-    both_halves = torch.cat([M, M])  # the unconditional half uses the conditional half's mask
-    if reference.kv is not None:
-        with fusing(policy.unet, layers, both_halves, stored=reference.kv[i]):
-            return policy.predict_noise(x_t, i, text, empty)
-    rows = torch.cat([reference.x[:, i].to(policy.device), x_t])  # references first, targets behind
-    first = torch.arange(n, device=policy.device)
-    reference_rows = torch.cat([first, first + 2 * n])  # in each half of the guidance batch
-    with control(policy.unet, layers, both_halves, reference_rows=reference_rows, target_rows=reference_rows + n):
+@contextmanager
+def _fused_prediction(
+    policy: Policy, text: Text, empty: Text, reference: References, first: int, layers: Sequence[str], control: Control,
+) -> Iterator[Callable[[torch.Tensor, int], torch.Tensor]]:
+    """(x_t, i) -> guided noise of n targets at step index i while they attend to their references (Eq. 5).
+
+    ``first`` is the first step index. Attention is changed once for all steps and what differs between them is
+    overwritten in place, so that a compiled U-Net stays the same one.
+    """
+    n = len(text)
+    M = reference.mask[:, first].to(policy.device).repeat(2, 1, 1)  # both halves use the conditional half's mask
+
+    def next_mask(i: int) -> None:
+        M.copy_(reference.mask[:, i].repeat(2, 1, 1))
+
+    def with_stored(x_t: torch.Tensor, i: int) -> torch.Tensor:
+        next_mask(i)
+        stored.update(kv[i])
+        return policy.predict_noise(x_t, i, text, empty)
+
+    def in_lock_step(x_t: torch.Tensor, i: int) -> torch.Tensor:
+        next_mask(i)
+        rows = torch.cat([reference.x[:, i].to(policy.device), x_t])  # references first, targets behind
         return policy.predict_noise(rows, i, text.repeat(2), empty)[n:]
+
+    if (kv := reference.kv) is not None:
+        stored = dict(kv[first])
+        with fusing(policy.unet, layers, M, stored=stored):
+            yield with_stored
+        return
+    place = torch.arange(n, device=policy.device)
+    reference_rows = torch.cat([place, place + 2 * n])  # in each half of the guidance batch
+    with control(policy.unet, layers, M, reference_rows=reference_rows, target_rows=reference_rows + n):
+        yield in_lock_step
 
 
 @torch.no_grad()
@@ -123,14 +141,18 @@ def denoise_fused(
     used where the reference rides along, that is without stored keys and values. Raises BadNumber.
     """
     T = policy.schedule.num_steps
-    start = T - first_step
+    start, stop = T - first_step, T - last_step + 1
     states = [base_x[:, i].to(policy.device) for i in range(start + 1)]
-    for i in range(start, T):
-        x_t, fused = states[-1], T - i >= last_step
-        eps = (_fused_noise(policy, x_t, i, text, empty, reference, layers, control) if fused
-               else policy.predict_noise(x_t, i, text, empty))
-        states.append(ddim.step(policy.schedule, i, x_t, eps, noise[:, i].to(policy.device)))
+
+    def advance(i: int, eps: torch.Tensor) -> None:
+        states.append(ddim.step(policy.schedule, i, states[-1], eps, noise[:, i].to(policy.device)))
         check_finite(states[-1], T - i, "the fused latent", describe)
+
+    with _fused_prediction(policy, text, empty, reference, start, layers, control) as fused:
+        for i in range(start, stop):
+            advance(i, fused(states[-1], i))
+    for i in range(stop, T):
+        advance(i, policy.predict_noise(states[-1], i, text, empty))
     return torch.stack(states, dim=1).cpu()
 
 

@@ -79,12 +79,12 @@ def replay(
     layers = present_layers(policy.unet, fuse.layers)
     steps = range(T - fuse.first_step, T - fuse.last_step + 1)
     kept: dict[str, list[torch.Tensor]] = {}
-    for i in steps:
-        with recording_kv(policy.unet, layers) as tap:
+    with recording_kv(policy.unet, layers) as tap:
+        for i in steps:
             policy.predict_noise(x[:, i].to(policy.device), i, text, empty)
-        for name, (K, V) in tap.kv.items():
-            kept.setdefault(f"{name}/K", []).append(K.float().cpu())
-            kept.setdefault(f"{name}/V", []).append(V.float().cpu())
+            for name, (K, V) in tap.kv.items():
+                kept.setdefault(f"{name}/K", []).append(K.float().cpu())
+                kept.setdefault(f"{name}/V", []).append(V.float().cpu())
     return {name: torch.stack(parts)[None] for name, parts in kept.items()}
 
 
