@@ -58,6 +58,10 @@ class BadNumber(StoreError):
     """A NaN or an infinity was about to be stored."""
 
 
+class LaunchError(DFusionError):
+    """A stage's launcher cannot be started."""
+
+
 class ExportError(DFusionError):
     """An export would replace something, cannot be written, or does not do what the adapter does."""
 

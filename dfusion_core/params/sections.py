@@ -4,6 +4,7 @@ Every field is made by `_paper` (the default is printed in the paper, mostly in 
 paper does not give the value). The documentation page and `dfusion params` are generated from here.
 """
 
+import shlex
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -201,23 +202,27 @@ class Evaluate(Section):
 
 
 class Launcher(Section):
-    """How each stage is started: what dvc.yaml puts before `-m stages.NAME`."""
+    """How each stage is started. $NAME stands for the variable of the environment; no shell is involved."""
 
-    init: str = _ours("python", "stands before -m stages.init")
-    sample: str = _ours("python", "stands before -m stages.sample")
-    score: str = _ours("python", "stands before -m stages.score")
-    extract: str = _ours("python", "stands before -m stages.extract")
-    fuse: str = _ours("python", "stands before -m stages.fuse")
-    adopt: str = _ours("python", "stands before -m stages.adopt")
-    train: str = _ours("python", "stands before -m stages.train")
-    evaluate: str = _ours("python", "stands before -m stages.evaluate, also of the base model")
-    summary: str = _ours("python", "stands before -m stages.summary")
+    init: str = _ours("python", "what stands before -m stages.init")
+    sample: str = _ours("python", "what stands before -m stages.sample")
+    score: str = _ours("python", "what stands before -m stages.score")
+    extract: str = _ours("python", "what stands before -m stages.extract")
+    fuse: str = _ours("python", "what stands before -m stages.fuse")
+    adopt: str = _ours("python", "what stands before -m stages.adopt")
+    train: str = _ours("python", "what stands before -m stages.train")
+    evaluate: str = _ours("python", "what stands before -m stages.evaluate, also of the base model")
+    summary: str = _ours("python", "what stands before -m stages.summary")
 
     @field_validator("*")
     @classmethod
     def _is_a_command(cls, value: str) -> str:
-        if not value.strip():
-            raise PydanticCustomError("empty", "must be a command, as python or torchrun with its options")
+        try:
+            words = shlex.split(value)
+        except ValueError:  # a quotation mark without its pair
+            words = []
+        if not words:
+            raise PydanticCustomError("no_command", "must be a command, as python or torchrun with its options")
         return value
 
 

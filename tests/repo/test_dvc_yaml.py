@@ -25,7 +25,7 @@ DATA = ("dfusion_core/microworld/weights",)  # read, not imported
 
 def file_of(stage: str) -> Path:
     """The module that the command runs."""
-    found = re.fullmatch(r"\$\{launcher\.(\w+)\} -m stages\.\1( init| \$\{key\})?", STAGES[stage]["cmd"])
+    found = re.fullmatch(r"python -m dfusion_core\.launch (\w+)( init| \$\{key\})?", STAGES[stage]["cmd"])
     assert found, STAGES[stage]["cmd"]
     return ROOT / "stages" / f"{found[1]}.py"
 

@@ -63,6 +63,7 @@ def test_all_mistakes_are_reported_together_with_key_value_and_suggestion(tmp_pa
         ("sample:\n  eta: 1.0\n  eta: 0.5", "line 3: the key 'eta' occurs twice, first in line 2"),
         ("launcher: {trian: torchrun}", "launcher.trian: there is no such key (got \"torchrun\"). Did you mean"),
         ("launcher: {train: ' '}", 'launcher.train: must be a command, as python or torchrun'),
+        ("launcher: {train: 'nice \"python'}", "launcher.train: must be a command"),
         ("launcher: torchrun", 'launcher: Input should be an object (got "torchrun")'),
         ("sample: [1", "line 1"),
         ("- 1", "must hold `key: value` lines"),
