@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import StoreError, did_you_mean
-from .store.provenance import MANIFEST
+from .store.manifest import MANIFEST
 from .store.publish import ARRAYS
 from .store.reading import StageData, array_names
 from .store.verify import published_folders

@@ -11,7 +11,7 @@ from ..artefacts import INIT, adapter, in_order, output, previous
 from ..errors import MissingStage
 from ..params import Model, Params, Sample, load_params
 from ..results import read_round_result
-from ..store.provenance import MANIFEST, read_manifest
+from ..store.manifest import MANIFEST, read_manifest
 from ..store.reading import StageData, read_stage
 
 if TYPE_CHECKING:

@@ -3,18 +3,16 @@
 A part is a range of rows. Names that begin with `_` are working columns: kept here, not published as arrays.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import BadNumber, StoreError
-from . import atomic
+from . import atomic, tensors
 from .schema import Array, find_array
-
-AnyArray = NDArray[Any]
+from .tensors import AnyArray
 
 
 class Parts:
@@ -33,12 +31,16 @@ class Parts:
         """Fix the partition: [0 .. batch-1], ... ."""
         self.ranges = [range(start, min(start + batch, count)) for start in range(0, count, batch)]
 
-    def clean(self) -> None:
-        """Delete parts of another partition and unreadable ones."""
+    def clean(self) -> int:
+        """Delete parts of another partition and damaged ones, after reading all; how many were damaged."""
         wanted = {self.path(rows) for rows in self.ranges}
+        damaged = 0
         for path in self.folder.glob("*.safetensors"):
-            if path not in wanted or not _is_readable(path):
+            whole = path not in wanted or _is_whole(path)
+            damaged += not whole
+            if path not in wanted or not whole:
                 path.unlink()
+        return damaged
 
     def unfinished(self) -> list[range]:
         """The parts that are not there yet, in order."""
@@ -50,14 +52,12 @@ class Parts:
 
     def write(self, rows: range, values: Mapping[str, Any], describe: Callable[[int], str]) -> None:
         """Store one part. Raises BadNumber for a NaN or infinity, StoreError for what the schema forbids."""
-        from safetensors.numpy import save
-
         if rows not in self.ranges:
             raise StoreError(
                 f"{self.stage}: rows {rows.start} to {rows.stop - 1} are not a part of this run."
             )
         checked = {name: self._checked(name, rows, value, describe) for name, value in values.items()}
-        atomic.write_bytes(self.path(rows), save(checked))
+        atomic.write_bytes(self.path(rows), tensors.to_bytes(checked))
 
     def names(self) -> list[str]:
         """The arrays to publish; every part holds the same. Raises StoreError if one lacks or differs."""
@@ -68,7 +68,7 @@ class Parts:
                 f"the first is rows {missing[0].start} to {missing[0].stop - 1}.",
                 "Run the same command again to continue.",
             )
-        found = {self.path(rows): _header(self.path(rows)) for rows in self.ranges}
+        found = {self.path(rows): tensors.row_types(self.path(rows)) for rows in self.ranges}
         first = next(iter(found.values()), {})
         for path, header in found.items():
             if header != first:
@@ -79,16 +79,19 @@ class Parts:
         return sorted(name for name in first if not name.startswith("_"))
 
     def read(self, name: str, rows: range) -> AnyArray:
-        """Rows of one array, from as many parts as they lie in."""
-        from safetensors import safe_open
-
+        """Rows of one array, from as many parts as they lie in. Raises StoreError for a damaged part."""
         pieces = []
         for part in self.ranges:
             if part.start < rows.stop and rows.start < part.stop:
-                with safe_open(self.path(part), framework="numpy") as file:
-                    values = file.get_tensor(name)
+                values = self._read_part(part, name)
                 pieces.append(values[max(rows.start, part.start) - part.start : rows.stop - part.start])
         return np.concatenate(pieces)
+
+    def _read_part(self, part: range, name: str) -> AnyArray:
+        try:
+            return tensors.read(self.path(part), [name])[0][name]
+        except StoreError as error:
+            raise StoreError(error.message, "Run the same command again: it makes these rows anew.") from error
 
     def _checked(self, name: str, rows: range, value: Any, describe: Callable[[int], str]) -> AnyArray:
         values: AnyArray = np.asarray(value)
@@ -144,20 +147,10 @@ def _at(dim: str, index: int, size: int) -> str:
     return f"{dim} {index} (t = {t})"
 
 
-def _header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Type and shape without rows of every array in a part."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="numpy") as file:
-        names = file.keys()
-        slices: Iterator[tuple[str, Any]] = ((name, file.get_slice(name)) for name in names)
-        return {name: (str(view.get_dtype()), tuple(view.get_shape()[1:])) for name, view in slices}
-
-
-def _is_readable(path: Path) -> bool:
-    """Whether header and length of a part agree; after a power loss a name may have lost its bytes."""
+def _is_whole(path: Path) -> bool:
+    """Whether everything in a part is what was written; after a power loss a name may have lost its bytes."""
     try:
-        _header(path)
-    except Exception:  # safetensors raises its own type and OSError
+        tensors.read(path)
+    except StoreError:
         return False
     return True

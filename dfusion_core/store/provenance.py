@@ -1,4 +1,4 @@
-"""Where a result comes from: hashes of inputs and code, the fingerprint made of them, versions of libraries.
+"""Where a result comes from: hashes of files and code, what differs between two results, versions of libraries.
 
 A fingerprint holds no time, host or absolute path, so that the same work has the same fingerprint everywhere.
 """
@@ -11,11 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ..errors import MissingStage, StoreError
 from .closure import PACKAGE, code_of
 from .schema import WRITTEN_BY
 
-MANIFEST = "manifest.json"
 LIBRARIES = (
     "torch",
     "diffusers",
@@ -45,73 +43,11 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def files_below(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Every file below `folder` but the manifest, as (path relative to the folder, path), in sorted order."""
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return ((name, folder / name) for name in names if name != MANIFEST)
-
-
-def ingredients(
-    stage: str, round: str, params: Mapping[str, Any], inputs: Mapping[str, Path]
-) -> dict[str, Any]:
-    """Everything that decides a stage's result, as plain JSON; the fingerprint is its hash.
-
-    Raises MissingStage if an input is not there.
-    """
-    return {
-        "stage": stage,
-        "round": round,
-        "params": dict(params),
-        "inputs": {name: hash_input(stage, name, Path(path)) for name, path in sorted(inputs.items())},
-        "code": hash_code(stage),
-    }
-
-
-def hash_input(stage: str, name: str, path: Path) -> str:
-    """The digest in the manifest of a published folder, or the hash of a plain file or folder."""
-    if (path / MANIFEST).is_file():
-        return str(read_manifest(path)["digest"])
-    if path.is_dir():
-        return hash_of({name: hash_file(file) for name, file in files_below(path)})
-    if path.is_file():
-        return hash_file(path)
-    raise MissingStage(f"{stage}: its input '{name}' is missing: there is no {path}.", how_to_make(path))
-
-
-def how_to_make(path: Path) -> str:
-    """The command that writes `runs/<round>/<stage>`, as a hint; empty for a path of another kind."""
-    parts = path.parts[path.parts.index("runs") + 1 :] if "runs" in path.parts else ()
-    if parts[:1] == ("init",):
-        return f"Make it with 'dvc repro -s {'evaluate_base' if 'evaluate' in parts else 'init'}'."
-    if len(parts) >= 2:
-        stage = WRITTEN_BY.get(parts[1], parts[1])
-        return f"Make it with 'dvc repro -s {stage}@{parts[0]}', or fetch it with 'dvc pull'."
-    return ""
-
-
 def hash_code(stage: str) -> dict[str, str]:
     """sha256 of the stage's own file and of every module of the package that it imports."""
     own = PACKAGE.parent / "stages" / f"{WRITTEN_BY.get(stage, stage)}.py"
     files = code_of(own) if own.is_file() else []
     return {path.relative_to(PACKAGE.parent).as_posix(): hash_file(path) for path in files}
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a published folder. Raises StoreError if it cannot be read."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StoreError(
-            f"store: {folder / MANIFEST} cannot be read: {error}.", how_to_make(folder)
-        ) from error
-    if (
-        not isinstance(manifest, dict)
-        or not {"digest", "files", "fingerprint", "ingredients"} <= manifest.keys()
-    ):
-        raise StoreError(
-            f"store: {folder / MANIFEST} is not a manifest of this program.", how_to_make(folder)
-        )
-    return manifest
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

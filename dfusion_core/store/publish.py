@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from . import atomic
+from .manifest import MANIFEST, content_digest, files_below, sealed
 from .parts import Parts
-from .provenance import MANIFEST, environment, files_below, hash_file, hash_of
+from .provenance import environment, hash_file
 from .schema import FORMAT_VERSION, find_array, shard_rows
 
 ARRAYS = "arrays.zarr"
@@ -81,10 +82,10 @@ def write_manifest(folder: Path, fingerprint: str, ingredients: Mapping[str, Any
         "ingredients": dict(ingredients),
         "rows": rows,
         "files": files,
-        "digest": hash_of({name: entry["sha256"] for name, entry in files.items()}),
+        "digest": content_digest(files),
         "environment": environment(),
     }
-    atomic.write_text(folder / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    atomic.write_text(folder / MANIFEST, json.dumps(sealed(manifest), indent=1, sort_keys=True) + "\n")
 
 
 def publish(folder: Path, target: Path, scratch: Path) -> None:

@@ -1,13 +1,20 @@
-"""Published stage outputs, read-only: arrays, tables, files and the manifest."""
+"""Published stage outputs, read-only: arrays, tables, files and the manifest.
 
+Names and sizes of all files are compared with the manifest when an output is opened, and the content of each table and
+file when it is read. Arrays have a crc32c in every chunk. A stage has read its inputs through before (`inputs.py`).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import MissingStage, StoreError, did_you_mean
-from .provenance import MANIFEST, how_to_make, read_manifest
+from ..errors import MissingStage, StoreError, did_you_mean, one_line
+from .hints import how_to_make
+from .manifest import MANIFEST, read_manifest
 from .publish import ARRAYS
-from .verify import check
+from .verify import Problem, check, damaged, difference
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,6 +28,10 @@ class StageData:
     """The published output of one stage: Zarr arrays, tables, files and the manifest."""
 
     def __init__(self, folder: Path) -> None:
+        """Open the output in `folder`. Raises StoreError if files are missing, cut short or not its own."""
+        problems = check(folder, read=False)
+        if problems:
+            raise damaged(problems)
         self.folder = folder
         self.manifest = read_manifest(folder)
 
@@ -31,6 +42,9 @@ class StageData:
 
         if not (self.folder / ARRAYS).is_dir():
             raise StoreError(f"store: {self.folder} holds no arrays.")
+        for name in self.manifest["files"]:
+            if name.startswith(f"{ARRAYS}/") and name.endswith("/zarr.json"):
+                self._require_whole(name)
         return zarr.open_group(self.folder / ARRAYS, mode="r")
 
     def array(self, name: str) -> "zarr.Array[Any]":
@@ -54,7 +68,17 @@ class StageData:
         if not wanted:
             return np.empty((0, *array.shape[1:]), array.dtype)
         distinct, place = np.unique(wanted, return_inverse=True)  # each chunk is read once
-        return np.asarray(array.oindex[distinct])[place]
+        with self.reading(name):
+            return np.asarray(array.oindex[distinct])[place]
+
+    @contextmanager
+    def reading(self, name: str) -> Iterator[None]:
+        """Turn what Zarr raises for a damaged chunk of array `name` into a StoreError."""
+        try:
+            yield
+        except (OSError, RuntimeError, ValueError) as error:
+            file = f"{ARRAYS}/{name}: a chunk"
+            raise damaged([Problem(self.folder, file, f"cannot be read: {one_line(error)}")]) from error
 
     @property
     def names(self) -> list[str]:
@@ -77,18 +101,25 @@ class StageData:
                 f"store: {self.folder} has no table '{name}'; it has {', '.join(names) or 'none'}.",
                 did_you_mean(name, names),
             )
+        self._require_whole(path.name)
         return pd.read_csv(path, keep_default_na=False, na_values=[""])
 
     def path(self, name: str) -> Path:
-        """A file of the output. Raises StoreError if it is not in the manifest."""
+        """A file of the output. Raises StoreError if it is not in the manifest, or is damaged."""
         if name not in self.manifest["files"]:
             known = self.manifest["files"]
             raise StoreError(f"store: {self.folder} has no file '{name}'.", did_you_mean(name, known))
+        self._require_whole(name)
         return self.folder / name
+
+    def _require_whole(self, name: str) -> None:
+        what = difference(self.folder / name, self.manifest["files"][name])
+        if what:
+            raise damaged([Problem(self.folder, name, what)])
 
 
 def read_stage(stage: str, round: str) -> StageData:
-    """The published output of `stage` in `round`, with the names and sizes of files that its manifest lists.
+    """The published output of `stage` in `round`.
 
     Raises MissingStage naming the command that makes it, StoreError if files are missing or cut short.
     """
@@ -97,10 +128,6 @@ def read_stage(stage: str, round: str) -> StageData:
         raise MissingStage(
             f"store: stage {stage} of {round} is not there: no {folder / MANIFEST}.", how_to_make(folder)
         )
-    problems = check(folder, read=False)
-    if problems:
-        more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
-        raise StoreError(f"store: {folder} {problems[0].file} {problems[0].what}{more}.", how_to_make(folder))
     return StageData(folder)
 
 

@@ -16,13 +16,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from .. import ranks
-from . import atomic
+from ..errors import StoreError
+from . import atomic, tensors
+from .inputs import ingredients
 from .lock import Lock
-from .parts import AnyArray, Parts
+from .manifest import MANIFEST, read_manifest
+from .parts import Parts
 from .progress import track
-from .provenance import MANIFEST, changes, hash_of, ingredients, read_manifest
+from .provenance import changes, hash_of
 from .publish import assemble, publish, write_manifest
 from .reading import StageData, read_stage, stage_folder
+from .tensors import AnyArray
 from .verify import Problem, check, verify
 
 if TYPE_CHECKING:
@@ -109,8 +113,8 @@ class StageRun:
         """Fix the number of rows and the partition into parts; this process's parts that are not finished yet."""
         if not self.done:
             self._parts.expect(count, batch)
-            if ranks.leads():
-                self._parts.clean()
+            if ranks.leads() and (damaged := self._parts.clean()):
+                self.say(f"makes {damaged} damaged part{'s' * (damaged > 1)} of an earlier run again")
             ranks.wait()
         unfinished = self._parts.unfinished()
         return [rows for rows in ranks.share(self._parts.ranges) if rows in unfinished]
@@ -165,20 +169,19 @@ class StageRun:
         if not ranks.leads():
             return
         import numpy as np
-        from safetensors.numpy import save
 
         whole = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
-        atomic.write_bytes(self._state, save(whole, metadata={"meta": json.dumps(meta, sort_keys=True)}))
+        atomic.write_bytes(self._state, tensors.to_bytes(whole, meta))
 
     def load_state(self) -> State | None:
-        """The state saved last, by this run or by one that was interrupted; None if there is none."""
-        from safetensors import safe_open
-
+        """The state saved last, by this run or by one that was interrupted; None if there is none, or a damaged one."""
         if not self._state.exists():
             return None
-        with safe_open(self._state, framework="numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            return arrays, json.loads(file.metadata()["meta"])
+        try:
+            return tensors.read(self._state)
+        except StoreError:
+            self.say("its saved state is damaged; starts from the beginning")
+            return None
 
     def path(self, name: str) -> Path:
         """Where to write a file of the output that is neither array nor table; its folder is made.
@@ -216,7 +219,7 @@ class StageRun:
         """Whether the output has this fingerprint; if not, say why it is made again."""
         if not (self.output / MANIFEST).is_file():
             return False
-        problems = check(self.output, read=False)
+        problems = check(self.output, read=ranks.leads())
         if problems:
             self.say(f"is made again, because {problems[0].file} {problems[0].what}")
             return False
@@ -266,4 +269,4 @@ def _saved_ingredients(scratch: Path) -> dict[str, Any]:
         saved = json.loads((scratch / "ingredients.json").read_text())
     except (OSError, ValueError):
         return {}
-    return saved if isinstance(saved, dict) else {}
+    return saved if isinstance(saved, dict) and hash_of(saved)[:16] == scratch.name else {}

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from ..errors import StoreError, did_you_mean
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+OLDEST_VERSION = 1  # that is still read: its manifest has no checksum of its own
 SHARD_ROWS = 64
 SHARD_BYTES = 256 * 2**20  # a shard is built in memory, so that a row of many MB makes for fewer rows in it
 

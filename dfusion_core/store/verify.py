@@ -1,11 +1,17 @@
 """Is a published folder what its manifest says it is?"""
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from .. import ranks
 from ..errors import StoreError
-from .provenance import MANIFEST, files_below, hash_file, hash_of, how_to_make, read_manifest
+from .hints import how_to_make, how_to_mend
+from .manifest import MANIFEST, files_below, read_manifest
+from .provenance import hash_file
+
+_SOUND: set[Hashable] = set()  # folders that this process has read through, as they looked then
 
 
 @dataclass(frozen=True)
@@ -17,39 +23,75 @@ class Problem:
     what: str
 
     def __str__(self) -> str:
-        return f"{self.folder} {self.file}: {self.what}. {how_to_make(self.folder)}".rstrip()
+        return f"{self.folder} {self.file}: {self.what}. {how_to_mend(self.folder)}".rstrip()
 
 
 def verify(path: str | Path) -> list[Problem]:
     """Compare every file of every published folder at, above or below `path` with its manifest, byte by byte.
 
-    Finds files that are missing, extra, of other size or content. Raises StoreError if there are none.
+    Finds files that are missing, extra, unreadable, of other size or content. Raises StoreError if there are none.
     """
     return [problem for folder in published_folders(Path(path)) for problem in check(folder, read=True)]
 
 
 def check(folder: Path, read: bool) -> list[Problem]:
-    """Problems of one folder; without `read` only names and sizes are compared, which is fast."""
+    """Problems of one folder; without `read` only the manifest, names and sizes are checked, which is fast."""
+    if not (folder / MANIFEST).is_file():
+        return [Problem(folder, MANIFEST, "is missing")]
     try:
-        manifest = read_manifest(folder)
+        listed = read_manifest(folder)["files"]
     except StoreError as error:
-        return [Problem(folder, MANIFEST, error.message.rstrip("."))]
-    listed, found = manifest["files"], dict(files_below(folder))
+        what = error.message.removeprefix(f"store: {folder / MANIFEST} ").rstrip(".")
+        return [Problem(folder, MANIFEST, what)]
+    found = dict(files_below(folder))
     problems = [Problem(folder, name, "is missing") for name in sorted(listed.keys() - found.keys())]
     problems += [
         Problem(folder, name, "is not in the manifest") for name in sorted(found.keys() - listed.keys())
     ]
     for name in sorted(listed.keys() & found.keys()):
-        size = found[name].stat().st_size
-        if size != listed[name]["size"]:
-            problems.append(
-                Problem(folder, name, f"has {size} bytes, the manifest says {listed[name]['size']}")
-            )
-        elif read and hash_file(found[name]) != listed[name]["sha256"]:
-            problems.append(Problem(folder, name, "checksum differs: the file is damaged"))
-    if read and manifest["digest"] != hash_of({name: entry["sha256"] for name, entry in listed.items()}):
-        problems.append(Problem(folder, MANIFEST, "its digest does not fit its list of files"))
+        what = difference(found[name], listed[name], read)
+        if what:
+            problems.append(Problem(folder, name, what))
     return problems
+
+
+def difference(file: Path, entry: dict[str, Any], read: bool = True) -> str:
+    """How a file differs from its entry in the manifest, in words; empty if it does not."""
+    try:
+        size = file.stat().st_size
+        if size != entry["size"]:
+            return f"has {size} bytes, the manifest says {entry['size']}"
+        return "checksum differs: the file is damaged" if read and hash_file(file) != entry["sha256"] else ""
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+
+
+def require_sound(folder: Path) -> None:
+    """Raise StoreError unless every file of a published folder is, byte by byte, what its manifest says.
+
+    A folder is read through once in a process, and again where a name, size or time in it has changed. Of several
+    processes of a stage the leader reads; the others wait for it before they begin.
+    """
+    look = _look(folder)
+    if look not in _SOUND:
+        problems = check(folder, read=ranks.leads())
+        if problems:
+            raise damaged(problems)
+        _SOUND.add(look)
+
+
+def damaged(problems: list[Problem]) -> StoreError:
+    """The first of a folder's problems as an error."""
+    first, more = problems[0], len(problems) - 1
+    rest = f" ({more} more: 'dfusion verify {first.folder}')" if more else ""
+    return StoreError(f"store: {first.folder / first.file} {first.what}{rest}.", how_to_mend(first.folder))
+
+
+def _look(folder: Path) -> Hashable:
+    """What a folder's files look like from outside."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    states = ((path, path.stat()) for path in files)
+    return folder.resolve(), tuple((path.name, s.st_ino, s.st_size, s.st_mtime_ns) for path, s in states)
 
 
 def published_folders(path: Path) -> list[Path]:
@@ -61,13 +103,16 @@ def published_folders(path: Path) -> list[Path]:
         for folder in (candidate, *candidate.parents):
             if (folder / MANIFEST).is_file():
                 return [folder]
-        below = sorted(_visible_manifests(candidate))
+        below = sorted(_outputs_below(candidate))
         if below:
             return below
     raise StoreError(f"store: there is no published output at {path}.", how_to_make(path))
 
 
-def _visible_manifests(path: Path) -> Iterator[Path]:
-    for manifest in path.rglob(MANIFEST):
-        if not any(part.startswith(".") for part in manifest.relative_to(path).parts):
-            yield manifest.parent
+def _outputs_below(path: Path) -> Iterator[Path]:
+    """Folders with a manifest, and those of the name `runs/<round>/<stage>` that have files but lost theirs."""
+    for folder in (one for one in path.rglob("*") if one.is_dir()):
+        visible = not any(part.startswith(".") for part in folder.relative_to(path).parts)
+        named = folder.absolute().parts[-3:-2] == ("runs",) and any(files_below(folder))
+        if visible and ((folder / MANIFEST).is_file() or named):
+            yield folder

@@ -1,0 +1,69 @@
+"""The manifest: what makes a folder a published output. It lists every file, and what decided their content."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import StoreError
+from .hints import how_to_mend
+from .provenance import hash_of
+from .schema import FORMAT_VERSION, OLDEST_VERSION
+
+MANIFEST = "manifest.json"
+KEYS = {"digest", "environment", "files", "fingerprint", "ingredients", "rows"}
+
+
+def files_below(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Every file below `folder` but the manifest, as (path relative to the folder, path), in sorted order."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return ((name, folder / name) for name in names if name != MANIFEST)
+
+
+def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """`manifest` with a checksum of all the rest."""
+    rest = {key: value for key, value in manifest.items() if key != "checksum"}
+    return {**rest, "checksum": hash_of(rest)}
+
+
+def content_digest(files: Mapping[str, Any]) -> str:
+    """What later stages take as an output's content: sha256 over the files' names and hashes."""
+    return hash_of({name: entry["sha256"] for name, entry in files.items()})
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a published folder. Raises StoreError if it is unreadable, damaged or of another version."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise StoreError(f"store: {path} cannot be read: {error}.", how_to_mend(folder)) from error
+    version = manifest.get("format_version") if isinstance(manifest, dict) else None
+    if type(version) is int and not OLDEST_VERSION <= version <= FORMAT_VERSION:
+        raise _other_version(path, version)
+    if version is None or not manifest.keys() >= KEYS:
+        raise StoreError(f"store: {path} is not a manifest of this program.", how_to_mend(folder))
+    if not _is_whole(manifest):
+        raise StoreError(f"store: {path} is damaged: its checksum differs.", how_to_mend(folder))
+    return dict(manifest)
+
+
+def _is_whole(manifest: dict[str, Any]) -> bool:
+    """Whether the hashes in a manifest fit what they are hashes of. Version 1 had no checksum of the whole."""
+    try:
+        return (
+            ("checksum" not in manifest and manifest["format_version"] == 1 or sealed(manifest) == manifest)
+            and manifest["fingerprint"] == hash_of(manifest["ingredients"])
+            and manifest["digest"] == content_digest(manifest["files"])
+            and all(isinstance(entry["size"], int) for entry in manifest["files"].values())
+        )
+    except (AttributeError, KeyError, TypeError, ValueError):  # entries of another kind; a number that is NaN
+        return False
+
+
+def _other_version(path: Path, version: int) -> StoreError:
+    readable = " and ".join(map(str, range(OLDEST_VERSION, FORMAT_VERSION + 1)))
+    message = f"store: {path} has format_version {version}; this program reads {readable}."
+    if version > FORMAT_VERSION:
+        return StoreError(message, f"Install a newer dfusion. {how_to_mend(path.parent)}".rstrip())
+    return StoreError(message, how_to_mend(path.parent))
