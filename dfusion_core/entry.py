@@ -25,14 +25,14 @@ def run_stage(function: Callable[..., None]) -> None:
 
 def guarded(function: Callable[..., None]) -> Callable[..., None]:
     """`function`, with expected errors printed to stderr and turned into exit codes."""
-    from .errors import DFusionError
+    from .errors import DFusionError, printable
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> None:
         try:
             function(*args, **kwargs)
         except DFusionError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(printable(f"error: {error}"), file=sys.stderr)
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
             print(

@@ -4,8 +4,12 @@
 exceptions: they deserve a traceback, these do not.
 """
 
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+
+LONGEST = 80  # characters of something wrong that a message quotes
+MOST_LISTED = 30  # mistakes in one message
 
 
 class DFusionError(Exception):
@@ -68,8 +72,27 @@ class ExportError(DFusionError):
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     """`Did you mean 'x'?` for the known name closest to `wrong`, or an empty string if none is close."""
-    close = get_close_matches(wrong, list(known), n=1)
+    if len(wrong) > LONGEST:  # comparing takes time that grows with the square of it
+        return ""
+    close = get_close_matches(wrong, [str(name) for name in known], n=1)
     return f"Did you mean '{close[0]}'?" if close else ""
+
+
+def short(text: str, limit: int = LONGEST) -> str:
+    """`text`, cut where it is longer than a message should quote."""
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def listed(mistakes: Sequence[str], count: int = 0) -> str:
+    """Mistakes for a message, a line each; of very many (`count`, if not all are given) the first ones."""
+    left = max(count, len(mistakes)) - MOST_LISTED
+    more = [f"and {left} more"] if left > 0 else []
+    return "\n".join(f"  {line}" for line in [*mistakes[:MOST_LISTED], *more])
+
+
+def printable(text: str) -> str:
+    """`text` as a terminal may show it: of control characters only newline and tab are left as they are."""
+    return "".join(c if unicodedata.category(c) not in ("Cc", "Cs") or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import PromptsError, did_you_mean
+from .errors import PromptsError, did_you_mean, listed, short
 from .params.strict_yaml import read_yaml
 from .prompt_items import MarkError, read_marks, word_spans
 
@@ -69,7 +69,7 @@ def checked_prompts(data: Any, name: str) -> PromptFile:
     lists = {key: _prompts(key, entries, problems) for key, entries in _lists(data, problems).items()}
     problems += _repeated([*lists.get("train", ()), *lists.get("test", ())])
     if problems:
-        raise PromptsError(f"prompts: {name} is not valid:\n" + "\n".join(f"  {line}" for line in problems))
+        raise PromptsError(f"prompts: {name} is not valid:\n{listed(problems)}")
     return PromptFile(tuple(lists["train"]), tuple(lists["test"]))
 
 
@@ -95,8 +95,7 @@ def _lists(data: Any, problems: list[str]) -> dict[str, list[Any]]:
     if not isinstance(data, dict) or not data.get("train"):
         problems.append("needs a list of prompts, or a list `train`, with at least one prompt.")
         return {}
-    for key in data.keys() - {"train", "test"}:
-        problems.append(f"{key}: there is no such key. {did_you_mean(str(key), ('train', 'test'))}".rstrip())
+    problems += [_unknown(key, ("train", "test")) for key in data if key not in ("train", "test")]
     lists = {key: data.get(key) or [] for key in ("train", "test")}
     problems += [f"{key}: must be a list of prompts." for key, value in lists.items() if not isinstance(value, list)]
     return {key: value for key, value in lists.items() if isinstance(value, list)}
@@ -117,18 +116,17 @@ def _prompt(entry: Any, need_items: bool) -> Prompt | list[str]:
     """One entry of a list, or what is wrong with it."""
     if not isinstance(entry, dict):
         return [f"must be a text with marked [items], or {{prompt: ..., items: [...]}}. {QUOTES}"]
-    found = [f"'{key}': there is no such key. {did_you_mean(str(key), KEYS)}".rstrip()
-             for key in entry if key not in KEYS]
+    found = [_unknown(key, KEYS) for key in entry if key not in KEYS]
     marked, thresholds = entry.get("prompt"), entry.get("thresholds")
     if not isinstance(marked, str) or not marked.strip():
         return [*found, "`prompt` must be a text."]
     try:
         text, items = read_marks(marked)
     except MarkError as error:
-        return [*found, f"'{marked}': {error}."]
+        return [*found, f"'{short(marked)}': {error}."]
     if "items" in entry:
         if items:
-            return [*found, f"'{marked}': has marks and `items`; leave one out."]
+            return [*found, f"'{short(marked)}': has marks and `items`; leave one out."]
         items = entry["items"]
     found += _item_mistakes(text, items, need_items or "items" in entry)
     if isinstance(items, list | tuple):
@@ -136,14 +134,19 @@ def _prompt(entry: Any, need_items: bool) -> Prompt | list[str]:
     return found or Prompt(text, tuple(items), tuple(map(float, thresholds)) if thresholds else None)
 
 
+def _unknown(key: Any, known: Sequence[str]) -> str:
+    return f"'{short(str(key))}': there is no such key. {did_you_mean(str(key), known)}".rstrip()
+
+
 def _item_mistakes(text: str, items: Any, needed: bool) -> list[str]:
+    shown = short(text)
     words = isinstance(items, list | tuple) and all(isinstance(item, str) for item in items)
     if not words or (needed and not items):
-        return [f"'{text}': `items` must be a list of words of the prompt, {MARKS}"]
-    found = [f"'{text}': the item '{item}' is not a word of the prompt."
+        return [f"'{shown}': `items` must be a list of words of the prompt, {MARKS}"]
+    found = [f"'{shown}': the item '{short(item)}' is not a word of the prompt."
              for item in items if not word_spans(text, item)]
     if len({item.lower() for item in items}) < len(items):
-        found.append(f"'{text}': an item occurs twice; one entry stands for all its occurrences.")
+        found.append(f"'{shown}': an item occurs twice; one entry stands for all its occurrences.")
     return found
 
 
@@ -153,8 +156,8 @@ def _threshold_mistakes(text: str, items: int, thresholds: Any) -> list[str]:
     numbers = isinstance(thresholds, list) and all(
         type(value) in (int, float) and 0 <= value <= 1 for value in thresholds)
     if not numbers:
-        return [f"'{text}': `thresholds` must be a list of numbers from 0 to 1."]
-    return [f"'{text}': {items} items but {len(thresholds)} thresholds."] if len(thresholds) != items else []
+        return [f"'{short(text)}': `thresholds` must be a list of numbers from 0 to 1."]
+    return [f"'{short(text)}': {items} items but {len(thresholds)} thresholds."] if len(thresholds) != items else []
 
 
 def _repeated(prompts: Sequence[Prompt]) -> list[str]:
@@ -163,6 +166,6 @@ def _repeated(prompts: Sequence[Prompt]) -> list[str]:
     repeated = []
     for prompt in prompts:
         if prompt.text in seen:
-            repeated.append(f"'{prompt.text}': occurs twice.")
+            repeated.append(f"'{short(prompt.text)}': occurs twice.")
         seen.add(prompt.text)
     return repeated

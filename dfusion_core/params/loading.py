@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from ..errors import ParamsError, did_you_mean
+from ..errors import MOST_LISTED, ParamsError, did_you_mean, listed, short
 from . import sections as s
 from .strict_yaml import read_yaml
 
@@ -89,8 +89,9 @@ def load_everything(path: str | Path = "params.yaml") -> s.Everything:
         # Through JSON, because strict validation of JSON takes a list for a tuple, but never "1" for 1.
         everything = s.Everything.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
-        details = error.errors(include_url=False)
-        raise _invalid(path, [_line(detail) for detail in _without_echoes(details)]) from None
+        details = _without_echoes(error.errors(include_url=False))
+        lines = [_line(detail) for detail in details[:MOST_LISTED]]  # each looks for a similar key, which takes time
+        raise _invalid(path, lines, len(details)) from None
     problems = _across_sections(everything)
     if problems:
         raise _invalid(path, problems)
@@ -167,10 +168,9 @@ def _is_section(key: Any) -> bool:
     return key in s.Everything.model_fields and isinstance(s.Everything.model_fields[key].default, BaseModel)
 
 
-def _invalid(path: Path, problems: list[str]) -> ParamsError:
-    lines = "\n".join(f"  {problem}" for problem in problems)
+def _invalid(path: Path, problems: list[str], count: int = 0) -> ParamsError:
     return ParamsError(
-        f"{path.name} is not valid:\n{lines}", "\n'dfusion params' lists every key with its meaning."
+        f"{path.name} is not valid:\n{listed(problems, count)}", "\n'dfusion params' lists every key with its meaning."
     )
 
 
@@ -179,7 +179,7 @@ def _without_echoes(details: list[ErrorDetails]) -> list[ErrorDetails]:
     first: dict[tuple[int | str, ...], ErrorDetails] = {}
     for detail in details:
         first.setdefault(_key_path(detail["loc"]), detail)
-    parents = {path[:-1] for path in first if isinstance(path[-1], int)}
+    parents = {path[:-1] for path in first if path and isinstance(path[-1], int)}
     return [detail for path, detail in first.items() if path not in parents]
 
 
@@ -191,7 +191,7 @@ def _key_path(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
 
 def _line(detail: ErrorDetails) -> str:
     location = _key_path(detail["loc"])
-    key = ".".join(str(part) for part in location)
+    key = short(".".join(str(part) for part in location))
     value = detail["input"]
     if detail["type"] == "extra_forbidden":
         return f"{key}: there is no such key (got {_short(value)}). {_suggest_key(location)}".rstrip()
@@ -204,8 +204,7 @@ def _line(detail: ErrorDetails) -> str:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return short(json.dumps(value), 60)
 
 
 def _suggest_key(location: tuple[int | str, ...]) -> str:
@@ -257,11 +256,11 @@ def _rounds(rounds: dict[str, s.Round]) -> list[str]:
     """Each round is called r00, r01, ... and follows `init` or a round with a smaller number."""
     problems = []
     for name, this in rounds.items():
-        if not re.fullmatch(r"r\d{2,}", name):
-            problems.append(f"rounds.{name}: a round is called r00, r01, ... .")
+        if not re.fullmatch(r"r[0-9]{2,6}", name):
+            problems.append(f"rounds.{short(name)}: a round is called r00, r01, ... .")
         elif this.prev != "init" and this.prev not in rounds:
             problems.append(
-                f"rounds.{name}.prev: there is no round '{this.prev}'. "
+                f"rounds.{name}.prev: there is no round '{short(this.prev)}'. "
                 f"{did_you_mean(this.prev, rounds)}".rstrip()
             )
         elif this.prev != "init" and int(this.prev[1:]) >= int(name[1:]):

@@ -16,18 +16,21 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import math
 import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import DFusionError, ParamsError, did_you_mean
+from ..errors import DFusionError, ParamsError, did_you_mean, short
 from ..params.loading import load_everything
 from ..params.strict_yaml import read_yaml
 
 KEYS = ("common", "factors", "baseline")
 LEVEL = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")  # it becomes a part of an experiment's name
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # its first part
+MOST_CELLS = 1_000
 
 
 class StudyError(DFusionError):
@@ -69,25 +72,29 @@ class Study:
 
 def load_study(file: Path, params: Path = Path("params.yaml")) -> Study:
     """The study of the file, with every cell's parameters checked. Raises StudyError or ParamsError."""
+    load_everything(params)  # what the cells change has to be valid itself
     data = _read(file)
     factors: dict[str, dict[str, Any]] = data["factors"]
     cells = []
     for chosen in itertools.product(*(levels.items() for levels in factors.values())):
         levels = dict(zip(factors, (name for name, _ in chosen), strict=True))
-        changes = dict(data.get("common") or {})
+        changes = dict(data["common"])
         for _, some in chosen:
-            changes |= some or {}
+            changes |= some
         cells.append(Cell(levels, changes))
     _check(file, cells, params)
     last = list(factors)[-1]
     baseline = str(data.get("baseline", next(iter(factors[last]))))
     if baseline not in factors[last]:
-        raise StudyError(f"{file.name}: baseline: the factor '{last}' has no level '{baseline}'.",
+        raise StudyError(f"{file.name}: baseline: the factor '{last}' has no level '{short(baseline)}'.",
                          did_you_mean(baseline, factors[last]))
     return Study(file.stem, cells, list(factors), baseline)
 
 
 def _read(file: Path) -> dict[str, Any]:
+    """The file with every level's changes as a mapping. Raises StudyError."""
+    if not NAME.fullmatch(file.stem):
+        raise StudyError(f"{file}: the name of a study's file is that of its experiments: letters, digits, '_', '-'.")
     try:
         data = read_yaml(file)
     except (OSError, ValueError) as error:
@@ -96,29 +103,42 @@ def _read(file: Path) -> dict[str, Any]:
         raise StudyError(f"{file.name}: factors: a study needs at least one factor with its levels.")
     for key in data:
         if key not in KEYS:
-            raise StudyError(f"{file.name}: {key}: there is no such key.", did_you_mean(str(key), KEYS))
-    for factor, levels in data["factors"].items():
-        if not isinstance(levels, dict) or not levels:
-            raise StudyError(f"{file.name}: factors.{factor}: must be levels with parameters, as 'naive: {{...}}'.")
-        for level, changes in levels.items():
-            if not LEVEL.fullmatch(str(level)):
-                raise StudyError(f"{file.name}: factors.{factor}: '{level}' must be of a-z, 0-9 and single '_'.")
-            if changes is not None and not isinstance(changes, dict):
-                raise StudyError(f"{file.name}: factors.{factor}.{level}: must be parameters (got {changes!r}).")
-        data["factors"][factor] = {str(level): changes for level, changes in levels.items()}
+            raise StudyError(f"{file.name}: {short(str(key))}: there is no such key.", did_you_mean(str(key), KEYS))
+    data["common"] = _changes(f"{file.name}: common", data.get("common"))
+    data["factors"] = {str(factor): _levels(f"{file.name}: factors.{short(str(factor))}", levels)
+                       for factor, levels in data["factors"].items()}
+    cells = math.prod(map(len, data["factors"].values()))
+    if cells > MOST_CELLS:
+        raise StudyError(f"{file.name}: factors: {cells} combinations; a study has at most {MOST_CELLS}.")
     return data
+
+
+def _levels(where: str, levels: Any) -> dict[str, dict[str, Any]]:
+    if not isinstance(levels, dict) or not levels:
+        raise StudyError(f"{where}: must be levels with parameters, as 'naive: {{...}}'.")
+    for level in levels:
+        if not LEVEL.fullmatch(str(level)):
+            raise StudyError(f"{where}: '{short(str(level))}' must be of a-z, 0-9 and single '_'.")
+    return {str(level): _changes(f"{where}.{level}", changes) for level, changes in levels.items()}
+
+
+def _changes(where: str, changes: Any) -> dict[str, Any]:
+    """Parameters, none where nothing is said."""
+    if changes is not None and not (isinstance(changes, dict) and all(isinstance(key, str) for key in changes)):
+        raise StudyError(f"{where}: must be parameters (got {short(repr(changes))}).")
+    return changes or {}
 
 
 def _check(file: Path, cells: list[Cell], params: Path) -> None:
     """Validate params.yaml with each cell's changes, as its stages will. Raises StudyError naming the cell."""
-    original = read_yaml(params)
+    original = read_yaml(params) or {}
     with tempfile.TemporaryDirectory() as folder:
         changed = Path(folder, "params.yaml")
         for cell in cells:
             content = copy.deepcopy(original)
             try:
                 for key, value in cell.changes.items():
-                    _change(content, key, value)
+                    _change(content, key, copy.deepcopy(value))
                 changed.write_text(json.dumps(content), encoding="utf-8")
                 load_everything(changed)
             except ParamsError as error:
@@ -132,10 +152,10 @@ def _change(content: dict[str, Any], key: str, value: Any) -> None:
         if key.startswith("+"):
             content.setdefault(parent, {})
         if not isinstance(content.get(parent), dict):
-            raise ParamsError(f"{key}: params.yaml has no '{parent}'.", did_you_mean(parent, content))
+            raise ParamsError(f"{short(key)}: params.yaml has no '{short(parent)}'.", did_you_mean(parent, content))
         content = content[parent]
     if not key.startswith("+") and last not in content:
-        raise ParamsError(f"{key}: params.yaml has no such key.", did_you_mean(last, content))
+        raise ParamsError(f"{short(key)}: params.yaml has no such key.", did_you_mean(last, content))
     if key.startswith("~"):
         del content[last]
     else:

@@ -83,7 +83,7 @@ tset: []
         load_prompts(write(tmp_path, text))
     found = str(caught.value)
     for expected in (
-        "tset: there is no such key. Did you mean 'test'?",
+        "'tset': there is no such key. Did you mean 'test'?",
         "train[0]: 'item': there is no such key. Did you mean 'items'?",
         "train[0]: 'a cat eating': `items` must be a list of words of the prompt, or mark them in the prompt, as in: "
         "a [cat] eating a [sandwich].",
