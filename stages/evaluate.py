@@ -1,6 +1,6 @@
 """Evaluate: fixed-seed images of training and unseen prompts, scored, compared with the base model.
 
-reads   adapter of the round; the base model's evaluation where ROUND is not "init"
+reads   adapter of the round, the prompt file; the base model's evaluation where ROUND is not "init"
 writes  evaluate/  picture (one row an image), images.csv, grid.png, reward.json; results/rounds/ROUND.json
 """
 
@@ -12,7 +12,7 @@ from dfusion_core.artefacts import adapter, model_name, output, round_result
 from dfusion_core.entry import run_stage
 from dfusion_core.params import load_params
 from dfusion_core.plan import evaluation_plan
-from dfusion_core.prompts import load_prompts
+from dfusion_core.prompts import find_file, load_prompts
 from dfusion_core.ranks import leads
 from dfusion_core.reward_plugins import reward_inputs
 from dfusion_core.store import open_stage, read_stage
@@ -21,7 +21,9 @@ from dfusion_core.store import open_stage, read_stage
 def evaluate(round: str) -> None:
     """Evaluate the model after ROUND ("init": the base model, row zero of every comparison)."""
     params = load_params("model", "prompts", "sample", "reward", "evaluate")
-    inputs = {"adapter": output("train", round)} | reward_inputs(params.reward)
+    prompts = load_prompts(params.prompts.file).first(params.prompts.train_count, params.prompts.test_count)
+    inputs = {"adapter": output("train", round), "prompts": find_file(params.prompts.file)}
+    inputs |= reward_inputs(params.reward)
     if round != "init":
         inputs["base"] = output("evaluate", "init")
     with open_stage("evaluate", round=round, params=params, inputs=inputs) as run:
@@ -33,7 +35,6 @@ def evaluate(round: str) -> None:
             from dfusion_core.policy import load_policy
             from dfusion_core.rewards import load_reward
 
-            prompts = load_prompts(params.prompts.file).first(params.prompts.train_count, params.prompts.test_count)
             images = evaluation_plan(prompts, params.evaluate)
             policy = load_policy(params.model, params.sample, adapter(round))
             empty = policy.embed([""])

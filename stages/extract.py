@@ -1,6 +1,6 @@
 """Extract: pair images by Algorithm 1, turn the references' maps into masks (Eq. 4), keep some keys and values.
 
-reads   sample/, score/
+reads   sample/, score/, the prompt file
 writes  extract/  mask, item_mask (one row a reference), references.csv, pairs.csv
         kv/       keys and values of the first references, as many as extract.keep_kv says
 """
@@ -10,14 +10,16 @@ from __future__ import annotations
 from dfusion_core.artefacts import adapter, output, previous
 from dfusion_core.entry import run_stage
 from dfusion_core.params import load_params
-from dfusion_core.prompts import load_prompts
+from dfusion_core.prompts import find_file, load_prompts
 from dfusion_core.store import open_stage, read_stage
 
 
 def masks(round: str) -> None:
     """Pair the images of ROUND and binarise the references' maps."""
     params = load_params("prompts", "sample", "extract", "pairing", "fuse")
-    inputs = {"sample": output("sample", round), "score": output("score", round)}
+    prompts = load_prompts(params.prompts.file).train
+    inputs = {"sample": output("sample", round), "score": output("score", round),
+              "prompts": find_file(params.prompts.file)}
     with open_stage("extract", round=round, params=params, inputs=inputs) as run:
         if run.done:
             return
@@ -26,7 +28,6 @@ def masks(round: str) -> None:
 
         sampled, scores = read_stage("sample", round), read_stage("score", round).table("scores")
         images = sampled.table("images")
-        prompts = load_prompts(params.prompts.file).train
         pairs, references = pair_plan(images, scores, params.pairing.mode)
         run.describe = lambda row: (
             f"reference {row} ('{references.prompt[row]}', seed {references.seed[row]})")

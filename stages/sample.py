@@ -1,6 +1,6 @@
 """Sample: denoise N images per prompt and keep everything Algorithm 1 needs later.
 
-reads   adapter of the round before
+reads   adapter of the round before, the prompt file
 writes  sample/  x, log_prob, cross_map, picture (one row an image), images.csv
 """
 
@@ -10,7 +10,7 @@ from dfusion_core.artefacts import adapter, output, previous
 from dfusion_core.entry import run_stage
 from dfusion_core.params import load_params
 from dfusion_core.plan import image_plan
-from dfusion_core.prompts import load_prompts
+from dfusion_core.prompts import find_file, load_prompts
 from dfusion_core.store import open_stage
 
 
@@ -18,7 +18,9 @@ def sample(round: str) -> None:
     """Sample every training prompt's images of ROUND."""
     params = load_params("model", "prompts", "sample", "seed", "rounds")
     before = previous(params, round)
-    with open_stage("sample", round=round, params=params, inputs={"adapter": output("train", before)}) as run:
+    prompts = load_prompts(params.prompts.file).first(params.prompts.train_count, None).train
+    inputs = {"adapter": output("train", before), "prompts": find_file(params.prompts.file)}
+    with open_stage("sample", round=round, params=params, inputs=inputs) as run:
         if run.done:
             return
         from dfusion_core.denoise import denoise
@@ -26,7 +28,6 @@ def sample(round: str) -> None:
         from dfusion_core.noise import trajectory_noises
         from dfusion_core.policy import load_policy
 
-        prompts = load_prompts(params.prompts.file).first(params.prompts.train_count, None).train
         images = image_plan(prompts, params.sample.images_per_prompt, params.seed, round)
         policy = load_policy(params.model, params.sample, adapter(before))
         text, empty = policy.embed([p.text for p in prompts]), policy.embed([""])
