@@ -37,6 +37,11 @@ def pairs_result(round: str) -> Path:
     return RESULTS / "pairs" / f"{round}.json"
 
 
+def training_result(round: str) -> Path:
+    """What the summary needs of one round's training."""
+    return RESULTS / "training" / f"{round}.json"
+
+
 def model_source(model_id: str) -> str:
     """The id to load: the built-in model's folder for "micro-world", else the id itself."""
     return str(WEIGHTS) if model_id == MICROWORLD else model_id

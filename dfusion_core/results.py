@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from .artefacts import INIT, RESULTS, in_order, output, round_result
+from .artefacts import INIT, RESULTS, in_order, round_result, training_result
 from .errors import MissingStage
+from .store import read_stage
 from .store.atomic import write_text
 
 if TYPE_CHECKING:
@@ -62,9 +63,23 @@ def write_round_result(file: Path, round: str, images: pd.DataFrame, base: pd.Da
 
 def read_round_result(round: str) -> dict[str, Any]:
     """What ``write_round_result`` wrote. Raises MissingStage naming the command that makes it."""
-    file = round_result(round)
+    return _read(round_result(round), round, "evaluate_base" if round == INIT else f"evaluate@{round}")
+
+
+def write_training_result(round: str) -> None:
+    """Write how many images a round sampled and what its optimizer steps were, for a node without its arrays."""
+    steps = read_stage("train", round).table("updates").to_dict("records")
+    found = {"images": read_stage("sample", round).count, "updates": steps}
+    write_text(training_result(round), json.dumps(found, indent=2) + "\n")
+
+
+def read_training_result(round: str) -> dict[str, Any]:
+    """What ``write_training_result`` wrote. Raises MissingStage naming the command that makes it."""
+    return _read(training_result(round), round, f"train@{round}")
+
+
+def _read(file: Path, round: str, stage: str) -> dict[str, Any]:
     if not file.exists():
-        stage = "evaluate_base" if round == INIT else f"evaluate@{round}"
         raise MissingStage(f"summary: the result of {round} is not there: no {file}.",
                            f"Make it with 'dvc repro -s {stage}'.")
     found: dict[str, Any] = json.loads(file.read_text())
@@ -82,10 +97,8 @@ def summarise(params: Params) -> None:
 
 
 def images_per_round(rounds: list[str]) -> int:
-    """Images sampled in a round, from the first one's table."""
-    if len(rounds) < 2:
-        return 0
-    return len(pd.read_csv(output("sample", rounds[1]) / "images.csv"))
+    """Images sampled in a round, from the first one."""
+    return int(read_training_result(rounds[1])["images"]) if len(rounds) > 1 else 0
 
 
 def alignment(found: dict[str, Any], per_round: int) -> pd.DataFrame:
@@ -105,7 +118,7 @@ def alignment(found: dict[str, Any], per_round: int) -> pd.DataFrame:
 
 def updates(rounds: list[str]) -> pd.DataFrame:
     """Every optimizer step of the run, numbered through."""
-    parts = [pd.read_csv(output("train", name) / "updates.csv").assign(round=name) for name in rounds]
+    parts = [pd.DataFrame(read_training_result(name)["updates"]).assign(round=name) for name in rounds]
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     return table.assign(update=range(1, len(table) + 1))
 

@@ -1,6 +1,6 @@
 """Summary: every round against the base model, as a table, a metrics file and the alignment curve.
 
-reads   results/rounds/*.json, runs/*/train/updates.csv
+reads   results/rounds/*.json, results/training/*.json
 writes  results/metrics.json, results/alignment.csv, results/updates.csv
 """
 

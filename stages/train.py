@@ -4,17 +4,24 @@ reads   adapter, optimizer and reward history of the round before, sample/, scor
 writes  train/  adapter/, pin.json (the base model's hashes), optimizer.safetensors, reward_history.csv (all scores
                 so far), updates.csv (one row an optimizer step), timesteps.csv (one row an optimizer step and t), live/
                 (updates.csv for dvclive)
+        results/training/ROUND.json: the optimizer steps once more, for the summary
 """
 
 from __future__ import annotations
 
 import shutil
 from functools import partial
+from typing import TYPE_CHECKING
 
 from dfusion_core.artefacts import adapter, output, previous
 from dfusion_core.entry import run_stage
 from dfusion_core.params import load_params
+from dfusion_core.ranks import leads
 from dfusion_core.store import open_stage, read_stage
+
+if TYPE_CHECKING:
+    from dfusion_core.params import Params
+    from dfusion_core.store import StageRun
 
 
 def train(round: str) -> None:
@@ -24,40 +31,48 @@ def train(round: str) -> None:
     inputs = {name: output(name, round) for name in ("sample", "score", "fuse", "adopt")}
     inputs |= {"adapter": output("train", before)}
     with open_stage("train", round=round, params=params, inputs=inputs) as run:
-        if run.done:
-            return
-        import pandas as pd
+        if not run.done:
+            update(round, before, run, params)
+    if leads():
+        from dfusion_core.results import write_training_result
 
-        from dfusion_core.advantages import FILE, advantages, extend
-        from dfusion_core.lora import save_lora
-        from dfusion_core.objectives import needs_advantage, skips_shared_steps
-        from dfusion_core.optimizer import save_optimizer
-        from dfusion_core.pins import FILE as PIN
-        from dfusion_core.policy import load_policy
-        from dfusion_core.tracking import write_live
-        from dfusion_core.training import Trainer
-        from dfusion_core.trajectories import load_pairs
+        write_training_result(round)
 
-        sampled, scores = read_stage("sample", round), read_stage("score", round).table("scores")
-        scores = scores.merge(sampled.table("images")[["image", "prompt"]], on="image", validate="one_to_one")
-        history = extend(pd.read_csv(output("train", before) / FILE), round, scores)
-        normalised = partial(advantages, history=history, clip=params.train.advantage_clip)
-        pairs = load_pairs(
-            sampled, read_stage("fuse", round), read_stage("adopt", round), skips_shared_steps(params.algo),
-            normalised if needs_advantage(params.algo) else None)
-        policy = load_policy(params.model, params.sample, adapter(before), train=True)
-        trainer = Trainer(policy, pairs, params.train, seed=params.seed, round=round, algo=params.algo)
-        trainer.resume(run.load_state(), optimizer_file=output("train", before) / "optimizer.safetensors")
-        for _ in run.track(trainer.remaining(), trainer.updates, "update"):
-            trainer.update()
-            run.save_state(*trainer.state())
-        save_lora(policy.unet, run.path("adapter"))
-        save_optimizer(trainer.optimizer, trainer.parameters, run.path("optimizer.safetensors"))
-        run.write_table("reward_history", history)
-        run.write_table("updates", trainer.history_table())
-        run.write_table("timesteps", trainer.timestep_table())
-        shutil.copy(output("train", before) / PIN, run.path(PIN))
-        write_live(trainer.history_table(), run.path("live"))
+
+def update(round: str, before: str, run: StageRun, params: Params) -> None:
+    """All optimizer steps of ROUND, from the adapter, optimizer and rewards of the round BEFORE."""
+    import pandas as pd
+
+    from dfusion_core.advantages import FILE, advantages, extend
+    from dfusion_core.lora import save_lora
+    from dfusion_core.objectives import needs_advantage, skips_shared_steps
+    from dfusion_core.optimizer import save_optimizer
+    from dfusion_core.pins import FILE as PIN
+    from dfusion_core.policy import load_policy
+    from dfusion_core.tracking import write_live
+    from dfusion_core.training import Trainer
+    from dfusion_core.trajectories import load_pairs
+
+    sampled, scores = read_stage("sample", round), read_stage("score", round).table("scores")
+    scores = scores.merge(sampled.table("images")[["image", "prompt"]], on="image", validate="one_to_one")
+    history = extend(pd.read_csv(output("train", before) / FILE), round, scores)
+    normalised = partial(advantages, history=history, clip=params.train.advantage_clip)
+    pairs = load_pairs(
+        sampled, read_stage("fuse", round), read_stage("adopt", round), skips_shared_steps(params.algo),
+        normalised if needs_advantage(params.algo) else None)
+    policy = load_policy(params.model, params.sample, adapter(before), train=True)
+    trainer = Trainer(policy, pairs, params.train, seed=params.seed, round=round, algo=params.algo)
+    trainer.resume(run.load_state(), optimizer_file=output("train", before) / "optimizer.safetensors")
+    for _ in run.track(trainer.remaining(), trainer.updates, "update"):
+        trainer.update()
+        run.save_state(*trainer.state())
+    save_lora(policy.unet, run.path("adapter"))
+    save_optimizer(trainer.optimizer, trainer.parameters, run.path("optimizer.safetensors"))
+    run.write_table("reward_history", history)
+    run.write_table("updates", trainer.history_table())
+    run.write_table("timesteps", trainer.timestep_table())
+    shutil.copy(output("train", before) / PIN, run.path(PIN))
+    write_live(trainer.history_table(), run.path("live"))
 
 
 if __name__ == "__main__":
