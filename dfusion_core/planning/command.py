@@ -140,7 +140,7 @@ def _cells(plan: Plan, name: str, stage: Stage) -> list[str]:
 def _disk(plan: Plan, stage: str) -> int:
     """Bytes that a stage leaves, its copy in DVC's cache included."""
     kept = plan.work.kept_kv * plan.disk.of_reference if stage == "extract" else 0
-    return plan.disk.copies * plan.disk.stages.get(stage, 0) + kept
+    return plan.disk.copies * (plan.disk.stages.get(stage, 0) + kept)
 
 
 def _totals(plan: Plan) -> list[tuple[str, int, float | None, int]]:

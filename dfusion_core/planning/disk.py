@@ -22,8 +22,8 @@ ADAPTER_COPIES = 3  # the adapter and AdamW's two moments, all fp32
 
 @dataclass(frozen=True)
 class Disk:
-    """Bytes of a run. Keys and values are apart: they are the large part that can be left out, and DVC does not cache
-    them. ``copies`` is 2 where DVC keeps a second copy of everything else."""
+    """Bytes of a run. Keys and values are apart: they are the large part that can be left out. ``copies`` is 2 where
+    DVC keeps a second copy."""
 
     stages: dict[str, int]  # of a round, in runs/
     of_reference: int  # keys and values of one reference
@@ -32,7 +32,7 @@ class Disk:
 
     def of_round(self, kept: int) -> int:
         """What a round with ``kept`` stored references leaves."""
-        return self.copies * sum(self.stages.values()) + kept * self.of_reference
+        return self.copies * (sum(self.stages.values()) + kept * self.of_reference)
 
     def need(self, rounds: int, kept: int) -> int:
         """A whole run: the rounds, the evaluation of the base model, and the largest stage once more, because its

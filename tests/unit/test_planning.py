@@ -102,6 +102,7 @@ def test_too_little_disk(sd21: tuple[Any, Costs], free: int, changes: dict[str, 
 def test_a_plan_that_fits_has_no_problems(sd21: tuple[Any, Costs]) -> None:
     disk = Disk({"sample": GIB, "evaluate": GIB}, 0, copies=2, free=1000 * GIB)
     assert problems(a_plan(sd21, disk, rounds=3, kept=0)) == []
+    assert replace(disk, of_reference=GIB).of_round(3) == 2 * (2 + 3) * GIB  # DVC caches keys and values too
     small = problems(a_plan(sd21, disk, rounds=3, kept=0, memory=12 * GIB))
     assert [problem.changes for problem in small] == [{"train.micro_batch": (4, 2)}]  # 0.5 + 1.1 x (2.4 + 2 x 4.0) GiB
 
