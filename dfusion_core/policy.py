@@ -102,6 +102,10 @@ def load_policy(model: Model, sample: Sample, adapter: Path | None, *, train: bo
         pipeline.vae.to(memory_format=torch.channels_last)
     if adapter is not None:
         load_lora(pipeline.unet, adapter, train=train)
+    if model.compile:
+        from .compiling import compile_unet
+
+        compile_unet(pipeline.unet)
     try:
         steps = schedule(pipeline.scheduler, num_steps=sample.num_steps, eta=sample.eta)
     except ValueError as error:

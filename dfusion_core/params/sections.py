@@ -55,6 +55,9 @@ class Model(Section):
         "auto, cpu, cuda or cuda:N; auto takes a GPU if there is one",
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
     )
+    compile: bool = _ours(
+        False, "compile the U-Net with torch.compile: minutes once for each size of batch, then faster forwards"
+    )
 
     @field_validator("id")
     @classmethod

@@ -97,6 +97,13 @@ def test_fusion_needs_no_more_memory_than_sampling(tiny: RandomSD) -> None:
     assert result.verdict == "met" and 0.5 < result.values[0] <= 1.1
 
 
+def test_every_step_shares_one_compiled_graph(tiny: RandomSD) -> None:
+    *stages, training = run_gates(("P13",), Bench(tiny, SHORT, CPU))
+    assert [result.values for result in stages] == [(1,), (1,), (1,)]
+    assert all(result.verdict == "met" for result in stages)
+    assert training.values == (2,)
+
+
 @pytest.mark.skipif(not COUNTERS.exists(), reason="nothing counts what a process writes")
 def test_bytes_of_a_round(tiny: RandomSD) -> None:
     """960 trajectories of 21 latents, 640 x 20 maps of up to three items, in fp32; nothing is written three times."""
