@@ -1,12 +1,17 @@
 """Fixtures of all tests. Nothing heavy is imported here."""
 
+from __future__ import annotations
+
 import os
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the network
+sys.path.append(str(Path(__file__).with_name("stages")))  # for `steps`, what tests of stages share
 
 
 @pytest.fixture
@@ -16,3 +21,31 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("DVC_ROOT", raising=False)
     monkeypatch.delenv("DFUSION_SCRATCH", raising=False)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny project with two rounds published, run once in a session. Not to be changed."""
+    from steps import ROUND_STAGES, run
+
+    from dfusion_core.testing import tiny_params
+
+    folder = tmp_path_factory.mktemp("finished")
+    tiny_params(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("DVC_ROOT", raising=False)
+        patch.delenv("DFUSION_SCRATCH", raising=False)
+        run("init")
+        run("evaluate", "init")
+        for round in ("r00", "r01"):
+            for stage in ROUND_STAGES:
+                run(stage, round)
+        run("summary")
+    return folder
+
+
+@pytest.fixture
+def project(finished: Path, workspace: Path) -> Path:
+    """A copy of it, and the current folder."""
+    return Path(shutil.copytree(finished, workspace, dirs_exist_ok=True))

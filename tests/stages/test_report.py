@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from steps import change, forget, run
+from steps import change, forget, reseal, run
 
 from dfusion_core.errors import MissingStage
 from dfusion_core.report import write_report
@@ -60,9 +60,8 @@ def test_numbers_of_every_round_are_in_it(project: Path) -> None:
 def test_prompts_are_escaped(project: Path) -> None:
     training = Path("runs/r00/adopt/training.csv")
     training.write_text(training.read_text().replace("a heart holding a balloon", "<script>alert(1)</script>"))
-    with pytest.MonkeyPatch.context() as patch:  # a changed size is found before anything is drawn
-        patch.setattr("dfusion_core.store.reading.check", lambda *_, **__: [])
-        found = page()
+    reseal("adopt")
+    found = page()
     assert "<script" not in found and "&lt;script&gt;alert(1)&lt;/script&gt;" in found
 
 

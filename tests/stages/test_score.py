@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from steps import array, change, content, forget, run
+from steps import array, change, content, forget, reseal, run
 
 from dfusion_core.errors import MissingStage, RewardError
 from dfusion_core.params import load_params
@@ -99,6 +99,7 @@ def test_targets_are_scored_by_the_models_that_scored_the_images(project: Path) 
     recorded = Path("runs/r00/score/reward.json")
     sha256 = json.loads(recorded.read_text())["clip"]["sha256"]
     recorded.write_text(recorded.read_text().replace(sha256, "0" * 64))
+    reseal("score")
     forget("adopt")
     with pytest.raises(RewardError, match="scored by other models"):
         run("adopt")
