@@ -1,19 +1,44 @@
 """How a stage file becomes a command: `python -m stages.NAME ROUND`."""
 
+import contextlib
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from .ranks import leads
 
+INTERRUPTED = "Interrupted; what is finished is kept. Run the same command again to continue."
+
+
+def stop_on_signals() -> None:
+    """From now on Ctrl-C and SIGTERM (of a scheduler that wants the machine back) end this process with a sentence.
+
+    They do so at once, wherever it is, also in the middle of an import: that an interrupted stage loses nothing does
+    not depend on what it does last. Exit codes are 130 and 143. A signal that is ignored stays so.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stop)
+
+
+def _stop(number: int, frame: object) -> None:
+    with contextlib.suppress(Exception):  # this may have interrupted a print
+        sys.stdout.flush()
+    if leads():
+        clear = "\r\033[K\033[?25h" if os.isatty(2) else ""  # the line of the progress bar, which hides the cursor
+        os.write(2, f"{clear}{INTERRUPTED}\n".encode())
+    os._exit(128 + number)
+
 
 def run_stage(function: Callable[..., None]) -> None:
     """Run `function` with arguments from the command line, and turn its errors into messages and exit codes.
 
-    0 done, 1 an error that the user can put right, 2 wrong usage, 130 interrupted.
+    0 done, 1 an error that the user can put right, 2 wrong usage, 130 interrupted, 143 terminated.
     """
+    stop_on_signals()
     import typer
 
     if not leads():  # of several processes one speaks
@@ -25,20 +50,30 @@ def run_stage(function: Callable[..., None]) -> None:
 
 def guarded(function: Callable[..., None]) -> Callable[..., None]:
     """`function`, with expected errors printed to stderr and turned into exit codes."""
-    from .errors import DFusionError, printable
+    from .errors import DFusionError
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> None:
         try:
             function(*args, **kwargs)
         except DFusionError as error:
-            print(printable(f"error: {error}"), file=sys.stderr)
-            sys.exit(error.exit_code)
+            _fail(error)
+        except OSError as error:
+            from .store.disk import explain
+
+            known = explain(error)
+            if known is None:
+                raise
+            _fail(known)
         except KeyboardInterrupt:
-            print(
-                "Interrupted; what is finished is kept. Run the same command again to continue.",
-                file=sys.stderr,
-            )
+            print(INTERRUPTED, file=sys.stderr)
             sys.exit(130)
 
     return wrapper
+
+
+def _fail(error: Any) -> None:
+    from .errors import printable
+
+    print(printable(f"error: {error}"), file=sys.stderr)
+    sys.exit(error.exit_code)

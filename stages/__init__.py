@@ -1,1 +1,8 @@
 """One module per DVC stage: read what came before, call the core, write what comes next."""
+
+import sys
+
+if sys.argv[:1] == ["-m"]:  # `python -m stages.NAME` looks for NAME: what it imports takes seconds
+    from dfusion_core.entry import stop_on_signals
+
+    stop_on_signals()

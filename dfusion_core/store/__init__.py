@@ -5,6 +5,6 @@ from .reading import read_stage as read_stage
 from .reading import stage_folder as stage_folder
 from .run import StageRun as StageRun
 from .run import open_stage as open_stage
-from .run import scratch_root as scratch_root
+from .scratch import scratch_root as scratch_root
 from .verify import Problem as Problem
 from .verify import verify as verify

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,25 +88,45 @@ def write_manifest(folder: Path, fingerprint: str, ingredients: Mapping[str, Any
     atomic.write_text(folder / MANIFEST, json.dumps(sealed(manifest), indent=1, sort_keys=True) + "\n")
 
 
-def publish(folder: Path, target: Path, scratch: Path) -> None:
-    """Make `folder` appear as `target` by one rename; what was there before is moved aside and deleted."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+def publish(folder: Path, target: Path) -> None:
+    """Make a copy of `folder` appear as `target` by one rename; what was there before is moved aside and deleted.
+
+    The copy consists of further names (hard links) of the same files where both lie on one disk: it takes no space.
+    """
+    atomic.make_folder(target.parent)
     atomic.sync_tree(folder)
-    aside = scratch
-    if folder.stat().st_dev != target.parent.stat().st_dev:  # DFUSION_SCRATCH on another disk
-        folder = _copied(folder, target.with_name(f".{target.name}.new"))
-        aside = target.parent
-    old = aside / f".{target.name}.old"
+    one_disk = folder.stat().st_dev == target.parent.stat().st_dev
+    new, old = _aside(target, folder.parent if one_disk else target.parent)
+    _copy(folder, new, os.link if one_disk else shutil.copyfile)
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         os.rename(target, old)
-    os.rename(folder, target)
+    os.rename(new, target)
     atomic.sync(target.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _copied(folder: Path, to: Path) -> Path:
+def clean(target: Path) -> None:
+    """Remove what a kill during `publish` may have left beside `target`."""
+    for path in _aside(target, target.parent):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _aside(target: Path, folder: Path) -> tuple[Path, Path]:
+    """Where the coming and the going output are for a moment."""
+    return folder / f".{target.name}.new", folder / f".{target.name}.old"
+
+
+def _copy(folder: Path, to: Path, copy_file: Callable[[Path, Path], object]) -> None:
+    """Everything below `folder` as `to`, synced."""
     shutil.rmtree(to, ignore_errors=True)
-    shutil.copytree(folder, to)
-    atomic.sync_tree(to)
-    return to
+    try:
+        to.mkdir()
+        for path in sorted(folder.rglob("*")):
+            target = to / path.relative_to(folder)
+            with atomic.named(target):
+                target.mkdir() if path.is_dir() else copy_file(path, target)
+        atomic.sync_tree(to)
+    except BaseException:  # a full disk stays as full as it was
+        shutil.rmtree(to, ignore_errors=True)
+        raise

@@ -1,7 +1,7 @@
 """Stage outputs that are complete or not there, and a scratch folder from which the same command continues.
 
 A stage writes parts into `<scratch>/<round>/<stage>/<fingerprint>/`. When all are there, they are assembled
-into one folder that becomes `runs/<round>/<stage>` by one rename. Scratch of another fingerprint is not read.
+into one folder; a copy of it becomes `runs/<round>/<stage>` by one rename. Scratch of another fingerprint is not read.
 
 Scratch lives in `$DFUSION_SCRATCH`, else `$DVC_ROOT/.dfusion`, else `./.dfusion`: DVC deletes outputs before
 it runs a stage, and inside `dvc exp run --temp` and `dvc queue start` DVC_ROOT is still the real repository. There
@@ -9,7 +9,6 @@ each fingerprint has a home of its own, so that experiments side by side leave e
 """
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -17,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from .. import ranks
 from ..errors import StoreError
-from . import atomic, tensors
+from . import atomic, disk, scratch, tensors
 from .inputs import ingredients
 from .lock import Lock
-from .manifest import MANIFEST, read_manifest
+from .manifest import read_manifest
 from .parts import Parts
 from .progress import track
 from .provenance import changes, hash_of
-from .publish import assemble, publish, write_manifest
+from .publish import assemble, clean, publish, write_manifest
 from .reading import StageData, read_stage, stage_folder
 from .tensors import AnyArray
 from .verify import Problem, check, verify
@@ -40,7 +39,6 @@ __all__ = [
     "StageRun",
     "open_stage",
     "read_stage",
-    "scratch_root",
     "stage_folder",
     "verify",
 ]
@@ -74,10 +72,12 @@ class StageRun:
         self.done = False
         self.describe: Callable[[int], str] = lambda row: ""  # a stage sets it to say a row's prompt and seed
         self.output = stage_folder(stage, round)
-        self._beside = beside_the_repository()
-        self._home = scratch_root() / (f"experiments/{self.fingerprint[:16]}" if self._beside else "") / round / stage
+        self._beside = scratch.beside_the_repository()
+        apart = f"experiments/{self.fingerprint[:16]}" if self._beside else ""
+        self._home = scratch.scratch_root() / apart / round / stage
         self._scratch = self._home / self.fingerprint[:16]
-        self._parts = Parts(stage, round, self._scratch / "parts")
+        self._parts = Parts(stage, round, self._scratch / scratch.PARTS)
+        self._has_space = False  # this run has looked, or is not the one to look
         self._progress: Iterator[range] | None = None
 
     def __enter__(self) -> "StageRun":
@@ -100,6 +100,8 @@ class StageRun:
         try:
             if self._progress is not None:
                 self._progress.close()  # type: ignore[attr-defined]  # a generator: restores the terminal
+            if isinstance(error, OSError) and error.filename is None:
+                error.filename = str(self._scratch)
             if kind is None and not self.done:
                 ranks.wait()  # for the rows of the others
                 if ranks.leads():
@@ -152,6 +154,7 @@ class StageRun:
     def write_arrays(self, rows: range, values: Mapping[str, Any]) -> None:
         """`write` for names that are no Python words, such as `up_1.0/K`."""
         if not self.done:
+            self._require_space(len(rows), values)
             self._parts.write(rows, values, self.describe)
 
     def collect(self, name: str) -> AnyArray:
@@ -194,7 +197,7 @@ class StageRun:
 
     @property
     def _out(self) -> Path:
-        return self._scratch / ("out" if ranks.leads() else f"out of rank {ranks.rank()}")
+        return self._scratch / (scratch.OUT if ranks.leads() else f"out of rank {ranks.rank()}")
 
     @property
     def _state(self) -> Path:
@@ -209,15 +212,22 @@ class StageRun:
         """What the leader does before the others go on: see what is there, or make room for the work."""
         self.done = self._is_published()
         if self.done:
-            atomic.remove_folder(self._home)
+            scratch.tidy(self._scratch, keep=False)
+            clean(self.output)
             rows = read_manifest(self.output)["rows"]
             self.say(f"is there already ({rows} rows); nothing to do")
+            return
+        self._remove_others()
+        self.done = scratch.is_finished(self._scratch, self.fingerprint, self._beside)
+        if self.done:
+            self._put_out()
+            self.say("was finished before; it is put back")
         else:
             self._start()
 
     def _is_published(self) -> bool:
         """Whether the output has this fingerprint; if not, say why it is made again."""
-        if not (self.output / MANIFEST).is_file():
+        if not self.output.is_dir():
             return False
         problems = check(self.output, read=ranks.leads())
         if problems:
@@ -229,16 +239,36 @@ class StageRun:
         self.say(f"is made again, because {self._why(manifest['ingredients'])}")
         return False
 
-    def _start(self) -> None:
-        """Enter the scratch folder of this fingerprint; remove others and say why they are of no use."""
+    def _remove_others(self) -> None:
+        """Remove the scratch of other fingerprints and say why it is of no use, and what other stages have kept."""
         others = [path for path in self._home.glob("*") if path != self._scratch and path.is_dir()]
         for other in others:
             if not other.name.startswith("."):
-                self.say(f"starts from the beginning, because {self._why(_saved_ingredients(other))}")
+                self.say(f"starts from the beginning, because {self._why(scratch.saved_ingredients(other))}")
             atomic.remove_folder(other)
-        self._out.mkdir(parents=True, exist_ok=True)
+        scratch.forget_published(self._home)
+
+    def _start(self) -> None:
+        """Enter the scratch folder of this fingerprint."""
+        atomic.make_folder(self._out)
+        disk.require_writable(self._out)
+        disk.require_writable(self.output.parent)
         atomic.remove_leftovers(self._scratch)
-        atomic.write_text(self._scratch / "ingredients.json", json.dumps(self.ingredients, sort_keys=True))
+        atomic.write_text(self._scratch / scratch.INGREDIENTS, json.dumps(self.ingredients, sort_keys=True))
+
+    def _require_space(self, rows: int, values: Mapping[str, Any]) -> None:
+        """With its first part, the leader refuses what the disks cannot hold: all parts and the arrays made of them."""
+        if self._has_space or not ranks.leads():
+            return
+        import numpy as np
+
+        sizes = {name: np.asarray(value).nbytes // rows for name, value in values.items()}
+        arrays = self._parts.count * sum(size for name, size in sizes.items() if not name.startswith("_"))
+        parts = sum(map(len, self._parts.unfinished())) * sum(sizes.values())
+        disk.require_space(self.stage, self.round, self._scratch, parts + arrays)
+        if disk.device(self._scratch) != disk.device(self.output):
+            disk.require_space(self.stage, self.round, self.output, arrays)
+        self._has_space = True
 
     def _why(self, old: Mapping[str, Any]) -> str:
         reasons = changes(old, self.ingredients) or ["it was made by something else"]
@@ -246,27 +276,11 @@ class StageRun:
         return "; ".join(shown)
 
     def _publish(self) -> None:
-        assemble(self._parts, self._out)
-        write_manifest(self._out, self.fingerprint, self.ingredients, self._parts.count)
-        publish(self._out, self.output, self._scratch)
-        atomic.remove_folder(self._home)
+        with atomic.named(self._scratch):
+            assemble(self._parts, self._out)
+            write_manifest(self._out, self.fingerprint, self.ingredients, self._parts.count)
+            self._put_out()
 
-
-def scratch_root() -> Path:
-    """The folder for work in progress."""
-    given = os.environ.get("DFUSION_SCRATCH")
-    return Path(given) if given else Path(os.environ.get("DVC_ROOT", "."), ".dfusion")
-
-
-def beside_the_repository() -> bool:
-    """Whether this is an experiment in a folder of its own: DVC's repository is not the current folder."""
-    root = os.environ.get("DVC_ROOT")
-    return root is not None and Path(root).resolve() != Path.cwd().resolve()
-
-
-def _saved_ingredients(scratch: Path) -> dict[str, Any]:
-    try:
-        saved = json.loads((scratch / "ingredients.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return saved if isinstance(saved, dict) and hash_of(saved)[:16] == scratch.name else {}
+    def _put_out(self) -> None:
+        publish(self._out, self.output)
+        scratch.tidy(self._scratch, keep=scratch.under_dvc())

@@ -1,0 +1,67 @@
+"""Disks that are full, read-only or broken: what to say, and what to refuse before it begins."""
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+from ..errors import StoreError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+KEPT = "What is finished is kept, and the same command continues."
+MOVE = "Free space, or move the scratch folder (.dfusion) to another disk and set DFUSION_SCRATCH to it."
+FEWER = {  # what to lower in params.yaml so that a stage writes less
+    "sample": "sample.images_per_prompt",
+    "score": "sample.images_per_prompt",
+    "extract": "sample.images_per_prompt",
+    "kv": "extract.keep_kv",
+    "fuse": "sample.images_per_prompt",
+    "evaluate": "evaluate.images_per_prompt",
+}
+
+
+def explain(error: OSError) -> StoreError | None:
+    """`error` as something that the user can put right; None where it is no fault of the disk."""
+    what = os.strerror(error.errno).lower() if error.errno else ""
+    path = error.filename or "a file"
+    if error.errno in FULL:
+        return StoreError(f"store: {path} cannot be written: {what}.", f"{MOVE} {KEPT}")
+    if error.errno in CLOSED:
+        return StoreError(f"store: {path} cannot be opened: {what}.", f"Make it writable for this user. {KEPT}")
+    if error.errno == errno.EIO:
+        return StoreError(f"store: {path} cannot be read or written: {what}.", f"Its disk may be failing. {KEPT}")
+    return None
+
+
+def existing(folder: Path) -> Path:
+    """`folder`, or the first above it that is there."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
+
+
+def device(folder: Path) -> int:
+    """The disk on which `folder` is, or will be."""
+    return existing(folder).stat().st_dev
+
+
+def require_writable(folder: Path) -> None:
+    """Raise OSError unless files can be made in `folder`, or it itself where it is not there yet."""
+    folder = existing(folder)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        code = errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES
+        raise OSError(code, os.strerror(code), str(folder))
+
+
+def require_space(stage: str, round: str, folder: Path, needed: int) -> None:
+    """Raise StoreError unless the disk of `folder` has `needed` bytes free."""
+    free = shutil.disk_usage(existing(folder)).free
+    if needed > free:
+        raise StoreError(
+            f"{stage}: {round} needs {_size(needed)} more on the disk of {folder}, where {_size(free)} are free; "
+            "it stops before it fills the disk.",
+            f"Lower {FEWER.get(stage, 'the number of images')}, or: {MOVE[0].lower()}{MOVE[1:]} {KEPT}")
+
+
+def _size(count: int) -> str:
+    """Bytes for people."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
