@@ -4,12 +4,12 @@ from pathlib import Path
 
 from .schema import WRITTEN_BY
 
-UNCACHED = ("kv",)  # `cache: false` in dvc.yaml: DVC has no copy
+RESULT_OF = {"rounds": "evaluate", "pairs": "adopt", "training": "train"}  # results/<kind>/<round>.json
 
 
 def how_to_make(path: Path) -> str:
     """The command that writes `runs/<round>/<stage>`, as a hint; empty for a path of another kind."""
-    parts = _below_runs(path)
+    parts = _below("runs", path)
     if parts[:1] == ("init",):
         return f"Make it with 'dvc repro -s {dvc_stage('init', parts[-1])}'."
     if len(parts) >= 2:
@@ -18,15 +18,21 @@ def how_to_make(path: Path) -> str:
 
 
 def how_to_mend(path: Path) -> str:
-    """The commands that bring a damaged `runs/<round>/<stage>` back, as a hint; empty for a path of another kind."""
-    parts = _below_runs(path)
-    if len(parts) < 2:
+    """The commands that bring a damaged `runs/<round>/<stage>` or `results/<kind>/<round>.json` back, as a hint.
+
+    `path` may lie inside; for one of another kind the hint is empty.
+    """
+    run, result = _below("runs", path), _below("results", path)
+    if len(run) >= 2:
+        output, stage = Path(*path.parts[: len(path.parts) - len(run) + 2]), dvc_stage(*run[:2])
+    elif len(result) == 2 and result[0] in RESULT_OF:
+        output, stage = path, dvc_stage(path.stem, RESULT_OF[result[0]])
+    else:
         return ""
-    folder = Path(*path.parts[: len(path.parts) - len(parts) + 2])
-    again = f"ake it again with 'dvc repro -f -s {dvc_stage(*parts[:2])}'."
-    if parts[1] in UNCACHED:
-        return f"M{again}"
-    return f"Bring it back with 'rm -r {folder}' and 'dvc checkout {folder}' if DVC has it, or m{again}"
+    return (
+        f"Bring it back with 'rm -r {output}' and 'dvc checkout {output}' if DVC has it, "
+        f"or make it again with 'dvc repro -f -s {stage}'."
+    )
 
 
 def dvc_stage(round: str, stage: str) -> str:
@@ -36,5 +42,5 @@ def dvc_stage(round: str, stage: str) -> str:
     return f"{WRITTEN_BY.get(stage, stage)}@{round}"
 
 
-def _below_runs(path: Path) -> tuple[str, ...]:
-    return path.parts[path.parts.index("runs") + 1 :] if "runs" in path.parts else ()
+def _below(name: str, path: Path) -> tuple[str, ...]:
+    return path.parts[path.parts.index(name) + 1 :] if name in path.parts else ()
