@@ -16,7 +16,6 @@ from .errors import DFusionError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FILE = "reward_history.csv"
 COLUMNS = ("round", "prompt", "reward")
 SMALLEST_STD = 1e-8  # keeps a prompt whose images all score the same from dividing by zero
 

@@ -11,9 +11,8 @@ import torch
 
 from . import ddim
 from .attention import capturing, fusing
-from .errors import BadNumber
 from .masks import item_maps
-from .policy import Policy
+from .policy import Policy, check_finite
 from .text import Text
 
 Control = Callable[..., AbstractContextManager[Any]]  # `attention.fusing`, or a rival of it with the same arguments
@@ -27,16 +26,6 @@ class Trajectories:
     x: torch.Tensor
     log_prob: torch.Tensor
     cross_map: torch.Tensor | None
-
-
-def check_finite(x: torch.Tensor, step: int, what: str, describe: Sequence[str]) -> None:
-    """Raise BadNumber naming the image and the step where a value is NaN or infinite."""
-    bad = ~torch.isfinite(x).flatten(1).all(dim=1)
-    if bad.any():
-        row = int(bad.nonzero()[0, 0])
-        raise BadNumber(
-            f"{what} of {describe[row]} is NaN or infinite at t = {step}.",
-            "If model.dtype is fp16, try fp32; a learning rate that is too high does this as well.")
 
 
 def collect_maps(A_cross: torch.Tensor, tokens: Sequence[Sequence[tuple[int, ...]]], count: int = 0) -> torch.Tensor:
@@ -73,7 +62,7 @@ def denoise(
                 kept.append(collect_maps(tap.maps()[n:], tokens, items).cpu())
             mean = ddim.mean(policy.schedule, i, x_t, eps)
             x_t = ddim.step(policy.schedule, i, x_t, eps, noise[:, i].to(policy.device))
-            check_finite(x_t, T - i, "the latent", describe)
+            check_finite(x_t, "the latent", describe, T - i)
             log_probs.append(ddim.log_prob(x_t, mean, policy.schedule.std[i]))
             states.append(x_t)
     return Trajectories(
@@ -146,7 +135,7 @@ def denoise_fused(
 
     def advance(i: int, eps: torch.Tensor) -> None:
         states.append(ddim.step(policy.schedule, i, states[-1], eps, noise[:, i].to(policy.device)))
-        check_finite(states[-1], T - i, "the fused latent", describe)
+        check_finite(states[-1], "the fused latent", describe, T - i)
 
     with _fused_prediction(policy, text, empty, reference, start, layers, control) as fused:
         for i in range(start, stop):
@@ -169,5 +158,5 @@ def invert(
     for i in reversed(range(T)):
         eps = policy.predict_noise(states[0], i, text, empty)
         states.insert(0, ddim.invert(policy.schedule, i, states[0], eps))
-        check_finite(states[0], T - i, "the inverted latent", describe)
+        check_finite(states[0], "the inverted latent", describe, T - i)
     return torch.stack(states, dim=1).cpu()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +22,12 @@ SHOWN = 8  # prompts per split on the grid
 MARGIN = 2  # pixels between pictures
 
 
-def score_images(reward: Scorer, images: pd.DataFrame, pictures: NDArray[np.uint8]) -> pd.DataFrame:
+def score_images(
+    reward: Scorer, images: pd.DataFrame, pictures: NDArray[np.uint8], describe: Sequence[str] = (),
+) -> pd.DataFrame:
     """The table with the columns ``reward``, those of its terms, ``diversity`` (of a prompt's images), and, on the
     micro-world, the judge that is never trained on: ``right`` and ``oracle_log_prob``."""
-    found = reward(pictures, images.prompt.tolist())
+    found = reward(pictures, images.prompt.tolist(), describe)
     images = images.assign(reward=found.reward, **found.terms)
     if images.prompt.duplicated(keep=False).all():
         images = images.assign(diversity=diversity(found.embedding, images.prompt.tolist()))

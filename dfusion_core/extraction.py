@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .attention import present_layers, recording_kv
 from .errors import MaskError
 from .masks import item_mask, merge
-from .policy import Policy
+from .policy import Policy, check_finite
 from .text import Text
 from .trajectories import tensor
 
@@ -68,12 +68,12 @@ def check_masks(mask: torch.Tensor, T: int, fuse: Fuse, describe: Sequence[str])
 
 @torch.no_grad()
 def replay(
-    policy: Policy, x: torch.Tensor, text: Text, empty: Text, fuse: Fuse
+    policy: Policy, x: torch.Tensor, text: Text, empty: Text, fuse: Fuse, describe: str = "the reference"
 ) -> dict[str, torch.Tensor]:
     """Keys and values of one reference (1, T + 1, c, h, w) at every fused step, by array name.
 
     ``"up_1.0/K"`` and so on, each (1, step, half, head, token, channel); step counts from ``fuse.first_step``
-    down. The U-Net sees the stored latents, one step per forward as in sampling.
+    down. The U-Net sees the stored latents, one step per forward as in sampling. Raises BadNumber with layer and step.
     """
     T = policy.schedule.num_steps
     layers = present_layers(policy.unet, fuse.layers)
@@ -83,6 +83,8 @@ def replay(
         for i in steps:
             policy.predict_noise(x[:, i].to(policy.device), i, text, empty)
             for name, (K, V) in tap.kv.items():
+                for letter, values in (("K", K), ("V", V)):
+                    check_finite(values, f"{letter} of {name}", [describe] * HALVES, T - i)
                 kept.setdefault(f"{name}/K", []).append(K.float().cpu())
                 kept.setdefault(f"{name}/V", []).append(V.float().cpu())
     return {name: torch.stack(parts)[None] for name, parts in kept.items()}

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import StoreError, did_you_mean
+from .errors import StoreError, did_you_mean, printable
 from .store.manifest import MANIFEST
 from .store.publish import ARRAYS
-from .store.reading import StageData, array_names
+from .store.reading import StageData
 from .store.verify import published_folders
 
 if TYPE_CHECKING:
@@ -60,22 +60,25 @@ def tree(path: str | Path) -> "Tree":
     folder, wanted = locate(path)
     data = StageData(folder)
     root = Tree(
-        f"[bold]{escape(str(folder))}[/]  {data.manifest['rows']} rows, {data.manifest['fingerprint'][:16]}"
+        f"[bold]{escape(printable(str(folder)))}[/]  {data.manifest['rows']} rows, {data.manifest['fingerprint'][:16]}"
     )
-    for name in [wanted] if wanted else _arrays_of(data):
-        root.add(escape(describe(data.array(name), name)))
+    for name in [wanted] if wanted else data.names:
+        root.add(escape(printable(describe(data, name))))
     if not wanted:
         for line in _other_files(data):
-            root.add(escape(line))
+            root.add(escape(printable(line)))
     return root
 
 
-def describe(array: "zarr.Array[Any]", name: str) -> str:
+def describe(data: StageData, name: str) -> str:
     """One line about an array: name, dimensions with sizes, type, unit, MiB, and its values' range."""
+    array = data.array(name)
     dims = ", ".join(f"{dim} {size}" for dim, size in zip(dimensions(array), array.shape, strict=True))
     unit = array.attrs.get("unit", "no unit")
     values = ""
-    if found := statistics(array):
+    with data.reading(name):
+        found = statistics(array)
+    if found:
         part = "" if found.rows == array.shape[0] else f" of the first {found.rows} rows"
         values = f"  min {found.minimum:.4g}  mean {found.mean:.4g}  max {found.maximum:.4g}{part}"
     return f"{name} ({dims})  {array.dtype}  [{unit}]  {array.nbytes / 2**20:.2f} MiB{values}"
@@ -104,10 +107,6 @@ def statistics(array: "zarr.Array[Any]") -> Statistics | None:
         max(float(piece.max()) for piece in pieces),
         rows,
     )
-
-
-def _arrays_of(data: StageData) -> list[str]:
-    return array_names(data.arrays) if (data.folder / ARRAYS).is_dir() else []
 
 
 def _other_files(data: StageData) -> Iterator[str]:

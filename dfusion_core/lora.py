@@ -102,15 +102,18 @@ def to_bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -
 def read_lora(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
     """The adapter's tensors in peft's names, and its settings (``unet.r``, ``unet.lora_alpha``, ...) if it has any.
 
-    Raises ModelError if there is no readable safetensors file.
+    Raises ModelError if there is no readable safetensors file, or where it holds a NaN or an infinity.
     """
     file = folder / FILE
     try:
         with safe_open(file, "pt") as opened:
             tensors = {_peft_name(name): opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
             settings = (opened.metadata() or {}).get(METADATA)
+        for name, tensor in tensors.items():
+            if not tensor.isfinite().all():
+                raise ValueError(f"{name} is NaN or infinite")
         return tensors, json.loads(settings) if settings else None
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, RecursionError, RuntimeError, ValueError) as error:  # torch's are RuntimeErrors
         raise ModelError(f"adapter: {file} cannot be read: {one_line(error)}.",
                          "See what is damaged with 'dfusion verify runs'.") from error
 
@@ -131,7 +134,7 @@ def load_lora(unet: UNet2DConditionModel, folder: Path, *, train: bool) -> None:
     try:
         unet.load_lora_adapter(tensors, prefix=PREFIX, adapter_name="default", metadata=settings)
         foreign = sorted(tensors.keys() - adapter_tensors(unet).keys())
-    except (RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # what foreign tensors and settings make peft raise is of any kind
         raise _misfit(folder, one_line(error)) from error
     if foreign:
         raise _misfit(folder, f"the U-Net has no {foreign[0].removeprefix(f'{PREFIX}.')}")

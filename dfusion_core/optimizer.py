@@ -7,7 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
+
+from .errors import StoreError, one_line
+from .store.hints import how_to_mend
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
@@ -21,13 +25,29 @@ def to_arrays(optimizer: torch.optim.AdamW, parameters: dict[str, torch.nn.Param
 def from_arrays(
     optimizer: torch.optim.AdamW, parameters: dict[str, torch.nn.Parameter], arrays: dict[str, Any]
 ) -> None:
-    """Put the moments back; parameters without any start afresh."""
+    """Put the moments back; parameters without any start afresh.
+
+    Raises ValueError for a moment that is missing, of another shape than its parameter, NaN or infinite.
+    """
+    check_arrays(parameters, arrays)
     for name, p in parameters.items():
         if f"step/{name}" in arrays:
             found = {moment: torch.from_numpy(np.array(arrays[f"{moment}/{name}"])) for moment in MOMENTS}
             optimizer.state[p] = {
                 "step": found["step"].reshape(()).float(), "exp_avg": found["exp_avg"].to(p).view_as(p),
                 "exp_avg_sq": found["exp_avg_sq"].to(p).view_as(p)}
+
+
+def check_arrays(parameters: dict[str, torch.nn.Parameter], arrays: dict[str, Any]) -> None:
+    """Raise ValueError as `from_arrays` says."""
+    for name, p in parameters.items():
+        if any(f"{moment}/{name}" in arrays for moment in MOMENTS):
+            for moment in MOMENTS:
+                found, size = arrays.get(f"{moment}/{name}"), 1 if moment == "step" else p.numel()
+                if found is None or found.size != size or found.dtype != np.float32:
+                    raise ValueError(f"{moment}/{name} is missing or does not fit the adapter")
+                if not np.isfinite(found).all():
+                    raise ValueError(f"{moment}/{name} is NaN or infinite")
 
 
 def damping(optimizer: torch.optim.AdamW) -> float:
@@ -51,6 +71,10 @@ def save_optimizer(optimizer: torch.optim.AdamW, parameters: dict[str, torch.nn.
 
 
 def load_optimizer(optimizer: torch.optim.AdamW, parameters: dict[str, torch.nn.Parameter], file: Path) -> None:
-    """Read the moments where the round before left them; the first round has none."""
-    if file.exists():
+    """Read the moments where the round before left them; the first round has none. Raises StoreError."""
+    if not file.exists():
+        return
+    try:
         from_arrays(optimizer, parameters, load_file(file))
+    except (OSError, SafetensorError, TypeError, ValueError) as error:
+        raise StoreError(f"train: {file} cannot be used: {one_line(error)}.", how_to_mend(file.parent)) from error

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import ModelError
 from .store import scratch_root
 from .store.atomic import write_text
+from .store.json_files import read_json
 from .store.provenance import hash_file
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def pin(model: Model, source: Source) -> dict[str, Any]:
 def read_pin(adapter: Path | None) -> dict[str, Any] | None:
     """The pin that lies beside an adapter of this pipeline; None for one from elsewhere."""
     file = adapter.parent / FILE if adapter is not None else None
-    return json.loads(file.read_text()) if file is not None and file.exists() else None
+    return read_json(file, "revision", "files") if file is not None and file.exists() else None
 
 
 def check_pin(pinned: dict[str, Any] | None, model: Model, source: Source) -> None:

@@ -48,6 +48,13 @@ def twin_plan(images: pd.DataFrame) -> pd.DataFrame:
     return plan
 
 
+def pair_names(pairs: pd.DataFrame) -> list[str]:
+    """Which pair is which, for messages: number, prompt and the seed of the image that the new one was made from."""
+    what, seeds = ("base seed", pairs.base_seed) if "base_seed" in pairs else ("seed", pairs.seed)
+    return [f"pair {pair} ('{prompt}', {what} {seed})"
+            for pair, prompt, seed in zip(pairs.pair, pairs.prompt, seeds, strict=True)]
+
+
 def pair_plan(images: pd.DataFrame, scores: pd.DataFrame, mode: Pairing) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Algorithm 1 on every prompt's images: the pairs, and the different references among them.
 

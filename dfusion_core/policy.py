@@ -11,7 +11,7 @@ import torch
 
 from .ddim import Schedule, schedule
 from .device import pick_device
-from .errors import ModelError
+from .errors import BadNumber, ModelError
 from .loading import load_pipeline
 from .lora import load_lora
 from .model_source import locate
@@ -20,6 +20,17 @@ from .text import Text, TextEncoder, guided
 
 if TYPE_CHECKING:
     from .params import Model, Sample
+
+
+def check_finite(x: torch.Tensor, what: str, describe: Sequence[str] = (), t: int | None = None) -> None:
+    """Raise BadNumber naming the row of x (n, ...) with a NaN or an infinity, by its description if there is one."""
+    bad = ~torch.isfinite(x).flatten(1).all(dim=1)
+    if bad.any():
+        row = int(bad.nonzero()[0, 0])
+        raise BadNumber(
+            f"{what} of {describe[row] if describe else f'row {row}'} is NaN or infinite"
+            f"{'' if t is None else f' at t = {t}'}.",
+            "If model.dtype is fp16, try fp32; a learning rate that is too high does this as well.")
 
 
 @dataclass
@@ -74,10 +85,11 @@ class Policy:
         return {"text_embeds": words.pooled, "time_ids": sizes.expand(len(words), -1)}
 
     @torch.no_grad()
-    def decode(self, x_0: torch.Tensor) -> torch.Tensor:
-        """Pictures (n, height, width, 3) uint8 of final latents."""
+    def decode(self, x_0: torch.Tensor, describe: Sequence[str] = ()) -> torch.Tensor:
+        """Pictures (n, height, width, 3) uint8 of final latents. Raises BadNumber: as a byte a NaN would be black."""
         latents = x_0.to(self.device, self.vae.dtype) / self.vae.config.scaling_factor
         pixels: torch.Tensor = self.vae.decode(latents).sample.float()
+        check_finite(pixels, "the decoded picture", describe)
         return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
 
 

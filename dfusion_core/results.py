@@ -15,9 +15,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from .artefacts import INIT, RESULTS, in_order, round_result, training_result
-from .errors import MissingStage
+from .errors import MissingStage, StoreError
 from .store import read_stage
 from .store.atomic import write_text
+from .store.hints import how_to_mend
+from .store.json_files import read_json
 
 if TYPE_CHECKING:
     from .params import Params
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 MEASURES = {"reward": "CLIPScore", "right": "oracle accuracy"}  # in every table
 WATCHED = {**MEASURES, "diversity": "diversity of a prompt's images"}  # also in the metrics and curves
 SPLITS = {"train": "training prompts", "test": "unseen prompts"}
+NUMBERS = ("mean", "low", "high", "gain", "gain_low", "gain_high")  # of each measure
 RESAMPLES = 4_000
 
 
@@ -63,7 +66,17 @@ def write_round_result(file: Path, round: str, images: pd.DataFrame, base: pd.Da
 
 def read_round_result(round: str) -> dict[str, Any]:
     """What ``write_round_result`` wrote. Raises MissingStage naming the command that makes it."""
-    return _read(round_result(round), round, "evaluate_base" if round == INIT else f"evaluate@{round}")
+    file = round_result(round)
+    found = _read(file, round, "evaluate_base" if round == INIT else f"evaluate@{round}")
+    parts = found.values()
+    if not found or not all(isinstance(part, dict) and all(map(_is_measured, part.values())) for part in parts):
+        raise StoreError(f"summary: {file} does not hold the numbers of a round.", how_to_mend(file))
+    return found
+
+
+def _is_measured(value: Any) -> bool:
+    """Whether these are mean, gain and intervals of one measure."""
+    return isinstance(value, dict) and all(isinstance(value.get(name), int | float) for name in NUMBERS)
 
 
 def write_training_result(round: str) -> None:
@@ -75,15 +88,14 @@ def write_training_result(round: str) -> None:
 
 def read_training_result(round: str) -> dict[str, Any]:
     """What ``write_training_result`` wrote. Raises MissingStage naming the command that makes it."""
-    return _read(training_result(round), round, f"train@{round}")
+    return _read(training_result(round), round, f"train@{round}", "images", "updates")
 
 
-def _read(file: Path, round: str, stage: str) -> dict[str, Any]:
+def _read(file: Path, round: str, stage: str, *keys: str) -> dict[str, Any]:
     if not file.exists():
         raise MissingStage(f"summary: the result of {round} is not there: no {file}.",
                            f"Make it with 'dvc repro -s {stage}'.")
-    found: dict[str, Any] = json.loads(file.read_text())
-    return found
+    return read_json(file, *keys)
 
 
 def summarise(params: Params) -> None:

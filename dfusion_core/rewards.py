@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from .artefacts import reward_source
-from .errors import RewardError, one_line
+from .errors import BadNumber, RewardError, one_line
 from .reward_plugins import Plugin, load_plugin, state_hash
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Clip:
         try:
             self.model, _, transform = open_clip.create_model_and_transforms(source, pretrained=tag, device=device)
             self.tokenizer: Any = open_clip.get_tokenizer(source)
-        except (OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # what damaged or foreign files make open_clip raise is of any kind
             raise RewardError(
                 f"reward: '{name}' cannot be loaded: {one_line(error)}.",
                 "Set reward.model to a name that open_clip knows, local-dir:FOLDER, or micro-clip.") from error
@@ -90,8 +90,11 @@ class Scorer:
         """The names of ``Scores.terms``."""
         return ["clip", *self.plugins] if self.plugins else []
 
-    def __call__(self, pictures: Pictures, prompts: Sequence[str]) -> Scores:
-        """Score n pictures against their n prompts. Raises RewardError if a plug-in returns something else."""
+    def __call__(self, pictures: Pictures, prompts: Sequence[str], describe: Sequence[str] = ()) -> Scores:
+        """Score n pictures against their n prompts; ``describe`` says for messages which is which.
+
+        Raises RewardError if a plug-in returns something else, BadNumber for a score that is NaN or infinite.
+        """
         if not len(pictures):
             return Scores(np.zeros(0, np.float32), {}, np.zeros((0, 0), np.float32))
         seen = self.clip.embed_pictures(pictures)
@@ -100,6 +103,10 @@ class Scorer:
         for name, (plugin, weight) in self.plugins.items():
             found[name] = self._term(name, plugin, pictures, prompts)
             total = total + weight * found[name]
+        for row in (~(total.isfinite() & seen.isfinite().all(dim=1))).nonzero().flatten().tolist():
+            name = describe[row] if describe else f"picture {row} ('{prompts[row]}')"
+            raise BadNumber(f"reward: the score of {name} is NaN or infinite.",
+                            "The reward model's weights or reward.weight are wrong; 'dfusion doctor' looks at them.")
         return Scores(total.numpy(), {name: found[name].numpy() for name in self.terms}, seen.numpy())
 
     def identity(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 RATIO_TOLERANCE = 1e-5  # between two passes of the same graph on the same rows
 REPLAY_TOLERANCE = {torch.float32: 1e-3}  # against sampling, another batch shape and a merged adapter
 COARSE_TOLERANCE = 0.1  # the same in 16 bits (bf16 shifts the late steps by up to 0.04)
+REMEDY = "Set model.dtype to bf16 or fp32, or lower train.learning_rate; what was trained so far is kept."
 HEADROOM = 4  # powers of two that fp16's scaled gradients stay below 1, for they grow on their way
 HISTORY = ("update", "loss", "margin", "implicit_accuracy", "winner_drift", "loser_drift", "largest_log_ratio",
            "clip_fraction", "gradient_norm", "epsilon_share")  # columns, the same in a run that was interrupted
@@ -114,6 +115,7 @@ class Trainer:
         """What the plain, unfused policy says of winners and losers.
 
         ``log_prob`` (2, rows) is log p_theta(x_{t-1} | x_t, c), ``mean`` (2, rows, c, h, w) that of the Gaussian.
+        Raises BadNumber.
         """
         x_t, x_prev = (
             torch.cat([self.pairs.winner[pair, step + k], self.pairs.loser[pair, step + k]]).to(self.policy.device)
@@ -123,8 +125,22 @@ class Trainer:
         eps = self.policy.predict_noise(x_t, twice, text, self.empty)
         mean = ddim.mean(self.policy.schedule, twice, x_t, eps)
         log_prob = ddim.log_prob(x_prev, mean, self.policy.schedule.std[twice])
+        self.check_log_prob(log_prob.detach().view(2, -1), pair, step)
         found = {"log_prob": log_prob.view(2, -1), "mean": mean.view(2, -1, *mean.shape[1:])}
         return {name: found[name] for name in self.old}
+
+    def check_log_prob(self, log_prob: torch.Tensor, pair: torch.Tensor, step: torch.Tensor) -> None:
+        """Raise BadNumber naming pair, image and timestep of the first log-prob (2, rows) that is not finite.
+
+        It must not reach ``old``, where a NaN means that nothing is known yet.
+        """
+        bad = (~log_prob.isfinite()).nonzero()
+        if len(bad):
+            side, row = bad[0].tolist()
+            raise BadNumber(
+                f"train: log_prob of the {('winner', 'loser')[side]} of {self.pairs.names[int(pair[row])]} is NaN or "
+                f"infinite at t = {self.pairs.num_steps - int(step[row])}, in update {self.done} of {self.round}.",
+                REMEDY)
 
     def micro_batches(self, pair: torch.Tensor, step: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
         """(pair, step, weight) of fixed size; the last is filled up with rows of weight 0."""
@@ -170,7 +186,7 @@ class Trainer:
     def check_replay(self, pair: torch.Tensor, step: torch.Tensor) -> None:
         """Raise RatioError where the losers' log-probs differ from those seen while sampling."""
         seen = self.pairs.log_prob[pair, step]
-        known = ~seen.isnan()  # a twin's are not stored
+        known = ~seen.isnan()  # a twin's are not stored, and no other is NaN
         if not known.any():
             return
         off = (self.old["log_prob"][1, pair, step] - seen)[known].abs().max().item()
@@ -200,16 +216,22 @@ class Trainer:
             first, real = number * self.train.micro_batch, int(weight.sum())
             seen[:, first:first + real] = rows.cpu()[:, :real]
         self.exchange(seen, scale)
+        self.check_adapter("gradient", {name: p.grad for name, p in self.parameters.items() if p.grad is not None})
         norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.train.clip_norm)
-        if not norm.isfinite():
-            raise BadNumber(
-                f"train: the gradient of update {self.done} of {self.round} is NaN or infinite.",
-                "Set model.dtype to bf16 or fp32, or lower train.learning_rate; what was trained so far is kept.")
+        self.check_adapter("norm of the gradient", {"all layers": norm})
         self.optimizer.step()
+        self.check_adapter("weight", self.parameters)
         self.optimizer.zero_grad(set_to_none=True)
         self.history.append(self.diagnose(seen, norm.item()))
         self.by_timestep += self.diagnose_timesteps(seen, step)
         self.done += 1
+
+    def check_adapter(self, what: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Raise BadNumber naming the layer of a gradient or weight that is not finite."""
+        for name, tensor in tensors.items():
+            if not tensor.isfinite().all():
+                where = f"{name} is NaN or infinite in update {self.done} of {self.round}"
+                raise BadNumber(f"train: the {what} of {where}.", REMEDY)
 
     def exchange(self, seen: torch.Tensor, scale: float) -> None:
         """One exchange per optimizer step: gradients are sums over all processes' rows, and so is what was seen."""

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .plan import pair_names
+from .policy import check_finite
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -28,8 +31,9 @@ class Pairs:
 
     ``first_index`` (P,) is the first step index at which winner and loser differ: an adopted target shares the
     steps before fusion with its base, where the margin of Eq. 6 and its gradient are exactly zero.
-    ``log_prob`` (P, T) are the loser's log-probs seen while sampling, kept as a check only. ``advantage`` (2, P) are
-    the normalised rewards of winner and loser, zero where the loss does not ask for them.
+    ``log_prob`` (P, T) are the loser's log-probs seen while sampling, kept as a check only; NaN where the loser is a
+    twin, whose are not stored. ``advantage`` (2, P) are the normalised rewards of winner and loser, zero where the loss
+    does not ask for them. ``names`` say for messages which pair is which.
     """
 
     winner: torch.Tensor
@@ -39,6 +43,7 @@ class Pairs:
     first_index: torch.Tensor
     log_prob: torch.Tensor
     advantage: torch.Tensor
+    names: list[str]
 
     def __len__(self) -> int:
         return len(self.winner)
@@ -70,7 +75,7 @@ def load_pairs(
     return Pairs(
         winner=winner, loser=loser, prompts=prompts,
         prompt_row=torch.tensor([prompts.index(prompt) for prompt in table.prompt]),
-        first_index=first, log_prob=log_prob, advantage=normalised)
+        first_index=first, log_prob=log_prob, advantage=normalised, names=pair_names(table))
 
 
 def shared_steps(winner: torch.Tensor, loser: torch.Tensor) -> torch.Tensor:
@@ -97,5 +102,6 @@ def _twins(table: pd.DataFrame, sampled: StageData, fused: StageData) -> Found:
     wins = torch.tensor(table.twin_wins.to_numpy())
     chosen = wins.view(-1, *[1] * (image.ndim - 1))
     log_prob = tensor(sampled, "log_prob", table.image)
+    check_finite(log_prob, "the stored log_prob", pair_names(table))  # behind this a NaN means "not stored"
     return (torch.where(chosen, twin, image), torch.where(chosen, image, twin),
             log_prob.masked_fill(~wins[:, None], float("nan")))

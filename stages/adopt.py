@@ -19,10 +19,9 @@ from dfusion_core.ranks import leads
 from dfusion_core.reward_plugins import reward_inputs
 from dfusion_core.store import open_stage, read_stage
 from dfusion_core.store.atomic import write_text
+from dfusion_core.store.json_files import read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import pandas as pd
 
     from dfusion_core.params import Params
@@ -57,7 +56,7 @@ def targets(round: str, params: Params) -> tuple[pd.DataFrame, Figures]:
     sampled, scored, extracted = (read_stage(name, round) for name in ("sample", "score", "extract"))
     pairs = extracted.table("pairs")
     target = read_stage("fuse", round).rows("picture", pairs.pair)
-    scores = rescore(params, scored, target, pairs.prompt.tolist())
+    scores = rescore(params, scored, target, pairs)
     every = judged(pairs, scores.reward, params.adopt)
     base, reference = (Views.of(sampled, scored, pairs[f"{name}_image"]) for name in ("base", "reference"))
     figures = fused_figures(every, base, reference, Views(target, scores.embedding),
@@ -85,20 +84,21 @@ def twins(round: str, params: Params) -> tuple[pd.DataFrame, Figures]:
     sampled, scored, fused = (read_stage(name, round) for name in ("sample", "score", "fuse"))
     plan = fused.table("twins")
     twin = fused.rows("picture", plan.pair)
-    scores = rescore(params, scored, twin, plan.prompt.tolist())
+    scores = rescore(params, scored, twin, plan)
     training = twin_table(plan, scored.table("scores"), scores.reward)
     return training, pair_figures(training.winner_reward, training.loser_reward, Views(twin, scores.embedding),
                                   Views.of(sampled, scored, plan.image))
 
 
-def rescore(params: Params, scored: StageData, pictures: Pictures, prompts: Sequence[str]) -> Scores:
-    """Scores of new pictures, by the models that scored the sampled ones."""
+def rescore(params: Params, scored: StageData, pictures: Pictures, pairs: pd.DataFrame) -> Scores:
+    """Scores of the pairs' new pictures, by the models that scored the sampled ones."""
     from dfusion_core.device import pick_device
+    from dfusion_core.plan import pair_names
     from dfusion_core.rewards import check_same, load_reward
 
     reward = load_reward(params.reward, pick_device("auto"))
-    check_same(json.loads((scored.folder / "reward.json").read_text()), reward.identity())
-    return reward(pictures, prompts)
+    check_same(read_json(scored.path("reward.json"), "clip.model", "clip.sha256", "plugins"), reward.identity())
+    return reward(pictures, pairs.prompt.tolist(), pair_names(pairs))
 
 
 if __name__ == "__main__":

@@ -42,12 +42,12 @@ def evaluate(round: str) -> None:
             for rows in run.unfinished(len(images), params.evaluate.batch_size):
                 part = images.loc[list(rows)]
                 x_T, noise = trajectory_noises(part.seed.tolist(), policy.latent_shape, params.sample.num_steps)
-                found = denoise(policy, x_T, noise, policy.embed(part.prompt.tolist()), empty,
-                                [run.describe(row) for row in rows])
-                run.write(rows, picture=policy.decode(found.x[:, -1]))
+                names = [run.describe(row) for row in rows]
+                found = denoise(policy, x_T, noise, policy.embed(part.prompt.tolist()), empty, names)
+                run.write(rows, picture=policy.decode(found.x[:, -1], names))
             pictures = run.collect("picture")
             reward = load_reward(params.reward, policy.device)
-            run.write_table("images", score_images(reward, images, pictures))
+            run.write_table("images", score_images(reward, images, pictures, list(map(run.describe, images.image))))
             run.path("reward.json").write_text(json.dumps(reward.identity(), indent=2) + "\n")
             size = (policy.picture_size, policy.picture_size)
             write_grid(run.path("grid.png"), images, pictures,

@@ -7,11 +7,16 @@ writes  extract/  mask, item_mask (one row a reference), references.csv, pairs.c
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from dfusion_core.artefacts import adapter, output, previous
 from dfusion_core.entry import run_stage
 from dfusion_core.params import load_params
 from dfusion_core.prompts import find_file, load_prompts
 from dfusion_core.store import open_stage, read_stage
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def masks(round: str) -> None:
@@ -29,8 +34,7 @@ def masks(round: str) -> None:
         sampled, scores = read_stage("sample", round), read_stage("score", round).table("scores")
         images = sampled.table("images")
         pairs, references = pair_plan(images, scores, params.pairing.mode)
-        run.describe = lambda row: (
-            f"reference {row} ('{references.prompt[row]}', seed {references.seed[row]})")
+        run.describe = lambda row: describe(references, row)
         for rows in run.unfinished(len(references), 64):
             part = references.loc[list(rows)]
             found = reference_masks(
@@ -40,6 +44,11 @@ def masks(round: str) -> None:
             run.write(rows, mask=found.mask, item_mask=found.item_mask)
         run.write_table("references", references)
         run.write_table("pairs", pairs)
+
+
+def describe(references: pd.DataFrame, row: int) -> str:
+    """Which image a reference is, for messages."""
+    return f"reference {row} ('{references.prompt[row]}', seed {references.seed[row]})"
 
 
 def kept(keep_kv: str | int, references: int) -> int:
@@ -69,10 +78,12 @@ def keys_and_values(round: str) -> None:
         policy = load_policy(params.model, params.sample, adapter(before))
         empty = policy.embed([""])
         sampled = read_stage("sample", round)
+        run.describe = lambda row: describe(references, row)
         for rows in run.unfinished(count, 1):  # one reference at a time: its whole window is one batch already
             part = references.loc[list(rows)]
             run.write_arrays(rows, replay(
-                policy, tensor(sampled, "x", part.image), policy.embed(part.prompt.tolist()), empty, params.fuse))
+                policy, tensor(sampled, "x", part.image), policy.embed(part.prompt.tolist()), empty, params.fuse,
+                run.describe(rows.start)))
 
 
 def extract(round: str) -> None:

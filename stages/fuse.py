@@ -62,7 +62,7 @@ def targets(round: str, run: StageRun, params: Params, policy: Policy) -> None:
             present_layers(policy.unet, params.fuse.layers), params.fuse.first_step, params.fuse.last_step, names)
         if params.pairs == "inversion":
             x = invert(policy, x[:, -1], text, empty, names)
-        run.write(rows, x=x, picture=policy.decode(x[:, -1]))
+        run.write(rows, x=x, picture=policy.decode(x[:, -1], names))
 
 
 def twins(round: str, run: StageRun, params: Params, policy: Policy) -> None:
@@ -76,9 +76,9 @@ def twins(round: str, run: StageRun, params: Params, policy: Policy) -> None:
         part, T = plan.loc[list(rows)], params.sample.num_steps
         x_T, _ = trajectory_noises(part.seed.tolist(), policy.latent_shape, T)
         _, noise = trajectory_noises(part.twin_seed.tolist(), policy.latent_shape, T)
-        found = denoise(policy, x_T, noise, policy.embed(part.prompt.tolist()), empty,
-                        [run.describe(row) for row in rows])
-        run.write(rows, x=found.x, picture=policy.decode(found.x[:, -1]))
+        names = [run.describe(row) for row in rows]
+        found = denoise(policy, x_T, noise, policy.embed(part.prompt.tolist()), empty, names)
+        run.write(rows, x=found.x, picture=policy.decode(found.x[:, -1], names))
     run.write_table("twins", plan)
 
 

@@ -37,10 +37,11 @@ def sample(round: str) -> None:
             part = images.loc[list(rows)]
             which = part.prompt_id.tolist()
             x_T, noise = trajectory_noises(part.seed.tolist(), policy.latent_shape, params.sample.num_steps)
-            found = denoise(policy, x_T, noise, text[which], empty, [run.describe(row) for row in rows],
+            names = [run.describe(row) for row in rows]
+            found = denoise(policy, x_T, noise, text[which], empty, names,
                             [tokens[p] for p in which], params.sample.maps, max(map(len, tokens)))
             run.write(rows, x=found.x, log_prob=found.log_prob, cross_map=found.cross_map,
-                      picture=policy.decode(found.x[:, -1]))
+                      picture=policy.decode(found.x[:, -1], names))
         run.write_table("images", images)
 
 

@@ -31,7 +31,7 @@ def score(round: str) -> None:
         run.describe = lambda row: f"image {row} ('{images.prompt[row]}', seed {images.seed[row]})"
         for rows in run.unfinished(len(images), params.reward.batch_size):
             part = images.loc[list(rows)]
-            found = reward(sampled.rows("picture", part.image), part.prompt.tolist())
+            found = reward(sampled.rows("picture", part.image), part.prompt.tolist(), list(map(run.describe, rows)))
             run.write_arrays(rows, {"embedding": found.embedding, "_reward": found.reward}
                              | {f"_{name}": value for name, value in found.terms.items()})
         terms = {name: run.collect(f"_{name}") for name in ("reward", *reward.terms)}

@@ -41,9 +41,7 @@ def train(round: str) -> None:
 
 def update(round: str, before: str, run: StageRun, params: Params) -> None:
     """All optimizer steps of ROUND, from the adapter, optimizer and rewards of the round BEFORE."""
-    import pandas as pd
-
-    from dfusion_core.advantages import FILE, advantages, extend
+    from dfusion_core.advantages import advantages, extend
     from dfusion_core.lora import save_lora
     from dfusion_core.objectives import needs_advantage, skips_shared_steps
     from dfusion_core.optimizer import save_optimizer
@@ -55,7 +53,7 @@ def update(round: str, before: str, run: StageRun, params: Params) -> None:
 
     sampled, scores = read_stage("sample", round), read_stage("score", round).table("scores")
     scores = scores.merge(sampled.table("images")[["image", "prompt"]], on="image", validate="one_to_one")
-    history = extend(pd.read_csv(output("train", before) / FILE), round, scores)
+    history = extend(read_stage("train", before).table("reward_history"), round, scores)
     normalised = partial(advantages, history=history, clip=params.train.advantage_clip)
     pairs = load_pairs(
         sampled, read_stage("fuse", round), read_stage("adopt", round), skips_shared_steps(params.algo),

@@ -11,6 +11,7 @@ from ..artefacts import INIT, adapter, in_order, output, previous
 from ..errors import MissingStage
 from ..params import Model, Params, Sample, load_params
 from ..results import read_round_result
+from ..store.json_files import read_json
 from ..store.manifest import MANIFEST, read_manifest
 from ..store.reading import StageData, read_stage
 
@@ -86,7 +87,7 @@ def read_trained(round: str) -> Trained:
     trained, evaluation = read_stage("train", round), read_stage("evaluate", round)
     return Trained(
         round=round, rounds=tuple(rounds), params=declared(round), adapter=adapter(round), evaluation=evaluation,
-        pin=json.loads(read_stage("init", INIT).path("pin.json").read_text()),
+        pin=read_json(read_stage("init", INIT).path("pin.json"), "revision", "files"),
         results={name: read_round_result(name) for name in (INIT, round)},
         history=trained.table("reward_history"),
         updates=sum(len(read_stage("train", name).table("updates")) for name in rounds))

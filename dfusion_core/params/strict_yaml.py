@@ -23,7 +23,7 @@ _SCALARS = (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
 )
 TAG = "tag:yaml.org,2002:"
-STRING = f"{TAG}str"
+STRING, MAPPING, SEQUENCE = (f"{TAG}{kind}" for kind in ("str", "map", "seq"))
 MOST_VALUES, DEEPEST = 100_000, 50  # with every alias written out
 
 
@@ -76,13 +76,14 @@ def _check_tree(root: yaml.Node, loader: StrictLoader) -> None:
 
 def _check_node(node: yaml.Node, loader: StrictLoader) -> None:
     if not isinstance(node, yaml.ScalarNode):
-        if node.tag != loader.resolve(type(node), None, (True, False)):
+        if node.tag != (MAPPING if isinstance(node, yaml.MappingNode) else SEQUENCE):
             raise _refused(f"the tag {node.tag} is not allowed here", node)
         return
     bad = next((c for c in node.value if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t"), "")
     if bad:
         raise _refused(f"the control character {bad!r} is not allowed in a text", node)
-    if node.tag not in (STRING, loader.resolve(yaml.ScalarNode, node.value, (True, False))):
+    read_as: str = loader.resolve(yaml.ScalarNode, node.value, (True, False))  # type: ignore[no-untyped-call]
+    if node.tag not in (STRING, read_as):
         raise _refused(f"'{short(node.value)}' is no {node.tag.removeprefix(TAG)}", node)
 
 

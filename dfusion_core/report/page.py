@@ -17,6 +17,7 @@ from ..params import Params, resolved
 from ..params.loading import load_everything
 from ..results import SPLITS, WATCHED, alignment, images_per_round, read_round_result, table_cells
 from ..store.atomic import write_text
+from ..store.json_files import read_json
 from ..store.reading import StageData, read_stage
 from . import html
 from .chart import Line, chart
@@ -87,7 +88,7 @@ def overlay(picture: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.u
 
 def pairs(round: str) -> str:
     """Figures of a round's pairs, and some of its triples."""
-    figures = json.loads(pairs_result(round).read_text()) if pairs_result(round).is_file() else {}
+    figures = read_json(pairs_result(round)) if pairs_result(round).is_file() else {}
     parts = [html.heading(f"Pairs of {round}"), html.table(["figure", "value"], figures.items())]
     training = read_stage("adopt", round).table("training")
     if "adopted" not in training or not read_stage("fuse", round).names:
@@ -144,7 +145,7 @@ def differences() -> str:
 def origin(round: str) -> str:
     """Versions, and what pins the model."""
     stage: StageData = read_stage("train", round)
-    pinned = json.loads(read_stage("init", INIT).path("pin.json").read_text())
+    pinned = read_json(read_stage("init", INIT).path("pin.json"), "id")
     rows = [*sorted(stage.manifest["environment"].items()), ("model", pinned["id"]),
             ("fingerprint of the last training", stage.manifest["fingerprint"])]
     return html.heading("Versions and origin") + html.table(["what", "value"], rows)

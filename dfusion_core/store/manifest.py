@@ -55,7 +55,10 @@ def _is_whole(manifest: dict[str, Any]) -> bool:
             ("checksum" not in manifest and manifest["format_version"] == 1 or sealed(manifest) == manifest)
             and manifest["fingerprint"] == hash_of(manifest["ingredients"])
             and manifest["digest"] == content_digest(manifest["files"])
-            and all(isinstance(entry["size"], int) for entry in manifest["files"].values())
+            and all(type(entry["size"]) is int for entry in manifest["files"].values())
+            and type(manifest["rows"]) is int
+            and isinstance(manifest["ingredients"]["stage"], str)
+            and isinstance(manifest["ingredients"]["params"], dict)
         )
     except (AttributeError, KeyError, TypeError, ValueError):  # entries of another kind; a number that is NaN
         return False

@@ -14,6 +14,8 @@ from ..errors import MissingStage, StoreError, did_you_mean, one_line
 from .hints import how_to_make
 from .manifest import MANIFEST, read_manifest
 from .publish import ARRAYS
+from .schema import find_array
+from .tables import read_table
 from .verify import Problem, check, damaged, difference
 
 if TYPE_CHECKING:
@@ -45,15 +47,20 @@ class StageData:
         for name in self.manifest["files"]:
             if name.startswith(f"{ARRAYS}/") and name.endswith("/zarr.json"):
                 self._require_whole(name)
-        return zarr.open_group(self.folder / ARRAYS, mode="r")
+        with self.reading("", "metadata"):
+            return zarr.open_group(self.folder / ARRAYS, mode="r", zarr_format=3)  # format 2 knows pickled objects
 
     def array(self, name: str) -> "zarr.Array[Any]":
         """One array, by its name in the schema. Raises StoreError listing the arrays there are."""
         import zarr
 
-        found = self.arrays.get(name)
-        if not isinstance(found, zarr.Array):
-            names = array_names(self.arrays)
+        arrays = self.arrays
+        with self.reading(name, "metadata"):
+            found = arrays.get(name)
+        if isinstance(found, zarr.Array):
+            self._require_declared(name, found)
+        else:
+            names = self.names
             raise StoreError(
                 f"store: {self.folder} has no array '{name}'; it has {', '.join(names)}.",
                 did_you_mean(name, names),
@@ -68,22 +75,30 @@ class StageData:
         if not wanted:
             return np.empty((0, *array.shape[1:]), array.dtype)
         distinct, place = np.unique(wanted, return_inverse=True)  # each chunk is read once
+        if not 0 <= distinct[0] <= distinct[-1] < array.shape[0]:
+            raise StoreError(
+                f"store: {self.folder} has {array.shape[0]} rows of '{name}', not {distinct[0]} to {distinct[-1]}.",
+                "The tables and arrays of this round do not fit each other: 'dfusion verify runs' looks for damage.")
         with self.reading(name):
             return np.asarray(array.oindex[distinct])[place]
 
     @contextmanager
-    def reading(self, name: str) -> Iterator[None]:
-        """Turn what Zarr raises for a damaged chunk of array `name` into a StoreError."""
+    def reading(self, name: str, what: str = "a chunk") -> Iterator[None]:
+        """Turn what Zarr raises for damaged chunks or metadata of array `name` into a StoreError."""
         try:
             yield
-        except (OSError, RuntimeError, ValueError) as error:
-            file = f"{ARRAYS}/{name}: a chunk"
-            raise damaged([Problem(self.folder, file, f"cannot be read: {one_line(error)}")]) from error
+        except Exception as error:  # of any kind, as the metadata may say anything
+            file, why = f"{ARRAYS}/{name}: {what}", one_line(error) or type(error).__name__
+            raise damaged([Problem(self.folder, file, f"cannot be read: {why}")]) from error
 
     @property
     def names(self) -> list[str]:
         """The arrays of this output; none where the stage wrote none."""
-        return array_names(self.arrays) if (self.folder / ARRAYS).is_dir() else []
+        if not (self.folder / ARRAYS).is_dir():
+            return []
+        arrays = self.arrays
+        with self.reading("", "metadata"):
+            return array_names(arrays)
 
     @property
     def count(self) -> int:
@@ -91,9 +106,7 @@ class StageData:
         return int(self.manifest["rows"])
 
     def table(self, name: str) -> "pd.DataFrame":
-        """One table, with every number as it was written. Raises StoreError listing the tables there are."""
-        import pandas as pd
-
+        """One table, as `tables.read_table` checks it. Raises StoreError, also listing the tables there are."""
         path = self.folder / f"{name}.csv"
         if not path.is_file():
             names = sorted(file.stem for file in self.folder.glob("*.csv"))
@@ -102,7 +115,7 @@ class StageData:
                 did_you_mean(name, names),
             )
         self._require_whole(path.name)
-        return pd.read_csv(path, keep_default_na=False, na_values=[""])
+        return read_table(path)
 
     def path(self, name: str) -> Path:
         """A file of the output. Raises StoreError if it is not in the manifest, or is damaged."""
@@ -111,6 +124,21 @@ class StageData:
             raise StoreError(f"store: {self.folder} has no file '{name}'.", did_you_mean(name, known))
         self._require_whole(name)
         return self.folder / name
+
+    def _require_declared(self, name: str, array: "zarr.Array[Any]") -> None:
+        """Raise StoreError unless the array is what the schema says, with a row for each of the manifest's.
+
+        Nothing is compressed, so that one larger than its files would be made of values that nobody wrote.
+        """
+        declared = find_array(self.manifest["ingredients"]["stage"], name)
+        files, inside = self.manifest["files"], f"{ARRAYS}/{name}/"
+        stored = sum(entry["size"] for file, entry in files.items() if file.startswith(inside))
+        fits = (array.dtype == declared.dtype and array.ndim == len(declared.dims)
+                and array.shape[0] == self.count
+                and array.nbytes <= stored)
+        if not fits:
+            what = f"is {array.dtype} {array.shape}, and does not fit the schema, the manifest's {self.count} rows, or "
+            raise damaged([Problem(self.folder, f"{ARRAYS}/{name}", f"{what}the size of its files")])
 
     def _require_whole(self, name: str) -> None:
         what = difference(self.folder / name, self.manifest["files"][name])

@@ -26,7 +26,8 @@ def published(workspace: Path) -> Path:
                 log_prob=np.full((n, T), 0.5),
                 picture=np.full((n, 80, 80, 3), 7, np.uint8),
             )
-        run.write_table("images", pd.DataFrame({"image": range(10), "prompt": "a cat"}))
+        ten = {name: range(10) for name in ("image", "sample", "seed")}
+        run.write_table("images", pd.DataFrame({**ten, "prompt_id": 0, "prompt": "a cat"}))
         run.path("adapter/w.bin").write_bytes(b"0" * 10)
     with open_stage("extract", round="r00") as run:
         for rows in run.unfinished(5, 4):
@@ -44,7 +45,7 @@ def test_a_tree_shows_dimensions_types_units_and_values(published: Path, path: s
     line = next(line for line in lines.splitlines() if "log_prob" in line)
     assert "log_prob (image 10, step 3)  float32  [nats per latent element (mean)]" in line
     assert line.endswith("0.00 MiB  min 0.5  mean 0.5  max 0.5")
-    assert "images.csv  10 rows: image, prompt" in lines
+    assert "images.csv  10 rows: image, sample, seed, prompt_id, prompt" in lines
     assert "adapter/w.bin" in lines
 
 
