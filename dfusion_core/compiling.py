@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ def compile_unet(unet: Any, backend: str = "inductor") -> None:
     $TORCHINDUCTOR_CACHE_DIR, for later stages and rounds. Raises ModelError at the first forward where the backend
     fails, for want of a compiler mostly.
     """
-    forward = torch.compile(unet.forward, fullgraph=True, dynamic=False, backend=backend)
+    forward: Callable[..., Any] = torch.compile(unet.forward, fullgraph=True, dynamic=False, backend=backend)
 
     def checked(*args: Any, **kwargs: Any) -> Any:
         try:

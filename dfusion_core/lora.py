@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch.nn.functional import conv2d, linear
 
 from .errors import ModelError, ParamsError, did_you_mean, one_line
 
@@ -126,8 +128,7 @@ def _peft_name(name: str) -> str:
 def load_lora(unet: UNet2DConditionModel, folder: Path, *, train: bool) -> None:
     """Attach the adapter of ``folder``: trainable, or merged into the weights where nothing is trained.
 
-    Merging happens once, into freshly loaded weights: unmerging and merging again would leave rounding behind. What is
-    trained is fp32 whatever the U-Net is: in 16 bits AdamW's moments underflow and small steps are lost.
+    Merging happens once, into freshly loaded weights: unmerging and merging again would leave rounding behind.
     Raises ModelError if the file cannot be read, or was made for another model.
     """
     tensors, settings = read_lora(folder)
@@ -139,14 +140,36 @@ def load_lora(unet: UNet2DConditionModel, folder: Path, *, train: bool) -> None:
     if foreign:
         raise _misfit(folder, f"the U-Net has no {foreign[0].removeprefix(f'{PREFIX}.')}")
     if train:
-        for name, parameter in unet.named_parameters():
-            parameter.requires_grad_("lora_" in name)
-            if "lora_" in name:
-                parameter.data = parameter.data.float()
+        unet.requires_grad_(False)
+        keep_in_fp32(unet)
         _set_values(unet, tensors)  # once more: loading has rounded them to the U-Net's dtype
     else:
         unet.fuse_lora()
         unet.requires_grad_(False)
+
+
+def keep_in_fp32(unet: UNet2DConditionModel) -> None:
+    """Make the adapter trainable: weights in fp32, products in the U-Net's dtype.
+
+    In 16 bits AdamW's moments underflow and small steps are lost. peft would take each layer's input to fp32 as well,
+    and autograd would keep those copies: a third more memory in training.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    for module in unet.modules():
+        if isinstance(module, LoraLayer):
+            module.cast_input_dtype_enabled = False
+            for layer in (*module.lora_A.values(), *module.lora_B.values()):
+                layer.weight.data = layer.weight.data.float()
+                layer.requires_grad_(True)
+                layer.forward = partial(_in_dtype_of_input, layer)
+
+
+def _in_dtype_of_input(layer: torch.nn.Linear | torch.nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+    weight = layer.weight.to(x.dtype)
+    if isinstance(layer, torch.nn.Conv2d):
+        return conv2d(x, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
+    return linear(x, weight)
 
 
 def _set_values(unet: UNet2DConditionModel, tensors: dict[str, torch.Tensor]) -> None:

@@ -30,7 +30,7 @@ def training_memory(bench: Bench) -> list[Result]:
     weights = sum(p.numel() * p.element_size() for p in unet.parameters())
     bar = at_most((0.75 * CARD_ROWS * GIB + 4 * GIB) / GIB)
     return [Result("P11", f"training memory of SD 2.1 at {CARD_ROWS} rows, GiB", ((weights + CARD_ROWS * row) / GIB,),
-                   bar, note=f"{row / 2**20:.0f} MiB a row; peft keeps an fp32 copy of each adapted layer's input")]
+                   bar, note=f"{row / 2**20:.0f} MiB a row")]
 
 
 def fusing_memory(bench: Bench) -> list[Result]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..artefacts import reward_source
 from ..errors import RewardError, did_you_mean
-from ..lora import add_lora, trainable
+from ..lora import add_lora, keep_in_fp32
 
 if TYPE_CHECKING:
     from ..architectures import Architecture, Config
@@ -30,8 +30,7 @@ def build_unet(architecture: Architecture, dtype: torch.dtype, lora: Lora | None
     unet = _built(UNet2DConditionModel, architecture.unet, dtype)
     if lora is not None:
         add_lora(unet, lora, seed=0)
-        for parameter in trainable(unet).values():
-            parameter.data = parameter.data.float()
+        keep_in_fp32(unet)
     return unet
 
 
