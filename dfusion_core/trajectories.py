@@ -93,7 +93,7 @@ def _targets(table: pd.DataFrame, sampled: StageData, fused: StageData) -> Found
     taken = table.index[table.adopted].tolist()
     if taken:
         winner[taken] = tensor(fused, "x", table.pair[table.adopted])
-    return winner, tensor(sampled, "x", table.base_image), tensor(sampled, "log_prob", table.base_image)
+    return winner, tensor(sampled, "x", table.base_image), _log_prob(table, sampled, table.base_image)
 
 
 def _twins(table: pd.DataFrame, sampled: StageData, fused: StageData) -> Found:
@@ -101,7 +101,13 @@ def _twins(table: pd.DataFrame, sampled: StageData, fused: StageData) -> Found:
     image, twin = tensor(sampled, "x", table.image), tensor(fused, "x", table.pair)
     wins = torch.tensor(table.twin_wins.to_numpy())
     chosen = wins.view(-1, *[1] * (image.ndim - 1))
-    log_prob = tensor(sampled, "log_prob", table.image)
-    check_finite(log_prob, "the stored log_prob", pair_names(table))  # behind this a NaN means "not stored"
+    log_prob = _log_prob(table, sampled, table.image)
     return (torch.where(chosen, twin, image), torch.where(chosen, image, twin),
             log_prob.masked_fill(~wins[:, None], float("nan")))
+
+
+def _log_prob(table: pd.DataFrame, sampled: StageData, images: Iterable[int]) -> torch.Tensor:
+    """Log-probs of sampled images (P, T). Raises BadNumber: further on a NaN means that none is stored."""
+    found = tensor(sampled, "log_prob", images)
+    check_finite(found, "the stored log_prob", pair_names(table))
+    return found
