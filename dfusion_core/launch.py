@@ -43,7 +43,7 @@ def start(stage: str, arguments: list[str]) -> None:
         sys.argv[1:] = arguments
         runpy.run_module(f"stages.{stage}", run_name="__main__", alter_sys=True)
         return
-    program, *options = shlex.split(os.path.expandvars(launcher))
+    program, *options = [os.path.expandvars(word) for word in shlex.split(launcher)]
     try:
         os.execvp(program, [program, *options, "-m", f"stages.{stage}", *arguments])  # no shell reads it
     except OSError as error:

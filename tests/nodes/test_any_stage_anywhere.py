@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
-from clones import STAGES, as_nobody, call, commit, declared, give, host, locked, repository, without_network
+from clones import STAGES, as_nobody, call, commit, declared, give, host, locked, without_network
 
 from dfusion_core.store import verify
 
@@ -41,31 +40,15 @@ def s3() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[Path]:
-    """A folder that every user can reach, unlike those of pytest."""
-    folder = Path(tempfile.mkdtemp(prefix="nodes-"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
-
-
-@pytest.fixture(scope="module")
-def origin(place: Path, s3: str) -> Path:
+def origin(program: Path, place: Path, s3: str) -> Path:
     """What all clones are clones of: a bare repository whose DVC remote is the S3 server."""
-    first = repository(place / "first")
+    call(place, "git", "clone", "-q", str(program), "first")
+    first = place / "first"
     call(first, "dvc", "remote", "add", "--default", "store", f"s3://{BUCKET}/dvc")
     call(first, "dvc", "remote", "modify", "store", "endpointurl", s3)
     commit(first, "a remote")
     call(place, "git", "clone", "-q", "--bare", "first", "origin.git")
     return give(place / "origin.git")
-
-
-@pytest.fixture(scope="module")
-def whole(origin: Path, place: Path) -> Path:
-    """A clone in which one `dvc repro` makes everything."""
-    call(place, "git", "clone", "-q", str(origin), "whole")
-    call(place / "whole", "dvc", "repro", "-q")
-    return place / "whole"
 
 
 @pytest.fixture(scope="module")
