@@ -51,7 +51,9 @@ def hash_code(stage: str) -> dict[str, str]:
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs between two sets of ingredients, in words: parameters, inputs and code files."""
+    """What differs between two sets of ingredients, in words: parameters, inputs, code files, and versions where both
+    have them."""
+    versions = [one["environment"] for one in (old, new) if "environment" in one]
     return [
         *(
             _parameter_change(key, *pair)
@@ -62,6 +64,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
             for key, _ in _differing(old.get("inputs", {}), new.get("inputs", {}))
         ),
         *(f"the code {key} changed" for key, _ in _differing(old.get("code", {}), new.get("code", {}))),
+        *(_parameter_change(key, *pair) for key, pair in (_differing(*versions) if len(versions) == 2 else ())),
     ]
 
 

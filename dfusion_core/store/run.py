@@ -22,7 +22,7 @@ from .lock import Lock
 from .manifest import read_manifest
 from .parts import Parts
 from .progress import track
-from .provenance import changes, hash_of
+from .provenance import changes, environment, hash_of
 from .publish import assemble, clean, publish, write_manifest
 from .reading import StageData, read_stage, stage_folder
 from .tensors import AnyArray
@@ -69,13 +69,14 @@ class StageRun:
     def __init__(self, stage: str, round: str, ingredients: dict[str, Any]) -> None:
         self.stage, self.round = stage, round
         self.ingredients, self.fingerprint = ingredients, hash_of(ingredients)
+        self._made_of = {**ingredients, "environment": environment()}  # rows of two versions of a library do not mix
         self.done = False
         self.describe: Callable[[int], str] = lambda row: ""  # a stage sets it to say a row's prompt and seed
         self.output = stage_folder(stage, round)
         self._beside = scratch.beside_the_repository()
         apart = f"experiments/{self.fingerprint[:16]}" if self._beside else ""
         self._home = scratch.scratch_root() / apart / round / stage
-        self._scratch = self._home / self.fingerprint[:16]
+        self._scratch = self._home / hash_of(self._made_of)[:16]
         self._parts = Parts(stage, round, self._scratch / scratch.PARTS)
         self._has_space = False  # this run has looked, or is not the one to look
         self._progress: Iterator[range] | None = None
@@ -254,7 +255,7 @@ class StageRun:
         disk.require_writable(self._out)
         disk.require_writable(self.output.parent)
         atomic.remove_leftovers(self._scratch)
-        atomic.write_text(self._scratch / scratch.INGREDIENTS, json.dumps(self.ingredients, sort_keys=True))
+        atomic.write_text(self._scratch / scratch.INGREDIENTS, json.dumps(self._made_of, sort_keys=True))
 
     def _require_space(self, rows: int, values: Mapping[str, Any]) -> None:
         """With its first part, the leader refuses what the disks cannot hold: all parts and the arrays made of them."""
@@ -271,7 +272,7 @@ class StageRun:
         self._has_space = True
 
     def _why(self, old: Mapping[str, Any]) -> str:
-        reasons = changes(old, self.ingredients) or ["it was made by something else"]
+        reasons = changes(old, self._made_of) or ["it was made by something else"]
         shown = reasons[:5] + ([f"{len(reasons) - 5} more changes"] if len(reasons) > 5 else [])
         return "; ".join(shown)
 

@@ -11,7 +11,7 @@ Damage = Callable[[Path, random.Random], None]
 
 
 def flip(file: Path, position: int, bit: int) -> None:
-    """Turn one bit over. The file is a new one of the same size, so that other names of the old one keep their bytes."""
+    """Turn one bit over. The file is a new one, so that other names (hard links) of the old one keep their bytes."""
     data = bytearray(file.read_bytes())
     data[position] ^= 1 << bit
     put(file, bytes(data))

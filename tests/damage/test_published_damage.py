@@ -1,4 +1,4 @@
-"""Whatever happens to a published file: verify finds it, and so does every stage that would read it, before it works."""
+"""Whatever happens to a published file, verify finds it, and so does every stage that would read it before it works."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from dfusion_core.errors import ParamsError
 from dfusion_core.params import load_params
 from dfusion_core.params.loading import NEVER_IN_FINGERPRINT, explain
 from dfusion_core.store import StageRun, open_stage
+from dfusion_core.store.provenance import environment
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("init", "sample", "score", "extract", "kv", "fuse", "adopt", "train", "evaluate")
@@ -159,3 +160,17 @@ def test_an_input(workspace: Path, capsys: pytest.CaptureFixture[str], kind: str
     capsys.readouterr()
     assert finish(stage()) == [1.0] * ROWS
     assert "extract r00: starts from the beginning, because the input 'it' changed." in capsys.readouterr().out
+
+
+def test_a_library(workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows of two versions do not mix; what is published stays as it is, and says which version made it."""
+    now = environment()
+    interrupted(open_stage("sample", round="r00"))
+    monkeypatch.setattr("dfusion_core.store.run.environment", lambda: {**now, "torch": "99.0"})
+    assert finish(open_stage("sample", round="r00")) == [1.0] * ROWS
+    expected = f'sample r00: starts from the beginning, because torch changed from "{now["torch"]}" to "99.0".\n'
+    assert capsys.readouterr().out == expected
+    monkeypatch.undo()
+    monkeypatch.chdir(workspace)
+    with open_stage("sample", round="r00") as run:
+        assert run.done

@@ -148,8 +148,8 @@ def test_the_code(project: Path) -> None:
     forget("sample")
 
     def started(setup: str) -> subprocess.CompletedProcess[str]:
-        script = f"import sys; sys.argv = ['sample', 'r00']\n{setup}\nimport runpy; runpy.run_module('stages.sample', " \
-                 "run_name='__main__')"
+        script = (f"import runpy, sys\nsys.argv = ['sample', 'r00']\n{setup}\n"
+                  "runpy.run_module('stages.sample', run_name='__main__')")
         return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False,
                               env={**os.environ, "PYTHONPATH": str(project)})
 

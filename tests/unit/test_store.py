@@ -34,7 +34,7 @@ def run_sample(round: str = "r00", **params: Any) -> None:
             for rows in run.unfinished(ROWS, BATCH):
                 run.write(rows, **arrays(rows))
             run.write_table(
-                "images", pd.DataFrame({"image": run.collect("_number"), "score": np.arange(ROWS) / 7})
+                "lines", pd.DataFrame({"image": run.collect("_number"), "score": np.arange(ROWS) / 7})
             )
             run.path("adapter/file.txt").write_text("weights")
 
@@ -47,7 +47,7 @@ def test_arrays_and_tables_come_back(workspace: Path) -> None:
     run_sample()
     data = read_stage("sample", "r00")
     np.testing.assert_array_equal(data.array("x")[:], arrays(range(ROWS))["x"])
-    assert (data.table("images").score == np.arange(ROWS) / 7).all()  # exactly
+    assert (data.table("lines").score == np.arange(ROWS) / 7).all()  # exactly
     assert data.path("adapter/file.txt").read_text() == "weights"
     assert data.manifest["rows"] == ROWS
     assert verify("runs") == []
@@ -319,7 +319,7 @@ def damage(what: str) -> None:
         (folder / "extra.csv").write_text("a\n")
     elif what == "list":
         manifest = json.loads((folder / "manifest.json").read_text())
-        manifest["files"]["images.csv"]["sha256"] = "0" * 64
+        manifest["files"]["lines.csv"]["sha256"] = "0" * 64
         (folder / "manifest.json").write_text(json.dumps(manifest))
     else:
         (folder / "manifest.json").write_text("{")
@@ -369,8 +369,8 @@ def test_a_damaged_output_is_made_again(workspace: Path, capsys: pytest.CaptureF
 def test_unknown_tables_and_files_list_what_there_is(workspace: Path) -> None:
     run_sample()
     data = read_stage("sample", "r00")
-    with pytest.raises(StoreError, match="it has images. Did you mean 'images'"):
-        data.table("image")
+    with pytest.raises(StoreError, match="it has lines. Did you mean 'lines'"):
+        data.table("line")
     with pytest.raises(StoreError, match="Did you mean 'adapter/file.txt'"):
         data.path("adapter/fil.txt")
     with pytest.raises(StoreError, match="no published output at nowhere"):
