@@ -71,8 +71,8 @@ def sync_tree(folder: Path) -> None:
 
 def remove_folder(folder: Path) -> None:
     """Delete `folder`; it loses its name first, so that a kill leaves no half folder of that name."""
+    doomed = folder.with_name(f".{folder.name}.deleted")
+    shutil.rmtree(doomed, ignore_errors=True)  # of one that was killed
     if folder.exists():
-        doomed = folder.with_name(f".{folder.name}.deleted")
-        shutil.rmtree(doomed, ignore_errors=True)
         os.rename(folder, doomed)
         shutil.rmtree(doomed)

@@ -94,7 +94,6 @@ def publish(folder: Path, target: Path) -> None:
     The copy consists of further names (hard links) of the same files where both lie on one disk: it takes no space.
     """
     atomic.make_folder(target.parent)
-    atomic.sync_tree(folder)
     one_disk = folder.stat().st_dev == target.parent.stat().st_dev
     new, old = _aside(target, folder.parent if one_disk else target.parent)
     _copy(folder, new, os.link if one_disk else shutil.copyfile)
