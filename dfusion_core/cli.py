@@ -69,16 +69,19 @@ def inspect(
 @app.command()
 @guarded
 def verify(
-    paths: Annotated[list[Path], typer.Argument(help="Outputs, or folders with outputs in them, as runs.")],
+    paths: Annotated[list[Path], typer.Argument(help="Outputs, folders with outputs in them, as runs; or .dvc/cache.")],
 ) -> None:
     """Compare every file of outputs with the hashes in their manifests; exit code 1 if something is wrong."""
+    from .store.dvc_cache import check_cache, is_cache
     from .store.verify import check, published_folders
 
-    folders = [folder for path in paths for folder in published_folders(path)]
+    caches = [path for path in paths if is_cache(path)]
+    folders = [folder for path in paths if path not in caches for folder in published_folders(path)]
     problems = [problem for folder in folders for problem in check(folder, read=True)]
+    problems += [problem for cache in caches for problem in check_cache(cache)]
     for problem in problems:
         print(problem)
-    print(f"{len(folders)} outputs checked, {len(problems)} problems.")
+    print(f"{len(folders) + len(caches)} folders checked, {len(problems)} problems.")
     if problems:
         sys.exit(1)
 

@@ -11,7 +11,7 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the network
-sys.path.append(str(Path(__file__).with_name("stages")))  # for `steps`, what tests of stages share
+sys.path += [str(Path(__file__).with_name(name)) for name in ("stages", "nodes")]  # what tests share: `steps`, `clones`
 
 
 @pytest.fixture

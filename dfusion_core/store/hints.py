@@ -31,7 +31,7 @@ def how_to_mend(path: Path) -> str:
         return ""
     return (
         f"Bring it back with 'rm -r {output}' and 'dvc checkout {output}' if DVC has it, "
-        f"or make it again with 'dvc repro -f -s {stage}'."
+        f"or make it again with 'dvc repro -f -s {stage}'. If it comes back damaged: 'dfusion verify .dvc/cache'."
     )
 
 

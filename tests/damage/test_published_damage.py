@@ -127,7 +127,8 @@ def test_an_output_without_its_manifest(project: Path, capsys: pytest.CaptureFix
     Path("runs/r00/train", MANIFEST).unlink()
     assert [str(problem) for problem in verify("runs")] == [
         "runs/r00/train manifest.json: is missing. Bring it back with 'rm -r runs/r00/train' and "
-        "'dvc checkout runs/r00/train' if DVC has it, or make it again with 'dvc repro -f -s train@r00'."]
+        "'dvc checkout runs/r00/train' if DVC has it, or make it again with 'dvc repro -f -s train@r00'. "
+        "If it comes back damaged: 'dfusion verify .dvc/cache'."]
     refused("sample", "r01", "r00/train", MANIFEST)
 
 
@@ -151,7 +152,8 @@ def test_the_command_line(project: Path) -> None:
     assert found.output.splitlines() == [
         "runs/r01/train optimizer.safetensors: checksum differs: the file is damaged. Bring it back with "
         "'rm -r runs/r01/train' and 'dvc checkout runs/r01/train' if DVC has it, or make it again with "
-        "'dvc repro -f -s train@r01'.", "18 outputs checked, 1 problems."]
+        "'dvc repro -f -s train@r01'. If it comes back damaged: 'dfusion verify .dvc/cache'.",
+        "18 folders checked, 1 problems."]
     for command in (["inspect", "r01/train/updates.csv"], ["report"], ["export", "--no-check"]):
         Path("runs/r01/train/updates.csv").unlink(missing_ok=True)
         found = CliRunner().invoke(app, command)

@@ -98,7 +98,7 @@ def test_mistakes_say_what_there_is(published: Path, arguments: list[str], expec
 
 
 def test_verify(published: Path) -> None:
-    assert dfusion("verify", "runs").output == "2 outputs checked, 0 problems.\n"
+    assert dfusion("verify", "runs").output == "2 folders checked, 0 problems.\n"
     Path("runs/r00/sample/images.csv").write_text("changed")
     result = dfusion("verify", "r00/sample", "r00/extract")
     assert result.exit_code == 1

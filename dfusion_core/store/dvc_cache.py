@@ -1,0 +1,34 @@
+"""DVC's cache: is every object in it what its name, an md5, says?
+
+DVC trusts a file in its cache that is write-protected and has kept its time of change, so it hands out what a disk has
+damaged, and links a stage's new output to it again.
+"""
+
+import hashlib
+import re
+from pathlib import Path
+
+from .verify import Problem
+
+OBJECTS = Path("files", "md5")
+
+
+def is_cache(path: Path) -> bool:
+    """Whether this is the folder of a DVC cache, as `.dvc/cache`."""
+    return (path / OBJECTS).is_dir()
+
+
+def check_cache(cache: Path) -> list[Problem]:
+    """The objects whose content does not fit their name."""
+    return [
+        Problem(cache, file.relative_to(cache).as_posix(),
+                f"checksum differs: the file is damaged. Delete it with 'rm {file}'; then 'dvc pull' fetches it, or "
+                "'dvc repro -f -s STAGE' makes it again")
+        for file in sorted((cache / OBJECTS).glob("??/*"))
+        if re.fullmatch("[0-9a-f]{30}([.]dir)?", file.name) and _md5(file) != file.parent.name + file.name[:30]
+    ]
+
+
+def _md5(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
