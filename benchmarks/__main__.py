@@ -50,7 +50,7 @@ def main() -> int:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--gates", help="names with commas between, as P1,P4, or all; by default those with a P")
+    parser.add_argument("--gates", help="names with commas between, as P1,P4, or all; by default P1 to P16")
     parser.add_argument("--model", choices=MODELS, default="micro",
                         help="the built-in U-Net, SD's topology with 80 M random weights, or SD 2.1's size (for a GPU)")
     parser.add_argument("--side", type=int, default=MID_SIDE, help="height and width of mid's latents")

@@ -145,7 +145,7 @@ class Bench:
         first = shared_steps(winner, sampled.x[n:]) if skip else torch.zeros(n, dtype=torch.long)
         advantage = torch.tensor([[1.0], [-1.0]]).expand(2, n).contiguous()
         return Pairs(winner, sampled.x[n:], [PROMPT], torch.zeros(n, dtype=torch.long), first, sampled.log_prob[n:],
-                     advantage)
+                     advantage, list(self.names(n)))
 
     def train_settings(self, **changes: Any) -> Train:
         """The paper's, with one optimizer step an inner epoch."""
