@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from .errors import StoreError
 from .noise import image_seed, twin_seed
 from .pairing import Pairing, pair
 
@@ -59,13 +60,18 @@ def pair_plan(images: pd.DataFrame, scores: pd.DataFrame, mode: Pairing) -> tupl
     """Algorithm 1 on every prompt's images: the pairs, and the different references among them.
 
     pairs: pair, reference (row of the second table), reference_image, base_image, base_seed, prompt_id, prompt,
-    reference_reward, base_reward. references: reference, image, prompt_id, prompt, seed.
+    reference_reward, base_reward. references: reference, image, prompt_id, prompt, seed. Raises StoreError where the
+    tables do not list the same images, or too few of a prompt.
     """
+    if scores.image.tolist() != images.image.tolist():
+        raise StoreError(
+            f"extract: score/scores.csv has {len(scores)} rows for the {len(images)} of sample/images.csv.",
+            "Run 'dvc repro' from score on.")
     scored = images.merge(scores[["image", "reward"]], on="image", validate="one_to_one").sort_values("image")
     rows = []
     for prompt_id, group in scored.groupby("prompt_id", sort=True):
         group = group.reset_index(drop=True)
-        for best, worst in pair(group.reward.to_numpy(), mode):
+        for best, worst in _paired(group, mode):
             r, b = group.loc[best], group.loc[worst]
             rows.append((r.image, b.image, b.seed, prompt_id, r.prompt, r.reward, b.reward))
     pairs = pd.DataFrame(rows, columns=["reference_image", "base_image", "base_seed", "prompt_id", "prompt",
@@ -77,3 +83,10 @@ def pair_plan(images: pd.DataFrame, scores: pd.DataFrame, mode: Pairing) -> tupl
     pairs.insert(0, "reference", pairs.reference_image.map(row_of))
     pairs.insert(0, "pair", range(len(pairs)))
     return pairs, references
+
+
+def _paired(images: pd.DataFrame, mode: Pairing) -> list[tuple[int, int]]:
+    try:
+        return pair(images.reward.to_numpy(), mode)
+    except ValueError as error:
+        raise StoreError(f"extract: sample/images.csv, '{images.prompt[0]}': {error}.") from error

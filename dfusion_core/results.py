@@ -88,7 +88,12 @@ def write_training_result(round: str) -> None:
 
 def read_training_result(round: str) -> dict[str, Any]:
     """What ``write_training_result`` wrote. Raises MissingStage naming the command that makes it."""
-    return _read(training_result(round), round, f"train@{round}", "images", "updates")
+    file = training_result(round)
+    found = _read(file, round, f"train@{round}", "images", "updates")
+    steps = found["updates"]
+    if type(found["images"]) is not int or not isinstance(steps, list) or not all(isinstance(s, dict) for s in steps):
+        raise StoreError(f"summary: {file} does not hold the optimizer steps of a round.", how_to_mend(file))
+    return found
 
 
 def _read(file: Path, round: str, stage: str, *keys: str) -> dict[str, Any]:
@@ -139,7 +144,7 @@ def table_cells(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Column names and rows of the table of rounds, the base first; lines of a cell are separated by a newline."""
     shown = [(s, m) for s in SPLITS for m in MEASURES if m in found[INIT].get(s, {})]
     columns = ["round", *(f"{MEASURES[measure]}\n{SPLITS[split]}" for split, measure in shown)]
-    rows = [["base" if name == INIT else name, *(_cell(splits[s][m], name) for s, m in shown)]
+    rows = [["base" if name == INIT else name, *(_cell(splits.get(s, {}).get(m), name) for s, m in shown)]
             for name, splits in found.items()]
     return columns, rows
 
@@ -158,7 +163,9 @@ def print_table(found: dict[str, Any]) -> None:
     Console(width=None if Console().is_terminal else 140).print(table)
 
 
-def _cell(numbers: dict[str, float], name: str) -> str:
+def _cell(numbers: dict[str, float] | None, name: str) -> str:
+    if numbers is None:
+        return ""
     if name == INIT:
         return f"{numbers['mean']:.4f}\n[{numbers['low']:.4f}, {numbers['high']:.4f}]"
     return f"{numbers['mean']:.4f}\n{numbers['gain']:+.4f} [{numbers['gain_low']:+.4f}, {numbers['gain_high']:+.4f}]"

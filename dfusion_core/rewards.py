@@ -181,7 +181,7 @@ def _pil(picture: torch.Tensor) -> Any:
 
 
 def _hashes(identity: Mapping[str, Any]) -> str:
-    return f"{identity['clip']['model']} {identity['clip']['sha256'][:12]}, plug-ins {identity['plugins']}"
+    return f"{identity['clip']['model']} {str(identity['clip']['sha256'])[:12]}, plug-ins {identity['plugins']}"
 
 
 def _shown(value: Any) -> str:

@@ -4,6 +4,7 @@ Names and sizes of all files are compared with the manifest when an output is op
 file when it is read. Arrays have a crc32c in every chunk. A stage has read its inputs through before (`inputs.py`).
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -14,7 +15,7 @@ from ..errors import MissingStage, StoreError, did_you_mean, one_line
 from .hints import how_to_make
 from .manifest import MANIFEST, read_manifest
 from .publish import ARRAYS
-from .schema import find_array
+from .schema import Array, find_array, shard_rows
 from .tables import read_table
 from .verify import Problem, check, damaged, difference
 
@@ -57,14 +58,15 @@ class StageData:
         arrays = self.arrays
         with self.reading(name, "metadata"):
             found = arrays.get(name)
-        if isinstance(found, zarr.Array):
-            self._require_declared(name, found)
-        else:
+        if not isinstance(found, zarr.Array):
             names = self.names
             raise StoreError(
                 f"store: {self.folder} has no array '{name}'; it has {', '.join(names)}.",
                 did_you_mean(name, names),
             )
+        declared = find_array(self.manifest["ingredients"]["stage"], name)
+        with self.reading(name, "metadata"):
+            self._require_declared(declared, found)
         return found
 
     def rows(self, name: str, which: "Iterable[int]") -> "NDArray[Any]":
@@ -125,20 +127,23 @@ class StageData:
         self._require_whole(name)
         return self.folder / name
 
-    def _require_declared(self, name: str, array: "zarr.Array[Any]") -> None:
-        """Raise StoreError unless the array is what the schema says, with a row for each of the manifest's.
+    def _require_declared(self, declared: Array, array: "zarr.Array[Any]") -> None:
+        """Raise ValueError unless the array is what the schema says, cut into chunks as `publish.assemble` does.
 
         Nothing is compressed, so that one larger than its files would be made of values that nobody wrote.
         """
-        declared = find_array(self.manifest["ingredients"]["stage"], name)
-        files, inside = self.manifest["files"], f"{ARRAYS}/{name}/"
+        files, inside = self.manifest["files"], f"{ARRAYS}/{declared.name}/"
         stored = sum(entry["size"] for file, entry in files.items() if file.startswith(inside))
-        fits = (array.dtype == declared.dtype and array.ndim == len(declared.dims)
-                and array.shape[0] == self.count
-                and array.nbytes <= stored)
-        if not fits:
-            what = f"is {array.dtype} {array.shape}, and does not fit the schema, the manifest's {self.count} rows, or "
-            raise damaged([Problem(self.folder, f"{ARRAYS}/{name}", f"{what}the size of its files")])
+        if array.dtype != declared.dtype or array.ndim != len(declared.dims) or array.shape[0] != self.count:
+            raise ValueError(f"it is {array.dtype} {array.shape}; the schema says {declared.dtype} {declared.dims}, "
+                             f"the manifest {self.count} rows")
+        if array.attrs.get("unit") != declared.unit:
+            raise ValueError(f"its unit is not {declared.unit}")
+        row = array.shape[1:]
+        shard = shard_rows(self.count, math.prod(row) * array.dtype.itemsize)
+        if array.nbytes > stored or array.chunks != (1, *row) or array.shards != (shard, *row):
+            raise ValueError(f"chunks of {array.chunks} and shards of {array.shards} do not fit {array.shape} and "
+                             f"{stored} bytes of files")
 
     def _require_whole(self, name: str) -> None:
         what = difference(self.folder / name, self.manifest["files"][name])

@@ -23,16 +23,21 @@ NUMBERS = ("reward", "reference_reward", "base_reward", "winner_reward", "loser_
            "diversity", "oracle_log_prob")
 OPTIONAL = ("target_reward",)  # empty where nothing was fused
 
-# The columns that a table cannot do without; the first one of NUMBERED tables is the number of the row.
-COLUMNS = {
-    "images": ("image", "prompt_id", "prompt", "sample", "seed"),
-    "scores": ("image", "prompt_id", "reward"),
-    "references": ("reference", "image", "prompt_id", "prompt", "seed"),
-    "pairs": ("pair", "reference", "reference_image", "base_image", "base_seed", "prompt_id", "prompt",
-              "reference_reward", "base_reward"),
-    "twins": ("pair", "image", "prompt_id", "prompt", "seed", "twin_seed"),
-    "training": ("pair", "prompt", "winner_reward"),
-    "reward_history": ("round", "prompt", "reward"),
+PAIRS = ("pair", "reference", "reference_image", "base_image", "base_seed", "prompt_id", "prompt", "reference_reward",
+         "base_reward")
+TWINS = ("pair", "image", "prompt_id", "prompt", "seed", "twin_seed")
+JUDGED_TWINS = (*TWINS, "image_reward", "twin_reward", "twin_wins", "winner_reward", "loser_reward")
+
+# The columns that a table cannot do without, of the kinds that it comes in; the first one of NUMBERED tables is the
+# number of the row.
+COLUMNS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "images": (("image", "prompt_id", "prompt", "sample", "seed"),),
+    "scores": (("image", "prompt_id", "reward"),),
+    "references": (("reference", "image", "prompt_id", "prompt", "seed"),),
+    "pairs": (PAIRS,),
+    "twins": (TWINS,),
+    "training": ((*PAIRS, "target_reward", "adopted", "winner_reward"), JUDGED_TWINS),
+    "reward_history": (("round", "prompt", "reward"),),
 }
 NUMBERED = ("images", "scores", "references", "pairs", "twins")
 
@@ -40,14 +45,15 @@ NUMBERED = ("images", "scores", "references", "pairs", "twins")
 def read_table(path: Path) -> pd.DataFrame:
     """The CSV file at `path`, with every number as it was written. Raises StoreError naming file, column and row."""
     table, name = _read(path), path.stem
-    missing = [column for column in COLUMNS.get(name, ()) if column not in table]
-    if missing:
+    kinds = [[column for column in columns if column not in table] for columns in COLUMNS.get(name, ())]
+    if kinds and (missing := min(kinds, key=len)):
         raise _wrong(path, f"has no column '{missing[0]}'")
     if name in COLUMNS and len(table):  # the columns of an empty table have no types
         for column in table.columns:
             _check_column(path, table[column])
-    if name in NUMBERED and table[COLUMNS[name][0]].tolist() != list(range(len(table))):
-        raise _wrong(path, f"the column '{COLUMNS[name][0]}' does not number the rows from 0")
+    number = COLUMNS[name][0][0] if name in NUMBERED else ""
+    if number and table[number].tolist() != list(range(len(table))):
+        raise _wrong(path, f"the column '{number}' does not number the rows from 0")
     return table
 
 

@@ -1,0 +1,192 @@
+"""Thousands of broken files, read by the very functions that the stages and commands use.
+
+What may happen is success, or a DFusionError that names the file (a table's cell, a key); within two seconds, and no
+file appears. A manifest is made to fit the broken file, so that its checksum does not catch it first.
+
+A seeded share runs with the other tests. All of it (a few minutes):
+
+    DFUSION_FUZZ=1000 python -m pytest tests/hostile/test_fuzz.py
+
+where the number is that of inputs for each of the targets below.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from mutations import Mutation, as_json, as_yaml, by_bytes, by_nodes, by_words, from_nothing
+from steps import reseal
+
+from dfusion_core.adoption import judged
+from dfusion_core.advantages import advantages, extend
+from dfusion_core.errors import DFusionError
+from dfusion_core.inspection import describe
+from dfusion_core.params import load_params, resolved
+from dfusion_core.params.sections import Adopt
+from dfusion_core.pins import read_pin
+from dfusion_core.plan import pair_plan, twin_plan
+from dfusion_core.prompts import load_prompts
+from dfusion_core.results import alignment, compare, read_round_result, read_training_result, table_cells, updates
+from dfusion_core.rewards import check_same
+from dfusion_core.store import read_stage
+from dfusion_core.store.json_files import read_json
+from dfusion_core.study.grid import load_study
+from dfusion_core.trajectories import load_pairs
+
+INPUTS = int(os.environ.get("DFUSION_FUZZ", "75"))  # of each target
+SECONDS = 2.0
+STUDY = """\
+common: {evaluate.images_per_prompt: 1, "~rounds.r01": null}
+factors:
+  seed: {"0": {seed: 0}, "1": {seed: 1}}
+  method:
+    naive: {pairs: naive}
+    dfusion: {pairs: dfusion, algo: ddpo, "+rounds.r02.prev": r00}
+baseline: naive
+"""
+
+
+class TooLongError(BaseException):
+    """An input took longer than it may; no `except Exception` hides it."""
+
+
+class Target(NamedTuple):
+    """A file of the finished tiny project, what reads it, how it is mutated, and what an error has to name."""
+
+    file: str
+    read: Callable[[], Any]
+    nodes: Mutation | None
+    names: str
+
+
+def params() -> Any:
+    return load_params("model", "rounds"), resolved()
+
+
+def scores() -> Any:
+    images, scored = read_stage("sample", "r00").table("images"), read_stage("score", "r00").table("scores")
+    merged = scored.merge(images[["image", "prompt"]], on="image", validate="one_to_one")
+    history = extend(read_stage("train", "init").table("reward_history"), "r00", merged)
+    advantages(merged.prompt, merged.reward, history, 5.0)
+    return pair_plan(images, scored, "halves"), twin_plan(images)
+
+
+def pairs() -> Any:
+    found = read_stage("extract", "r00").table("pairs")
+    reward = found.reference_reward.to_numpy()
+    return judged(found, reward, Adopt()), read_stage("fuse", "r00").rows("picture", found.pair)
+
+
+def training() -> Any:
+    return load_pairs(*(read_stage(name, "r00") for name in ("sample", "fuse", "adopt")))
+
+
+def history() -> Any:
+    scored = read_stage("score", "r01").table("scores").assign(prompt="a heart holding a balloon")
+    found = extend(read_stage("train", "r00").table("reward_history"), "r01", scored)
+    return advantages(scored.prompt, scored.reward, found, 5.0)
+
+
+def evaluated() -> Any:
+    tables = [read_stage("evaluate", name).table("images") for name in ("r00", "init")]
+    return compare(*tables)
+
+
+def rounds() -> Any:
+    found = {name: read_round_result(name) for name in ("init", "r00")}
+    return table_cells(found), alignment(found, 8)
+
+
+def arrays() -> Any:
+    stage = read_stage("fuse", "r00")
+    return [(describe(stage, name), stage.rows(name, [0, 3])) for name in stage.names]
+
+
+def reward() -> Any:
+    scored = read_stage("score", "r00")
+    found = read_json(scored.path("reward.json"), "clip.model", "clip.sha256", "plugins")
+    return check_same(found, found | {"plugins": {"x": 1}})
+
+
+YAML, JSON = by_nodes(as_yaml), by_nodes(as_json)
+TARGETS = {
+    "params": Target("params.yaml", params, YAML, r"^params\.yaml"),
+    "prompts": Target("prompts.yaml", lambda: load_prompts("prompts.yaml").first(1, None), YAML, r"^prompts: "),
+    "study": Target("study.yaml", lambda: load_study(Path("study.yaml")), YAML, r"^study\.yaml"),
+    "images": Target("runs/r00/sample/images.csv", scores, None, r"sample/images\.csv|score/scores\.csv"),
+    "scores": Target("runs/r00/score/scores.csv", scores, None, r"score/scores\.csv"),
+    "pairs": Target("runs/r00/extract/pairs.csv", pairs, None, r"extract/pairs\.csv|runs/r00/fuse has"),
+    "training": Target("runs/r00/adopt/training.csv", training, None, r"adopt/training\.csv|runs/r00/\w+ has"),
+    "history": Target("runs/r00/train/reward_history.csv", history, None, r"train/reward_history\.csv|no image of '"),
+    "evaluation": Target("runs/r00/evaluate/images.csv", evaluated, None, r"evaluate/images\.csv|evaluat"),
+    "round": Target("results/rounds/r00.json", rounds, JSON, r"results/rounds/r00\.json"),
+    "updates": Target("results/training/r00.json", lambda: (read_training_result("r00"), updates(["r00"])), JSON,
+                      r"results/training/r00\.json"),
+    "reward": Target("runs/r00/score/reward.json", reward, JSON, r"score/reward\.json|scored by other models"),
+    "pin": Target("runs/r00/train/pin.json", lambda: read_pin(Path("runs/r00/train/adapter")), JSON,
+                  r"train/pin\.json"),
+    "array": Target("runs/r00/fuse/arrays.zarr/x/zarr.json", arrays, JSON, r"runs/r00/fuse"),
+    "group": Target("runs/r00/fuse/arrays.zarr/zarr.json", arrays, JSON, r"runs/r00/fuse"),
+    "manifest": Target("runs/r00/fuse/manifest.json", arrays, JSON, r"runs/r00/fuse"),
+}
+
+
+@contextmanager
+def limited() -> Iterator[None]:
+    def stop(*_: Any) -> None:
+        raise TooLongError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def outcome(target: Target) -> str:
+    """"read", "refused", or what is wrong with how it was dealt with."""
+    try:
+        with limited():
+            target.read()
+    except DFusionError as error:
+        return "refused" if re.search(target.names, error.message) else f"does not name the file: {error}"
+    except BaseException as error:
+        return f"{type(error).__name__}: {str(error)[:200]}"
+    return "read"
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.filterwarnings("ignore")  # a parser's remarks on what it was given
+def test_broken_input_is_refused_by_name(project: Path, name: str) -> None:
+    Path("study.yaml").write_text(STUDY)
+    target = TARGETS[name]
+    file = Path(target.file)
+    valid, there = file.read_bytes(), sorted(Path().rglob("*"))
+    assert outcome(target) in ("read", "refused")  # `reward` ends in a comparison that fails
+    ways = [by_bytes, by_words, from_nothing, *([target.nodes] * 2 if target.nodes else [by_words])]
+    count, wrong = {"read": 0, "refused": 0}, []
+    for number in range(INPUTS):
+        rng = random.Random(f"{name} {number}")
+        broken = rng.choice(ways)(rng, valid)
+        file.write_bytes(broken)
+        if target.file.startswith("runs/") and name != "manifest":
+            reseal(file.parts[2], file.parts[1])
+        found = outcome(target)
+        if found in count:
+            count[found] += 1
+        else:
+            wrong.append(f"{number}: {found}\n    {broken[:300]!r}")
+    print(f"{name}: {INPUTS} inputs, {count['read']} read, {count['refused']} refused")
+    assert not wrong, f"{len(wrong)} of {INPUTS}:\n" + "\n".join(wrong[:20])
+    assert count["refused"] > INPUTS / 4
+    assert sorted(Path().rglob("*")) == there
