@@ -24,7 +24,7 @@ FEWER = {  # what to lower in params.yaml so that a stage writes less
 def explain(error: OSError) -> StoreError | None:
     """`error` as something that the user can put right; None where it is no fault of the disk."""
     what = os.strerror(error.errno).lower() if error.errno else ""
-    path = error.filename or "a file"
+    path = error.filename2 or error.filename or "a file"  # of a rename: where it was to go
     if error.errno in FULL:
         return StoreError(f"store: {path} cannot be written: {what}.", f"{MOVE} {KEPT}")
     if error.errno in CLOSED:
@@ -64,4 +64,7 @@ def require_space(stage: str, round: str, folder: Path, needed: int) -> None:
 
 def _size(count: int) -> str:
     """Bytes for people."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+    for unit, name in ((2**30, "GiB"), (2**20, "MiB")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count} bytes"

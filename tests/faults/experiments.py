@@ -172,7 +172,7 @@ def closed(stage: Stage, every: bool) -> dict[str, object]:
 
 
 def space(stage: Stage, every: bool) -> dict[str, object]:
-    """Too little space is noticed before the first part is written."""
+    """Too little space is noticed before the first part is written; stages without parts write next to nothing."""
     def few(step: Step) -> str:
         return f"free {FEW_BYTES}" if step.operation == "statvfs" else GO
 
@@ -222,7 +222,7 @@ def refused(stage: Stage, first: int, code: int, operations: tuple[str, ...], be
 
     def answer(step: Step) -> str:
         nonlocal count
-        if step.operation not in operations or not step.path.startswith(below):
+        if step.operation not in operations or not (step.path.startswith(below) or step.other.startswith(below)):
             return GO
         count += 1
         return GO if count < first else f"fail {code}"

@@ -81,7 +81,9 @@ static int ask(const char *operation, size_t bytes, const char *path, const char
     pthread_mutex_lock(&turn);
     if (real(control, text, n) != n) _exit(99);
     for (n = 0; n < (int)sizeof answer - 1; n++) {
-        if (read(control, answer + n, 1) != 1) _exit(99);
+        ssize_t got;
+        do got = read(control, answer + n, 1); while (got < 0 && errno == EINTR); /* a signal waits for its turn */
+        if (got != 1) _exit(99);
         if (answer[n] == '\n') break;
     }
     answer[n] = 0;

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -95,12 +96,13 @@ def _in_child(function: Callable[[], None], control: int | None, output: int) ->
 
 
 def _answer(control: socket.socket, decide: Decide, pid: int) -> None:
-    for step in _steps(control):
-        answer = decide(step)
-        if isinstance(answer, signal.Signals):
-            os.kill(pid, answer)
-            answer = GO
-        control.sendall(f"{answer}\n".encode())
+    with suppress(ConnectionError):  # it ended without reading the last answer
+        for step in _steps(control):
+            answer = decide(step)
+            if isinstance(answer, signal.Signals):
+                os.kill(pid, answer)
+                answer = GO
+            control.sendall(f"{answer}\n".encode())
 
 
 def _steps(control: socket.socket) -> Iterator[Step]:

@@ -38,60 +38,6 @@ if __name__ == "__main__":
     run_stage(sample)
 '''
 
-# Runs the stage again and again, each time killed one step later: at the n-th fsync, rename or
-# replace. Forks before Zarr has threads, so that a run costs tens of milliseconds.
-EVERY_CRASH_POINT = """
-import os, shutil, signal, sys
-import zarr, zarr.codecs, pandas, safetensors.numpy
-from dfusion_core.store.provenance import hash_file
-from dfusion_core.store.verify import verify
-from pathlib import Path
-sys.path.insert(0, ".")
-import stage
-
-def child(n=None):
-    pid = os.fork()
-    if pid:
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    left = [n]
-    def counted(function):
-        def call(*args, **kwargs):
-            if n is not None:
-                left[0] -= 1
-                if left[0] < 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-            return function(*args, **kwargs)
-        return call
-    for name in ("fsync", "rename", "replace"):
-        setattr(os, name, counted(getattr(os, name)))
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    code = 1
-    try:
-        stage.sample("r00")
-        code = 0
-    finally:
-        os._exit(code)
-
-def content():
-    return {str(p): hash_file(p) for p in Path("runs").rglob("*") if p.is_file()}
-
-assert child() == 0
-whole = content()
-n = 0
-while True:
-    shutil.rmtree("runs"); shutil.rmtree(".dfusion")
-    code = child(n)
-    if Path("runs/r00/sample").exists():
-        assert content() == whole, f"half an output after a kill at {n}"
-    if code == 0:
-        break
-    assert code == -9, code
-    assert child() == 0, f"cannot continue after a kill at {n}"
-    assert content() == whole, f"other bytes after a kill at {n}"
-    n += 1
-print(n)
-"""
-
 
 @pytest.fixture
 def stage(workspace: Path) -> Path:
@@ -161,14 +107,3 @@ def test_an_error_is_one_line_without_a_traceback(workspace: Path, stage: Path) 
         "Make it with 'dvc repro -s init'.\n"
     )
     assert run(stage, "--ata", "3").returncode == 2
-
-
-def test_every_crash_point(workspace: Path, stage: Path) -> None:
-    driver = workspace / "driver.py"
-    driver.write_text(EVERY_CRASH_POINT)
-    environment = {**os.environ, "PYTHONPATH": str(workspace)}
-    done = subprocess.run(
-        [sys.executable, str(driver)], capture_output=True, text=True, env=environment, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 40
