@@ -69,7 +69,7 @@ def update(round: str, before: str, run: StageRun, params: Params) -> None:
     run.write_table("reward_history", history)
     run.write_table("updates", trainer.history_table())
     run.write_table("timesteps", trainer.timestep_table())
-    shutil.copy(output("train", before) / PIN, run.path(PIN))
+    shutil.copyfile(output("train", before) / PIN, run.path(PIN))  # DVC makes linked files read-only; this one is not
     write_live(trainer.history_table(), run.path("live"))
 
 

@@ -2,10 +2,11 @@
 
     python tests/faults/kill_pipeline.py --kills 50 --seed 0 --rounds 2 --params tiny --out found
 
-The whole process group of `dvc repro` gets SIGKILL. When the kills are used up, it runs to its end. Then the adapters and
-all outputs are compared, byte by byte, with a run of the same stages without DVC and without kills, `dfusion verify` reads
-everything, and found.json and found.md say how many kills hit which stage, which finished pieces of work were done
-twice, and per round the time, the largest memory of a stage and the bytes on the disk. Exit code 1 if something differs.
+The whole process group of `dvc repro` gets SIGKILL. When the kills are used up, it runs to its end. Then the adapters
+and all outputs are compared, byte by byte, with a run of the same stages without DVC and without kills, `dfusion verify`
+reads everything, and found.json and found.md say how many kills hit which stage, how many finished pieces of work were
+done twice, and per round the time, the largest memory of a stage and the bytes on the disk. Exit code 1 if something
+differs.
 """
 
 from __future__ import annotations
@@ -65,9 +66,9 @@ class Killer:
             output.seek(0)
             said = output.read()
         self.stuck = 0 if self.progress() != known else self.stuck + 1
-        return {"code": code, "seconds": round(time.monotonic() - start, 2), "hit": self.hit(said) if code < 0 else None,
-                "put_back": said.count("it is put back"), "continued": said.count("continues;"),
-                "said": said if code > 0 else ""}
+        seconds = round(time.monotonic() - start, 2)
+        return {"code": code, "seconds": seconds, "hit": self.hit(said) if code < 0 else None, "put_back": said.count("it is put back"),
+                "continued": said.count("continues;"), "said": said if code > 0 else ""}
 
     def kill(self, process: subprocess.Popen[bytes], after: float) -> None:
         """SIGKILL to the group, unless it ends before."""
@@ -94,7 +95,7 @@ class Killer:
         return name.partition("@")[0]
 
     def mend(self) -> None:
-        """Do what the documentation says for a lock file that a killed DVC has left in pieces; fail for anything else."""
+        """Do what the documentation says for a file that a killed DVC has left in pieces; fail for anything else."""
         if "rwlock" not in self.attempts[-1]["said"]:
             raise RuntimeError(self.attempts[-1]["said"])
         (self.folder / LOCK).unlink()
@@ -112,7 +113,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("kills"), help="the report's name, without .json and .md")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        report = torture(given.folder or Path(temporary), given.params, given.rounds, given.kills, given.every, given.seed)
+        folder = given.folder or Path(temporary)
+        report = torture(folder, given.params, given.rounds, given.kills, given.every, given.seed)
         write_report(given.out, report)
     print(given.out.with_suffix(".md").read_text())
     sys.exit(1 if report["differences"] or report["repeated"] else 0)

@@ -65,13 +65,14 @@ def write_report(out: Path, report: dict[str, Any]) -> None:
         {**report, "cache_mb": round_(cache), "by_round": rounds}, indent=1) + "\n")
     hits = ", ".join(f"{name} {count}" for name, count in sorted(report["hits"].items()))
     lines = [
-        f"{report['rounds']} rounds ({report['params']}), {report['kills']} kills in {report['seconds']:.0f} s; the same "
-        f"stages without DVC and kills took {report['seconds_without_kills_and_dvc']:.0f} s.", "",
+        f"{report['rounds']} rounds ({report['params']}), {report['kills']} kills in {report['seconds']:.0f} s; the "
+        f"same stages without DVC and kills took {report['seconds_without_kills_and_dvc']:.0f} s.", "",
         f"* differences to the run without kills: {len(report['differences'])}",
         f"* finished pieces of work that were done again: {len(report['repeated'])} of {report['pieces']}",
         f"* stages that went on where they were: {report['continued']}; outputs put back that DVC had not recorded: "
         f"{report['put_back']}",
         f"* lock files of DVC that had to be removed: {report['locks_removed']}", f"* kills by what ran: {hits}",
-        f"* DVC's cache: {cache:.1f} MB", "", "| round | seconds | largest memory (MiB) | runs (MB) |", "|---|---|---|---|"]
+        f"* DVC's cache: {cache:.1f} MB", "",
+        "| round | seconds | largest memory (MiB) | runs (MB) |", "|---|---|---|---|"]
     lines += [f"| {name} | {row['seconds']} | {row['memory_mib']} | {row['runs_mb']} |" for name, row in rounds.items()]
     out.with_suffix(".md").write_text("\n".join(lines) + "\n")

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM at any moment, also while libraries are imported: one sentence, and an exit code that says which."""
+"""Ctrl-C and SIGTERM at any moment, also while libraries are imported: one sentence, and an exit code of its own."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def make_project(folder: Path) -> Path:
 
 
 def run_watched(project: Path, *arguments: str) -> Iterator[dict[str, Any]]:
-    """The results of experiments, one by one, from a process with the shim below it. Raises RuntimeError if it fails."""
+    """Results of experiments, one by one, from a process with the shim below it. Raises RuntimeError if it fails."""
     with tempfile.TemporaryDirectory() as built, tempfile.TemporaryFile("w+") as errors:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "DFUSION_"))}
         environment = kept | {"LD_PRELOAD": str(build(Path(built))), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
