@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 MICROWORLD, MICRO_CLIP = "micro-world", "micro-clip"
 RUNS = Path("runs")
 RESULTS = Path("results")
+MODEL_INDEX = "model_index.json"  # in every folder in diffusers format
 INIT = "init"  # the "round" of the untouched base model
 
 
@@ -55,7 +56,7 @@ def model_name(model_id: str) -> str:
 def model_inputs(model_id: str) -> dict[str, Path]:
     """The model as an input of ``init``: its folder or file where it is local, so that other weights are noticed."""
     path = Path(model_source(model_id))
-    return {"model": path} if path.exists() else {}
+    return {"model": path} if path.is_file() or (path / MODEL_INDEX).is_file() else {}  # and not a whole disk
 
 
 def reward_source(name: str) -> str:

@@ -10,6 +10,11 @@ from typing import Any
 
 from .ranks import leads
 
+# Nobody is told what runs here, unless the user's environment says so: the Hub's libraries would add it to what they
+# ask for, dvclive would post the curves to DVC Studio where a token is set. They read this when they are imported.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("DVC_STUDIO_OFFLINE", "true")
+
 INTERRUPTED = "Interrupted; what is finished is kept. Run the same command again to continue."
 
 

@@ -112,8 +112,8 @@ def read_lora(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any] | N
             tensors = {_peft_name(name): opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
             settings = (opened.metadata() or {}).get(METADATA)
         for name, tensor in tensors.items():
-            if not tensor.isfinite().all():
-                raise ValueError(f"{name} is NaN or infinite")
+            if not tensor.is_floating_point() or not tensor.isfinite().all():
+                raise ValueError(f"{name} is {'NaN or infinite' if tensor.is_floating_point() else tensor.dtype}")
         return tensors, json.loads(settings) if settings else None
     except (OSError, SafetensorError, RecursionError, RuntimeError, ValueError) as error:  # torch's are RuntimeErrors
         raise ModelError(f"adapter: {file} cannot be read: {one_line(error)}.",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .artefacts import model_source
+from .artefacts import MODEL_INDEX, model_source
 from .errors import ModelError, one_line
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def locate(model: Model, pinned: str | None = None) -> Source:
     """
     path = Path(model_source(model.id)).expanduser()
     if path.is_dir():
-        names = (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
-        return Source(path, _needed(model, names))
+        inside = path.rglob("*") if (path / MODEL_INDEX).is_file() else ()
+        return Source(path, _needed(model, (file.relative_to(path).as_posix() for file in inside if file.is_file())))
     if path.suffix in PICKLES:
         raise ModelError(
             f"model.id: '{model.id}' is a pickle, which may run a program when it is read; only safetensors is read.",
@@ -104,10 +104,10 @@ def _cached(name: str, revision: str | None) -> Path | None:
 def _needed(model: Model, names: Iterable[str]) -> tuple[str, ...]:
     """Of all files those that a pipeline is made from. Raises ModelError where a part has no safetensors."""
     there = sorted(names)
-    if "model_index.json" not in there:
-        raise ModelError(f"model.id: '{model.id}' is not in diffusers format: it has no model_index.json.",
+    if MODEL_INDEX not in there:
+        raise ModelError(f"model.id: '{model.id}' is not in diffusers format: it has no {MODEL_INDEX}.",
                          "Set model.id to the folder that holds it, or to a .safetensors file.")
-    kept = [name for name in there if name == "model_index.json" or name.startswith(("tokenizer", "scheduler/"))]
+    kept = [name for name in there if name == MODEL_INDEX or name.startswith(("tokenizer", "scheduler/"))]
     for part in PARTS:
         inside = [name for name in there if name.startswith(f"{part}/")]
         weights = [name for name in inside if _is_variant(name, model.variant)]

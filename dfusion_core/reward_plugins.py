@@ -16,6 +16,7 @@ import hashlib
 import importlib
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from .artefacts import reward_source
-from .errors import RewardError, did_you_mean, one_line
+from .errors import RewardError, did_you_mean, one_line, short
 
 if TYPE_CHECKING:
     import torch
@@ -62,12 +63,12 @@ def reward_inputs(reward: Reward) -> dict[str, Path]:
     Raises RewardError for a plug-in that does not exist.
     """
     folder = Path(reward_source(reward.model).removeprefix("local-dir:"))
-    found = {"reward": folder} if folder.is_dir() else {}
+    found = {"reward": folder} if (folder / "open_clip_config.json").is_file() else {}  # and not a whole disk
     for name in reward.plugins:
         module = _entry(name).module
         try:
             spec = importlib.util.find_spec(module)
-        except ImportError:
+        except (ImportError, ValueError):
             spec = None
         if spec is None or spec.origin is None:
             raise RewardError(
@@ -92,6 +93,9 @@ def state_hash(state: Mapping[str, torch.Tensor]) -> str:
 def _entry(name: str) -> EntryPoint:
     """The entry point of that name, or one made of a dotted path."""
     if ":" in name:
+        if not re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", name):
+            raise RewardError(f"reward.plugins: {short(repr(name))} is not of the form module:Class.",
+                              "Name a class of your own, or a reward that an installed package offers.")
         if os.getcwd() not in sys.path:  # a console script does not look into the current folder
             sys.path.append(os.getcwd())
         return EntryPoint(name, name, GROUP)

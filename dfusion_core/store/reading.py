@@ -5,13 +5,14 @@ file when it is read. Arrays have a crc32c in every chunk. A stage has read its 
 """
 
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import MissingStage, StoreError, did_you_mean, one_line
+from ..errors import MissingStage, ParamsError, StoreError, did_you_mean, one_line, short
 from .hints import how_to_make
 from .manifest import MANIFEST, read_manifest
 from .publish import ARRAYS
@@ -165,7 +166,12 @@ def read_stage(stage: str, round: str) -> StageData:
 
 
 def stage_folder(stage: str, round: str) -> Path:
-    """`runs/<round>/<stage>`; init writes what `train` writes in every round: `runs/init/train`."""
+    """`runs/<round>/<stage>`; init writes what `train` writes in every round: `runs/init/train`.
+
+    Raises ParamsError for a round whose name leads elsewhere.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][\w-]*", round):
+        raise ParamsError(f"rounds: {short(repr(round))} is no name of a round.", "Rounds are called r00, r01, ... .")
     return Path("runs", round, "train" if stage == "init" else stage)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = "dfusion_core/microworld/weights/"
+ABOUT_THIS = ("tests/repo/test_clean.py", "tests/repo/test_no_code_loading.py")
 MIB = 2**20
 
 FORBIDDEN = {
@@ -35,11 +36,11 @@ def tracked() -> list[str]:
 
 
 def texts() -> list[tuple[str, str]]:
-    """Every text file but this one."""
+    """Every text file but this one and the one that shows how each breach is written."""
     found = []
     for name in tracked():
         data = (ROOT / name).read_bytes()
-        if b"\0" not in data and name != Path(__file__).relative_to(ROOT).as_posix():
+        if b"\0" not in data and name not in ABOUT_THIS:
             found.append((name, data.decode()))
     return found
 
