@@ -38,25 +38,23 @@ def assert_adapters_agree(one: Path, two: Path, start: Path) -> None:
 def test_another_launcher_runs_nothing_again(copied: Path) -> None:
     """Who goes on with more processes keeps what is finished."""
     said = call(copied, "dvc", "exp", "run", "-S", f'launcher.train="{TWO}"', "-S", f'launcher.sample="{TWO}"')
-    assert TWO in (copied / "params.yaml").read_text()
+    assert yaml.safe_load((copied / "params.yaml").read_text())["launcher"]["train"] == TWO
     assert "Running stage" not in said and "Stage 'train@r00' didn't change, skipping" in said
 
 
 def test_two_processes_make_the_same_run(copied: Path, whole: Path) -> None:
     logged = f"{TWO} --redirects 3 --log-dir logs"  # a folder for each process
-    set_params(copied, "launcher", sample=logged, fuse=logged, train=logged)
-    for number, stage in enumerate(("sample", "fuse", "train"), 1):
+    set_params(copied, "launcher", sample=logged, train=logged)
+    for number, stage in enumerate(("sample", "train"), 1):
         call(copied, "dvc", "repro", "-f", "-s", f"{stage}@r00")
         assert len(list(copied.glob("logs/*/attempt_0/[01]"))) == 2 * number
-    now, then = locked(copied), locked(whole)
-    for stage in ("sample@r00", "fuse@r00"):
-        assert now[stage] == then[stage]  # bit for bit
+    assert locked(copied)["sample@r00"] == locked(whole)["sample@r00"]  # bit for bit
     assert_adapters_agree(*(folder / "runs/r00" / ADAPTER for folder in (whole, copied)), whole / "runs/init" / ADAPTER)
 
 
 def test_a_killed_process_costs_one_step(copied: Path) -> None:
     """SIGKILL for one of two in the middle of training: `dvc repro` fails, and called again does the rest."""
-    set_params(copied, "train", inner_epochs=40)
+    set_params(copied, "train", inner_epochs=20)
     set_params(copied, "launcher", train=TWO)
     command = ["dvc", "repro", "-s", "train@r00"]
     process = subprocess.Popen(command, cwd=copied, env=environment(copied), text=True, stdout=subprocess.PIPE,
