@@ -3,10 +3,10 @@
     python tests/faults/kill_pipeline.py --kills 50 --seed 0 --rounds 2 --params tiny --out found
 
 The whole process group of `dvc repro` gets SIGKILL. When the kills are used up, it runs to its end. Then the adapters
-and all outputs are compared, byte by byte, with a run of the same stages without DVC and without kills, `dfusion verify`
-reads everything, and found.json and found.md say how many kills hit which stage, how many finished pieces of work were
-done twice, and per round the time, the largest memory of a stage and the bytes on the disk. Exit code 1 if something
-differs.
+and all outputs are compared, byte by byte, with a run of the same stages without DVC and without kills, and
+`dfusion verify` reads everything. found.json and found.md say how many kills hit which stage, how many finished pieces
+of work were done twice, and per round the time, the largest memory of a stage and the bytes on the disk. Exit code 1 if
+something differs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 from kill_report import differences, repeated, write_report  # noqa: E402
 from tiny_repository import STAGES, environment, make_repository, run_directly  # noqa: E402
 
-LOCK = Path(".dvc/tmp/rwlock")  # DVC's list of who reads and writes what
+# Files that DVC writes in place, and its words for one that it was killed in.
+BROKEN = {".dvc/tmp/rwlock": "Unable to read RWLock-file", "dvc.lock": "dvc.lock"}
 PATIENCE = 4  # attempts without any progress before the next may take longer
 
 
@@ -67,8 +68,9 @@ class Killer:
             said = output.read()
         self.stuck = 0 if self.progress() != known else self.stuck + 1
         seconds = round(time.monotonic() - start, 2)
-        return {"code": code, "seconds": seconds, "hit": self.hit(said) if code < 0 else None, "put_back": said.count("it is put back"),
-                "continued": said.count("continues;"), "said": said if code > 0 else ""}
+        return {"code": code, "seconds": seconds, "hit": self.hit(said) if code < 0 else None,
+                "put_back": said.count("it is put back"), "continued": said.count("continues;"),
+                "said": said if code > 0 else ""}
 
     def kill(self, process: subprocess.Popen[bytes], after: float) -> None:
         """SIGKILL to the group, unless it ends before."""
@@ -96,9 +98,11 @@ class Killer:
 
     def mend(self) -> None:
         """Do what the documentation says for a file that a killed DVC has left in pieces; fail for anything else."""
-        if "rwlock" not in self.attempts[-1]["said"]:
-            raise RuntimeError(self.attempts[-1]["said"])
-        (self.folder / LOCK).unlink()
+        said = self.attempts[-1]["said"]
+        broken = [name for name, words in BROKEN.items() if words in said]
+        if not broken:
+            raise RuntimeError(said)
+        (self.folder / broken[0]).unlink()
 
 
 def main() -> None:
