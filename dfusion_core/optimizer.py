@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from .errors import StoreError, one_line
 from .store.hints import how_to_mend
@@ -67,7 +67,7 @@ def damping(optimizer: torch.optim.AdamW) -> float:
 
 def save_optimizer(optimizer: torch.optim.AdamW, parameters: dict[str, torch.nn.Parameter], file: Path) -> None:
     """Write the moments as safetensors."""
-    save_file(to_arrays(optimizer, parameters), file)
+    file.write_bytes(save(to_arrays(optimizer, parameters)))  # save_file would hide that the disk is full
 
 
 def load_optimizer(optimizer: torch.optim.AdamW, parameters: dict[str, torch.nn.Parameter], file: Path) -> None:

@@ -251,6 +251,7 @@ class StageRun:
 
     def _start(self) -> None:
         """Enter the scratch folder of this fingerprint."""
+        atomic.remove_folder(self._out)  # written again after the last part, whatever a library left half in it
         atomic.make_folder(self._out)
         disk.require_writable(self._out)
         disk.require_writable(self.output.parent)
