@@ -66,7 +66,6 @@ def _is_whole(manifest: dict[str, Any]) -> bool:
 
 def _other_version(path: Path, version: int) -> StoreError:
     readable = " and ".join(map(str, range(OLDEST_VERSION, FORMAT_VERSION + 1)))
-    message = f"store: {path} has format_version {version}; this program reads {readable}."
-    if version > FORMAT_VERSION:
-        return StoreError(message, f"Install a newer dfusion. {how_to_mend(path.parent)}".rstrip())
+    newer = ", and a newer dfusion reads it" if version > FORMAT_VERSION else ""
+    message = f"store: {path} has format_version {version}; this program reads {readable}{newer}."
     return StoreError(message, how_to_mend(path.parent))
