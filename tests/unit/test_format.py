@@ -29,7 +29,7 @@ LOG_PROB = np.array([[0.5, -1.25, 3.0], [0.0, 2.0**-20, -7.5]], np.float32)
 IMAGES = pd.DataFrame({"image": [0, 1], "prompt_id": [0, 0], "prompt": ["a cat, \"one\"", "ä ☂"], "sample": [0, 1],
                        "seed": [2**62 + 1, 3]})
 STORE, ADAPTER, EXPORT = Path("runs/r00/sample"), Path("adapter"), Path("export/dfusion-fixture.safetensors")
-FREE = {"fingerprint", "ingredients", "environment", "checksum"}  # of a manifest: other code and versions, the same format
+FREE = {"fingerprint", "ingredients", "environment", "checksum"}  # of a manifest: other code and versions
 
 
 def write_store() -> None:
