@@ -21,7 +21,7 @@ from dfusion_core.entry import INTERRUPTED, guarded, stop_on_signals
 
 TAKES_SPACE = (*MAKES, "write", "copy")
 FEW_BYTES = 1000
-FILLED: set[str] = set()  # places at which the disk was full in an earlier stage; the store's are those of all stages
+KNOWN: dict[str, set[str]] = {}  # places that an experiment has tried in an earlier stage: the store's are the same
 
 
 class Stage(NamedTuple):
@@ -64,10 +64,9 @@ def place(step: Step) -> str:
     return f"{step.operation} {path.split()[0] if '.new/' in path else path}"
 
 
-def sampled(steps: list[Step], every: bool, known: set[str] | None = None) -> set[int]:
-    """The points to try: all, or the first of each place that is not known."""
-    known = set() if known is None else known
-    points = set()
+def sampled(steps: list[Step], every: bool, experiment: str) -> set[int]:
+    """The points to try: all, or the first of each place that this experiment does not know yet."""
+    known, points = KNOWN.setdefault(experiment, set()), set()
     for i, step in enumerate(steps):
         if every or place(step) not in known:
             points.add(i)
@@ -91,7 +90,7 @@ def record(stage: Stage) -> list[Step]:
 
 def crash(stage: Stage, every: bool) -> dict[str, object]:
     """Stop before every operation and after half of every write: as after SIGKILL, and as after a power failure."""
-    wanted = sampled(record(stage), every)
+    wanted = sampled(record(stage), every, "crash")
     points: list[Step] = []
     states: dict[str, tuple[str, State]] = {}
     cache, sizes, failures = Cache(), Sizes(), []
@@ -147,7 +146,7 @@ def different(state: State, stage: Stage) -> list[str]:
 def full(stage: Stage, every: bool) -> dict[str, object]:
     """The disk is full from the n-th operation that takes space on, for each n; then there is space again."""
     steps = [step for step in record(stage) if step.operation in TAKES_SPACE]
-    wanted = sorted(sampled(steps, every, FILLED))
+    wanted = sorted(sampled(steps, every, "full"))
     failures: list[str] = []
     for n in wanted:
         ended = refused(stage, n, errno.ENOSPC, TAKES_SPACE, "")
@@ -187,7 +186,7 @@ def space(stage: Stage, every: bool) -> dict[str, object]:
 def stop(stage: Stage, every: bool) -> dict[str, object]:
     """Ctrl-C, or SIGTERM, at every operation: a sentence, and the exit code that says so."""
     steps = [step for step in record(stage) if step.operation != "half"]
-    wanted = sorted(sampled(steps, every))
+    wanted = sorted(sampled(steps, every, "stop"))
     failures: list[str] = []
     for n in wanted:
         number = signal.SIGINT if n % 2 else signal.SIGTERM
@@ -243,12 +242,13 @@ EXPERIMENTS: dict[str, Callable[[Stage, bool], dict[str, object]]] = {
 
 
 def main(words: list[str]) -> None:
-    """Run the experiments that are named, on the stages that are named, or all."""
-    every, chosen = "--every" in words, [word for word in words if word in STAGES] or STAGES
-    stages = [stage for stage in uninterrupted() if stage.name in chosen]
-    for name in (word for word in words if word in EXPERIMENTS):
+    """Run the experiments that are named, each on all stages or on that which is named behind a colon."""
+    stages = list(uninterrupted())
+    for name, _, only in (word.partition(":") for word in words if word != "--every"):
         for stage in stages:
-            print(json.dumps({"experiment": name, "stage": stage.name, **EXPERIMENTS[name](stage, every)}), flush=True)
+            if only in ("", stage.name):
+                found = EXPERIMENTS[name](stage, "--every" in words)
+                print(json.dumps({"experiment": name, "stage": stage.name, **found}), flush=True)
 
 
 if __name__ == "__main__":

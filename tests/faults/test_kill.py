@@ -18,7 +18,7 @@ from dfusion_core.store import verify
 ROOT = Path(__file__).parents[2]
 LONG = {  # enough work that a kill after the first finished piece comes in the middle
     "sample": {"sample": {"num_steps": 40, "batch_size": 1}},
-    "train": {"train": {"inner_epochs": 40}},
+    "train": {"train": {"inner_epochs": 12}},
 }
 FINISHED_PIECE = {"sample": "parts/*.safetensors", "train": "state.safetensors"}
 SAYS = {"sample": "sample r00: continues; ", "train": "train r00: continues; "}

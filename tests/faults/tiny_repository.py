@@ -14,9 +14,10 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("init", "sample", "score", "extract", "fuse", "adopt", "train", "evaluate", "summary")
-TINY: dict[str, Any] = {"sample": {"num_steps": 3, "images_per_prompt": 2, "batch_size": 2},
-                        "reward": {"batch_size": 2}, "fuse": {"first_step": 2, "batch_size": 1},
-                        "evaluate": {"images_per_prompt": 1, "batch_size": 2}}
+# Many small pieces of work, so that a kill has something to lose.
+TINY: dict[str, Any] = {"sample": {"num_steps": 8, "images_per_prompt": 4, "batch_size": 1},
+                        "reward": {"batch_size": 2}, "fuse": {"first_step": 7, "batch_size": 1},
+                        "train": {"inner_epochs": 6}, "evaluate": {"images_per_prompt": 2, "batch_size": 1}}
 MICRO: dict[str, Any] = {"sample": {"images_per_prompt": 8, "batch_size": 8}, "prompts": {"train_count": 2},
                          "extract": {"keep_kv": 1}, "train": {"pairs_per_update": 4, "inner_epochs": 2},
                          "evaluate": {"images_per_prompt": 4, "train_count": 2, "test_count": 1, "batch_size": 4}}

@@ -1,10 +1,11 @@
-"""Every stage of a tiny project, crashed or refused at every operation on the disk. Run by `test_crash_points.py`, or:
+"""Every stage of a tiny project, crashed or refused where it touches the disk. Run by `test_crash_points.py`, or:
 
-    python tests/faults/watched.py crash full --every          all points, not only the first and last of each place
-    python tests/faults/watched.py crash sample@r00            one stage
+    python tests/faults/watched.py crash full --every      all points, not only the first of each place in the code
+    python tests/faults/watched.py crash:sample@r00        one stage
 
-Prints one line of JSON for each experiment and stage: how many operations the stage makes (`points`), how many of them
-were tried (`tried`), and what went wrong (`failures`, which should be empty).
+The experiments are crash, full, closed, space and stop, as `experiments.py` defines them. Prints one line of JSON for
+each experiment and stage: how many operations the stage makes (`points`), from how many different states of the disk
+or at how many points it was tried (`tried`), and what went wrong (`failures`, which should be empty).
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def run_watched(project: Path, *arguments: str) -> Iterator[dict[str, Any]]:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="+", help="crash, full, closed, space; or a stage as sample@r00")
+    parser.add_argument("what", nargs="+", help="EXPERIMENT or EXPERIMENT:STAGE")
     parser.add_argument("--every", action="store_true")
     given = parser.parse_args()
     memory = Path("/dev/shm")  # a disk that needs no patience
