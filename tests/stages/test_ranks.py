@@ -66,7 +66,7 @@ def test_two_processes_make_what_one_makes(finished: Path, tmp_path: Path, algo:
     moments = [name for name in steps[0] if name.startswith("exp_avg/")]  # of AdamW: sums of gradients
     largest = max(np.abs(steps[0][name]).max() for name in moments)
     for name in moments:
-        np.testing.assert_allclose(steps[1][name], steps[0][name], rtol=0, atol=1e-5 * largest)
+        np.testing.assert_allclose(steps[1][name], steps[0][name], rtol=0, atol=1e-4 * largest)
     tables = [read_updates(where) for where in (alone, folder)]
     np.testing.assert_allclose(tables[0], tables[1], rtol=1e-3, atol=1e-6)
     assert not [problem for output in published_folders(folder / "runs") for problem in check(output, read=True)]
