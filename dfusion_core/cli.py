@@ -156,7 +156,8 @@ def _draw(path: str, picture: Path, name: str, rows: slice) -> None:
             f"inspect: {folder} has the arrays {', '.join(names)}.", "Choose one with --array NAME."
         )
     array = data.array(name)
-    values = np.asarray(array[rows])
+    with data.reading(name):
+        values = np.asarray(array[rows])
     if not len(values):
         raise StoreError(f"inspect: there are no such rows; '{name}' has {array.shape[0]}.", "See --rows.")
     if picture.suffix.lower() != ".png":

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..artefacts import INIT, adapter, in_order, output, previous
+from ..artefacts import INIT, in_order, output, previous
 from ..errors import MissingStage
+from ..lora import FILE
 from ..params import Model, Params, Sample, load_params
 from ..results import read_round_result
 from ..store.json_files import read_json
@@ -86,7 +87,8 @@ def read_trained(round: str) -> Trained:
         rounds.insert(0, before)
     trained, evaluation = read_stage("train", round), read_stage("evaluate", round)
     return Trained(
-        round=round, rounds=tuple(rounds), params=declared(round), adapter=adapter(round), evaluation=evaluation,
+        round=round, rounds=tuple(rounds), params=declared(round), evaluation=evaluation,
+        adapter=trained.path(f"adapter/{FILE}").parent,
         pin=read_json(read_stage("init", INIT).path("pin.json"), "revision", "files"),
         results={name: read_round_result(name) for name in (INIT, round)},
         history=trained.table("reward_history"),

@@ -160,6 +160,26 @@ def test_the_command_line(project: Path) -> None:
         assert found.exit_code == 1 and "runs/r01/train/updates.csv is missing" in found.stderr, found
 
 
+@pytest.mark.parametrize(("folder", "name", "command"), [
+    ("r01/train", "adapter/pytorch_lora_weights.safetensors", ["export", "--no-check"]),
+    ("r00/sample", "arrays.zarr/x/c/0/0/0/0/0", ["inspect", "r00/sample"]),
+    ("r00/sample", "arrays.zarr/picture/c/0/0/0/0", ["inspect", "r00/sample/picture", "--picture", "sheet.png"]),
+    ("r00/sample", "arrays.zarr/x/zarr.json", ["inspect", "r00/sample"]),
+    ("r01/evaluate", "arrays.zarr/picture/c/0/0/0/0", ["report"]),
+    ("r01/evaluate", "images.csv", ["report"]),
+])
+def test_commands_that_only_look(project: Path, folder: str, name: str, command: list[str]) -> None:
+    from typer.testing import CliRunner
+
+    from dfusion_core.cli import app
+
+    flip(Path("runs", folder, name), 40, 1)
+    found = CliRunner().invoke(app, command)
+    assert found.exit_code == 1 and isinstance(found.exception, SystemExit), found.exception
+    assert f"runs/{folder}/{name.split('/c/')[0]}" in found.stderr and "dvc repro" in found.stderr
+    assert not Path("exports").exists() and not Path("sheet.png").exists()
+
+
 def test_a_disk_that_cannot_be_read(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A read error of the disk is a problem of that file, not a traceback."""
     module = sys.modules["dfusion_core.store.verify"]
