@@ -28,7 +28,8 @@ def explain(error: OSError) -> StoreError | None:
     if error.errno in FULL:
         return StoreError(f"store: {path} cannot be written: {what}.", f"{MOVE} {KEPT}")
     if error.errno in CLOSED:
-        return StoreError(f"store: {path} cannot be opened: {what}.", f"Give this user the right to write there. {KEPT}")
+        return StoreError(
+            f"store: {path} cannot be opened: {what}.", f"Give this user the right to write there. {KEPT}")
     if error.errno == errno.EIO:
         return StoreError(f"store: {path} cannot be read or written: {what}.", f"Its disk may be failing. {KEPT}")
     return None

@@ -102,7 +102,6 @@ def test_an_empty_mask_gives_the_base(project: Path, monkeypatch: pytest.MonkeyP
     forget("fuse")
     run("fuse")
     base = array("sample", "x")[read_stage("extract", "r00").table("pairs").base_image]
-    print("DIFF", (array("fuse", "x")-base).abs().max())
     torch.testing.assert_close(array("fuse", "x"), base, rtol=0, atol=BATCH_TOLERANCE)
 
 
