@@ -96,21 +96,23 @@ def _fused_prediction(
     def next_mask(i: int) -> None:
         M.copy_(reference.mask[:, i].repeat(2, 1, 1))
 
-    def with_stored(x_t: torch.Tensor, i: int) -> torch.Tensor:
-        next_mask(i)
-        stored.update(kv[i])
-        return policy.predict_noise(x_t, i, text, empty)
+    if reference.kv is not None:
+        kv, stored = reference.kv, dict(reference.kv[first])
+
+        def with_stored(x_t: torch.Tensor, i: int) -> torch.Tensor:
+            next_mask(i)
+            stored.update(kv[i])
+            return policy.predict_noise(x_t, i, text, empty)
+
+        with fusing(policy.unet, layers, M, stored=stored):
+            yield with_stored
+        return
 
     def in_lock_step(x_t: torch.Tensor, i: int) -> torch.Tensor:
         next_mask(i)
         rows = torch.cat([reference.x[:, i].to(policy.device), x_t])  # references first, targets behind
         return policy.predict_noise(rows, i, text.repeat(2), empty)[n:]
 
-    if (kv := reference.kv) is not None:
-        stored = dict(kv[first])
-        with fusing(policy.unet, layers, M, stored=stored):
-            yield with_stored
-        return
     place = torch.arange(n, device=policy.device)
     reference_rows = torch.cat([place, place + 2 * n])  # in each half of the guidance batch
     with control(policy.unet, layers, M, reference_rows=reference_rows, target_rows=reference_rows + n):
