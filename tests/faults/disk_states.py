@@ -119,15 +119,17 @@ class Sizes:
     """What the sizes of files should be, from the operations that were seen. Feed it every step once it is done."""
 
     def __init__(self) -> None:
-        self.of: dict[str, int] = {}
+        self.of: dict[str, int | None] = {}  # None for a copy, which is asked for with more bytes than there are
 
     def done(self, step: Step) -> None:
         """Take note of one operation that has happened."""
         of = self.of
         if step.operation == "open anew" or step.operation == "truncate":
             of[step.path] = step.bytes
-        elif step.operation in ("write", "copy"):
-            of[step.path] = of.get(step.path, 0) + step.bytes
+        elif step.operation == "write":
+            of[step.path] = (of.get(step.path) or 0) + step.bytes
+        elif step.operation == "copy":
+            of[step.path] = None
         elif step.operation == "link" and step.adds:
             of[step.path] = of.get(step.other, 0)
         elif step.operation == "unlink":
@@ -139,7 +141,7 @@ class Sizes:
     def unseen(self, before: State, after: State) -> list[str]:
         """New files whose bytes were not all seen on their way."""
         return [name for name, data in after.items() if data is not None and before.get(name) != data
-                and self.of.get(name) != len(data)]
+                and self.of.get(name, -1) not in (None, len(data))]
 
 
 def _below(path: str, folder: str) -> bool:

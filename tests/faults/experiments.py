@@ -21,6 +21,7 @@ from dfusion_core.entry import INTERRUPTED, guarded, stop_on_signals
 
 TAKES_SPACE = (*MAKES, "write", "copy")
 FEW_BYTES = 1000
+QUICK = ("score@r00", "adopt@r00")  # those without a U-Net are the first to try the places that all stages share
 KNOWN: dict[str, set[str]] = {}  # places that an experiment has tried in an earlier stage: the store's are the same
 
 
@@ -60,7 +61,7 @@ def place(step: Step) -> str:
     path = re.sub(r"/c(/\d+)+", "/c", path)  # shards
     path = re.sub(r"(?<=\.new/)\S+|(?<=\.old/)\S+|(?<=\.deleted/)\S+", "*", path)  # files of a tree
     path = re.sub(r"(?<=live/plots/metrics/)\w+", "*", path)  # columns
-    path = re.sub(r"\b(sample|score|extract|kv|fuse|adopt|train|evaluate|init)\b", "*", path)  # stages
+    path = re.sub(r"\b(sample|score|extract|kv|fuse|adopt|train|evaluate|init|r00)\b", "*", path)  # stages and rounds
     return f"{step.operation} {path.split()[0] if '.new/' in path else path}"
 
 
@@ -243,7 +244,7 @@ EXPERIMENTS: dict[str, Callable[[Stage, bool], dict[str, object]]] = {
 
 def main(words: list[str]) -> None:
     """Run the experiments that are named, each on all stages or on that which is named behind a colon."""
-    stages = list(uninterrupted())
+    stages = sorted(uninterrupted(), key=lambda stage: stage.name not in QUICK)
     for name, _, only in (word.partition(":") for word in words if word != "--every"):
         for stage in stages:
             if only in ("", stage.name):
