@@ -82,7 +82,7 @@ class References:
 
 
 @contextmanager
-def _fused_prediction(
+def fused_prediction(
     policy: Policy, text: Text, empty: Text, reference: References, first: int, layers: Sequence[str], control: Control,
 ) -> Iterator[Callable[[torch.Tensor, int], torch.Tensor]]:
     """(x_t, i) -> guided noise of n targets at step index i while they attend to their references (Eq. 5).
@@ -139,7 +139,7 @@ def denoise_fused(
         states.append(ddim.step(policy.schedule, i, states[-1], eps, noise[:, i].to(policy.device)))
         check_finite(states[-1], "the fused latent", describe, T - i)
 
-    with _fused_prediction(policy, text, empty, reference, start, layers, control) as fused:
+    with fused_prediction(policy, text, empty, reference, start, layers, control) as fused:
         for i in range(start, stop):
             advance(i, fused(states[-1], i))
     for i in range(stop, T):

@@ -18,7 +18,7 @@ from random_models import RandomTexts, filled, normal, random_policy
 from torch import Tensor
 
 from dfusion_core.attention import capturing
-from dfusion_core.denoise import References, _fused_noise, fusing
+from dfusion_core.denoise import References, fused_prediction, fusing
 from dfusion_core.lora import add_lora
 from dfusion_core.params.sections import Lora, Model, Sample, Train
 from dfusion_core.policy import Policy, load_policy
@@ -124,7 +124,8 @@ def test_fused_forward(case: Case, reference: list[Half]) -> None:
         with naive.fused(own, half.self_attention, mask):
             halves.append(naive.one_row(case.policy, case.latent(2), STEP, words))
     stored = References(x=case.latent(1)[:, None].expand(-1, T + 1, -1, -1, -1), mask=mask.expand(1, T, -1, -1))
-    found = _fused_noise(case.policy, case.latent(2), STEP, text, empty, stored, list(case.layers), fusing)
+    with fused_prediction(case.policy, text, empty, stored, STEP, list(case.layers), fusing) as predict:
+        found = predict(case.latent(2), STEP)
     torch.testing.assert_close(found, naive.guided(case.policy, *halves), rtol=0, atol=ROUNDING)
     unfused = naive.one_row(case.policy, case.latent(2), STEP, text)
     assert (halves[1] - unfused).abs().max() > 100 * ROUNDING
