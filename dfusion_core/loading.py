@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from safetensors import safe_open
+
 from .device import pick_device, pick_dtype
 from .errors import ModelError, one_line
 from .model_source import Source, locate
@@ -49,7 +52,33 @@ def load_pipeline(model: Model, source: Source | None = None) -> Any:
             "Set model.id to a folder in diffusers format, a .safetensors file, a name on the Hub, or micro-world."
         ) from error
     check_kind(model, pipeline)
+    if not source.is_single_file:
+        check_text_encoders(model, pipeline, source)
     return pipeline
+
+
+def check_text_encoders(model: Model, pipeline: Any, source: Source) -> None:
+    """Raise ModelError where a text encoder is not what its file says.
+
+    transformers fills what it does not find in a file with random numbers and goes on: a file under the names of
+    another version would leave a model that understands nothing. Vectors (norms, biases) are compared: they are small.
+    """
+    for part in ("text_encoder", "text_encoder_2"):
+        files = [name for name in source.files if name.startswith(f"{part}/") and name.endswith(".safetensors")]
+        stored = {name: tensor for file in files for name, tensor in vectors(source.path / file).items()}
+        for name, value in getattr(pipeline, part).state_dict().items() if files else ():
+            key = name.removeprefix("text_model.")
+            if value.ndim == 1 and not (key in stored and torch.equal(stored[key].to(value), value)):
+                raise ModelError(
+                    f"model.id: {part} of '{model.id}' is not read from its file: {name} is not there or is another.",
+                    "The file may be of another version of transformers; use another copy of the model.")
+
+
+def vectors(file: Path) -> dict[str, torch.Tensor]:
+    """The one-dimensional tensors of a safetensors file, without the prefix that some versions write."""
+    with safe_open(file, "pt") as opened:
+        names = [name for name in opened.keys() if len(opened.get_slice(name).get_shape()) == 1]  # noqa: SIM118
+        return {name.removeprefix("text_model."): opened.get_tensor(name) for name in names}
 
 
 def pipeline_kind(model: Model, folder: Path) -> str:

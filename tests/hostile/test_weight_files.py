@@ -15,8 +15,10 @@ from safetensors.torch import save_file
 from steps import forget, reseal, run
 
 from dfusion_core.errors import ModelError, StoreError
+from dfusion_core.loading import load_pipeline
 from dfusion_core.lora import FILE, read_lora
 from dfusion_core.optimizer import load_optimizer
+from dfusion_core.params import load_params
 
 ADAPTER, OPTIMIZER = Path("runs/r00/train/adapter", FILE), Path("runs/r00/train/optimizer.safetensors")
 
@@ -122,3 +124,20 @@ def test_moments_that_do_not_fit(project: Path, case: str) -> None:
     with pytest.raises(StoreError, match=f"train: {OPTIMIZER} cannot be used: .* is missing or does not fit"):
         run("train", "r01")
     assert not Path("runs/r01/train").exists()
+
+
+@pytest.mark.parametrize("change", ["names", "one name", "nothing"])
+def test_a_text_encoder_under_other_names_is_not_filled_with_random_numbers(project: Path, change: str) -> None:
+    """As transformers does, which only prints a table."""
+    file = Path("model/text_encoder/model.safetensors")
+    tensors = {name: torch.from_numpy(value) for name, value in load_file(file).items()}
+    norm = next(name for name in tensors if name.endswith("final_layer_norm.weight"))
+    rename = {"names": lambda name: f"clip.{name}", "one name": lambda name: f"{name}x" if name == norm else name,
+              "nothing": lambda name: name}[change]
+    save_file({rename(name): value for name, value in tensors.items()}, file, {"format": "pt"})
+    model = load_params("model").model
+    if change == "nothing":
+        load_pipeline(model)
+    else:
+        with pytest.raises(ModelError, match="text_encoder of 'model' is not read from its file: .* is not there"):
+            load_pipeline(model)
