@@ -39,7 +39,15 @@ def interval(values: NDArray[np.float64], seed: int = 0) -> tuple[float, float, 
 
 
 def compare(images: pd.DataFrame, base: pd.DataFrame) -> dict[str, Any]:
-    """Per split and measure: mean, and gain over the base image of the same prompt and seed, with intervals."""
+    """Per split and measure: mean, and gain over the base image of the same prompt and seed, with intervals.
+
+    Raises StoreError where the two tables are not of the same images and measures.
+    """
+    same = ["split", "prompt", "seed"]
+    needed = {*same, *WATCHED} & {*images}
+    if not {*same} <= needed <= {*base} or images[same].to_dict() != base[same].to_dict():
+        raise StoreError("evaluate: images.csv of this round and of the base model are not of the same images.",
+                         "Run 'dvc repro evaluate_base', then the evaluation of this round again.")
     result: dict[str, Any] = {}
     for split in SPLITS:
         ours, theirs = images[images.split == split], base[base.split == split]

@@ -20,7 +20,7 @@ FLAGS = ("adopted", "twin_wins")
 COUNTS = ("image", "pair", "reference", "prompt_id", "sample", "seed", "base_seed", "twin_seed", "reference_image",
           "base_image")
 NUMBERS = ("reward", "reference_reward", "base_reward", "winner_reward", "loser_reward", "image_reward", "twin_reward",
-           "diversity", "oracle_log_prob")
+           "diversity", "right", "oracle_log_prob")
 OPTIONAL = ("target_reward",)  # empty where nothing was fused
 
 PAIRS = ("pair", "reference", "reference_image", "base_image", "base_seed", "prompt_id", "prompt", "reference_reward",
