@@ -24,13 +24,15 @@ def _folder(out: Path | None, name: str) -> Path:
 def run(
     file: File, out: Out = None,
     only: Annotated[str, typer.Option(help="Run only cells whose name this regular expression finds.")] = "",
+    direct: Annotated[bool, typer.Option(help="Without DVC, all in this process: much faster where cells are small, "
+                                              "and no experiment remains.")] = False,
 ) -> None:
-    """Run what is not finished yet, one experiment after the other; run it again after an interruption."""
+    """Run what is not finished yet, one cell after the other; run it again after an interruption."""
     from .grid import load_study
     from .running import run_study
 
     study = load_study(file)
-    run_study(study, _folder(out, study.name), only)
+    run_study(study, _folder(out, study.name), only, direct)
 
 
 @app.command()

@@ -50,9 +50,21 @@ class Cell:
         return "-".join(self.levels.values())
 
     @property
+    def group(self) -> str:
+        """Its levels but the last, joined by hyphens: cells that differ in nothing but what is compared."""
+        return "-".join([*self.levels.values()][:-1]) or "all"
+
+    @property
     def overrides(self) -> list[str]:
         """The changes as arguments of `dvc exp run -S`."""
         return [key if key.startswith("~") else f"{key}={json.dumps(value)}" for key, value in self.changes.items()]
+
+    def params(self, original: dict[str, Any]) -> str:
+        """The text of its params.yaml (JSON, which is YAML too), from that of the workspace. Raises ParamsError."""
+        content = copy.deepcopy(original)
+        for key, value in self.changes.items():
+            _change(content, key, copy.deepcopy(value))
+        return json.dumps(content, indent=1) + "\n"
 
 
 @dataclass(frozen=True)
@@ -135,11 +147,8 @@ def _check(file: Path, cells: list[Cell], params: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         changed = Path(folder, "params.yaml")
         for cell in cells:
-            content = copy.deepcopy(original)
             try:
-                for key, value in cell.changes.items():
-                    _change(content, key, copy.deepcopy(value))
-                changed.write_text(json.dumps(content), encoding="utf-8")
+                changed.write_text(cell.params(original), encoding="utf-8")
                 load_everything(changed)
             except ParamsError as error:
                 raise StudyError(f"{file.name}: {cell.name}: {error}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from dfusion_core.study import comparing
 from dfusion_core.study.grid import Study, StudyError, load_study
-from dfusion_core.study.running import _append, read_rows
+from dfusion_core.study.running import _append, read_rows, run_study
 
 ROOT = Path(__file__).parents[2]
 PARAMS = "algo: dpo\npairs: dfusion\nseed: 0\nrounds:\n  r00: {prev: init}\n  r01: {prev: r00}\n"
@@ -60,6 +61,20 @@ def test_mistakes_are_named_before_anything_runs(load, old: str, new: str, messa
     with pytest.raises(StudyError) as caught:
         load(STUDY.replace(old, new, 1))
     assert re.search(message, str(caught.value), re.DOTALL)
+
+
+def test_an_expression_that_is_none_is_refused_before_anything_runs(load, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(StudyError, match=r"--only \(: is no regular expression"):
+        run_study(load(STUDY), tmp_path / "out", only="(")
+    assert not (tmp_path / "out").exists()
+
+
+def test_params_of_a_cell(load) -> None:  # type: ignore[no-untyped-def]
+    study, original = load(STUDY), {"seed": 0, "pairs": "dfusion", "algo": "dpo", "rounds": {"r00": 1, "r01": 2}}
+    cell = study.cells[3]
+    assert (cell.name, cell.group) == ("1-dfusion", "1")
+    assert json.loads(cell.params(original)) == {"seed": 1, "pairs": "dfusion", "algo": "ddpo", "rounds": {"r00": 1}}
+    assert original["seed"] == 0 and "r01" in original["rounds"]
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

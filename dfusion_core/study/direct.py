@@ -1,0 +1,62 @@
+"""A cell's stages one after the other in this process, without DVC, in a folder beside the workspace.
+
+In a grid of small cells most of the time goes into starting processes: eight of them a round, each of which imports
+torch and diffusers anew. The folder shows the working tree as it is, with `runs`, `results` and params.yaml of its own.
+Cells that differ in nothing but what is compared share it: a stage that is the same in the next cell is done already,
+and an interrupted cell goes on where it was.
+"""
+
+from __future__ import annotations
+
+from contextlib import chdir
+from importlib import import_module
+from pathlib import Path
+
+from ..artefacts import INIT, RESULTS, RUNS, in_order
+from ..params import load_params
+from ..params.strict_yaml import read_yaml
+from ..store import atomic
+from ..store.scratch import scratch_root
+from .grid import Cell
+from .outputs import Outputs
+
+PARAMS = "params.yaml"
+STAGES = ("sample", "score", "extract", "fuse", "adopt", "train", "evaluate")
+OWN = (PARAMS, "dvc.lock", str(RUNS), str(RESULTS))  # of the folder; everything else is the workspace's
+
+
+def run_here(study: str, cell: Cell) -> Outputs:
+    """Run what of the cell is not done yet."""
+    folder = _folder(study, cell)
+    _show_workspace(folder)
+    (folder / PARAMS).write_text(cell.params(read_yaml(Path(PARAMS)) or {}), encoding="utf-8")
+    with chdir(folder):
+        rounds = in_order(load_params("rounds"))
+        _run("init")
+        _run("evaluate", INIT)
+        for round in rounds:
+            for stage in STAGES:
+                _run(stage, round)
+    return Outputs(rounds, lambda path: (folder / path).read_text(encoding="utf-8"))
+
+
+def forget(study: str, cell: Cell) -> None:
+    """Remove the folder of the cell and of those that share it."""
+    atomic.remove_folder(_folder(study, cell))
+
+
+def _folder(study: str, cell: Cell) -> Path:
+    return Path(scratch_root().absolute(), "studies", study, cell.group)
+
+
+def _show_workspace(folder: Path) -> None:
+    """Links to all that is in the current folder and neither hidden nor an output."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in Path.cwd().iterdir():
+        link = folder / path.name
+        if path.name not in OWN and not path.name.startswith(".") and not link.is_symlink():
+            link.symlink_to(path)
+
+
+def _run(stage: str, *arguments: str) -> None:
+    getattr(import_module(f"stages.{stage}"), stage)(*arguments)
