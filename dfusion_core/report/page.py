@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +13,37 @@ from numpy.typing import NDArray
 
 from ..artefacts import INIT, in_order, pairs_result
 from ..consistency import enlarged
+from ..evaluation import tile
+from ..infotext import png
 from ..params import Params, resolved
 from ..params.loading import load_everything
 from ..results import SPLITS, WATCHED, alignment, images_per_round, read_round_result, table_cells
-from ..store.atomic import write_text
+from ..store.atomic import write_bytes, write_text
 from ..store.json_files import read_json
 from ..store.reading import StageData, read_stage
 from . import html
 from .chart import Line, chart
+from .maps import maps
+from .methods import methods
 
 PAIRS_SHOWN = 4  # adopted ones, and as many that were not
 PROMPTS_SHOWN = 6  # a split, on the grid of fixed seeds
 MASK_COLOUR = np.array([255, 0, 200], np.float32)
 
 
-def write_report(out: Path) -> None:
-    """Write the page about the run in this folder. Raises MissingStage naming what has to be run first."""
+def write_report(out: Path, studies: Sequence[Path] = ()) -> None:
+    """Write the page about the run in this folder, with tables of the studies in ``studies``, and beside it a PNG of
+    the grid of fixed seeds. Raises MissingStage naming what has to be run first."""
     everything = load_everything()
     params = Params(rounds=everything.rounds)
     rounds = in_order(params)
     found = {name: read_round_result(name) for name in (INIT, *rounds)}
     title = f"D-Fusion run: {everything.algo} on {everything.pairs} pairs, {len(rounds)} rounds, seed {everything.seed}"
     parts = [results(found), curves(found, rounds), grids(rounds)]
-    parts += [pairs(name) for name in rounds] + [learning(rounds), differences(), origin(rounds[-1])]
+    parts += [pairs(name) for name in rounds] + [maps(rounds[-1], everything), learning(rounds)]
+    parts += [methods(study) for study in studies] + [differences(), origin(rounds[-1])]
     write_text(out, html.document(title, parts))
+    write_bytes(out.with_suffix(".png"), seeds_grid(rounds))
 
 
 def results(found: dict[str, Any]) -> str:
@@ -77,6 +84,14 @@ def grids(rounds: list[str]) -> str:
                 parts.append(html.image(picture, f"{'base' if name == INIT else name} {score:.3f}"))
             parts.append("</div>")
     return "".join(parts)
+
+
+def seeds_grid(rounds: list[str]) -> bytes:
+    """The same as a PNG: a row for the base model and each round, a column for each prompt."""
+    tables = {name: read_stage("evaluate", name).table("images") for name in (INIT, *rounds)}
+    first = tables[INIT][tables[INIT]["sample"] == 0].groupby("split", sort=False).head(PROMPTS_SHOWN)
+    pictures = [list(read_stage("evaluate", name).rows("picture", first.image)) for name in tables]
+    return png(tile(pictures), "rows: " + ", ".join(tables) + "\ncolumns: " + "; ".join(first.prompt))
 
 
 def overlay(picture: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:

@@ -6,14 +6,20 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from steps import change, forget, reseal, run
 
-from dfusion_core.errors import MissingStage
+from dfusion_core.errors import MissingStage, StoreError
 from dfusion_core.report import write_report
 from dfusion_core.report.chart import Line, chart, ticks
 from dfusion_core.report.html import document, table
+from dfusion_core.report.maps import grey
+from dfusion_core.report.methods import COLUMNS
 from dfusion_core.results import read_round_result
+from dfusion_core.store.atomic import write_text
+from dfusion_core.store.reading import read_stage
 
 VOID = {"meta", "img"}
 
@@ -55,6 +61,43 @@ def test_numbers_of_every_round_are_in_it(project: Path) -> None:
     for name in ("init", "r00", "r01"):
         assert f"{read_round_result(name)['train']['reward']['mean']:.4f}" in found
     assert "Not adopted" in found and "Adopted" in found and "sample.num_steps" in found
+
+
+def test_maps_are_those_of_the_stores(project: Path) -> None:
+    """Every item of the first pair's prompt at every timestep, then the mask; the largest value is white."""
+    found = page()
+    section = found[found.index("Cross-attention by timestep, r01"):found.index("<h2>Learning")]
+    steps = read_stage("sample", "r01").array("cross_map").shape[1]
+    captions = re.findall(r"<figcaption>(t = \d+)</figcaption>", section)
+    names = re.findall("<h3>(.*?)</h3>", section)
+    assert captions == [f"t = {t}" for t in range(steps, 0, -1)] * len(names)
+    assert names == ["heart", "balloon", "mask"]
+    assert grey(np.array([[[0.0, 0.5]], [[0.25, 0.0]]], np.float32))[..., 0].tolist() == [[[0, 255]], [[128, 0]]]
+
+
+def test_the_grid_has_a_row_a_round_and_the_base_first(project: Path) -> None:
+    page()
+    grid = np.asarray(Image.open("results/report.png"))
+    pictures = [read_stage("evaluate", name).rows("picture", [0])[0] for name in ("init", "r00", "r01")]
+    height = pictures[0].shape[0]
+    assert grid.shape[0] == 3 * (height + 2)
+    for row, picture in enumerate(pictures):
+        top = row * (height + 2)
+        assert (grid[top:top + height, :height] == picture).all()
+
+
+def test_the_table_of_a_study(project: Path) -> None:
+    row = "dpo,all,test,reward,5,0.01,-0.02,0.03,0,0,0\nddpo,relation,test,reward,5,0.07,0,0.1,0,0,0\n"
+    study = Path("found/mine")
+    with pytest.raises(MissingStage, match="no gains.csv.*dfusion study table"):
+        write_report(Path("results/report.html"), [study])
+    write_text(study / "gains.csv", ",".join(COLUMNS) + "\n" + row)
+    write_report(Path("results/report.html"), [study])
+    found = Path("results/report.html").read_text()
+    assert "Methods: mine" in found and "+0.0100 [-0.0200, +0.0300]" in found and "+0.07" not in found
+    write_text(study / "gains.csv", "method,group\ndpo,all\n")
+    with pytest.raises(StoreError, match="no column 'split'"):
+        write_report(Path("results/report.html"), [study])
 
 
 def test_prompts_are_escaped(project: Path) -> None:
