@@ -4,6 +4,13 @@ The directions are sums over pairs and timesteps of the gradient of log p(winner
 round sampled with, where Eq. 6 and its logarithm agree up to a factor. All steps are of one length, and the images
 after each step have the same seeds as those before it, so differences are paired.
 
+A target's step is x_{t-1} = mu_fused + sigma eps, and for one latent of n elements
+
+    n grad log p(x_{t-1}) = (mu_fused - mu) grad mu / sigma^2 + eps grad mu / sigma
+
+with the first term = -grad KL(p_fused || p): it distils the fused policy into the plain one, whatever the target
+scores. The second has an expected value of zero. "distillation" is the first term alone.
+
 reads   sample/, extract/, fuse/, adopt/ of a round and the adapter it sampled with
 writes  directions.csv
 """
@@ -39,10 +46,13 @@ if TYPE_CHECKING:
 Direction = list[torch.Tensor]  # one tensor a trainable weight, in the order of `trainable`
 
 
-def log_prob_gradient(policy: Policy, x: torch.Tensor, prompts: list[str], last_step: int, rows: int) -> Direction:
+def log_prob_gradient(
+    policy: Policy, x: torch.Tensor, prompts: list[str], last_step: int, rows: int, noise: torch.Tensor | None = None,
+) -> Direction:
     """Gradient of the sum of log p(x_{t-1} | x_t, c) over trajectories (n, T + 1, c, h, w) and t = T ... last_step.
 
-    ``rows``: (image, timestep) pairs in one forward.
+    ``rows``: (image, timestep) pairs in one forward. ``noise`` (n, T, c, h, w): the eps of every step; where it is
+    given the gradient is that of log p(x_{t-1} - sigma eps), the step that its own policy would take without noise.
     """
     weights = list(trainable(policy.unet).values())
     total = [torch.zeros_like(weight) for weight in weights]
@@ -52,8 +62,11 @@ def log_prob_gradient(policy: Policy, x: torch.Tensor, prompts: list[str], last_
     for start in range(0, len(image), rows):
         n, i = image[start:start + rows], step[start:start + rows]
         x_t, x_next = (x[n, i + k].to(policy.device) for k in (0, 1))
+        std = policy.schedule.std[i]
+        if noise is not None:
+            x_next = x_next - std.view(-1, 1, 1, 1).to(x_next) * noise[n, i].to(x_next)
         mean = ddim.mean(policy.schedule, i, x_t, policy.predict_noise(x_t, i, text[n], empty))
-        log_prob = ddim.log_prob(x_next, mean, policy.schedule.std[i])
+        log_prob = ddim.log_prob(x_next, mean, std)
         for sum_, part in zip(total, torch.autograd.grad(log_prob.sum(), weights), strict=True):
             sum_ += part
     return total
@@ -84,15 +97,18 @@ def directions(policy: Policy, params: Params, round: str, count: int) -> dict[s
     base, reference = (tensor(sampled, "x", pairs[f"{name}_image"]) for name in ("base", "reference"))
     target = tensor(fused, "x", pairs.pair)
 
-    def gradient(x: torch.Tensor) -> Direction:
-        return log_prob_gradient(policy, x, pairs.prompt.tolist(), params.train.last_step, params.train.micro_batch)
+    def gradient(x: torch.Tensor, noise: torch.Tensor | None = None) -> Direction:
+        return log_prob_gradient(
+            policy, x, pairs.prompt.tolist(), params.train.last_step, params.train.micro_batch, noise)
 
-    of_base, noise = gradient(base), torch.Generator().manual_seed(params.seed)
-    targets = minus(gradient(target), of_base)
+    _, eps = trajectory_noises(pairs.base_seed.tolist(), policy.latent_shape, params.sample.num_steps)
+    of_base, generator = gradient(base), torch.Generator().manual_seed(params.seed)
+    targets, distillation = minus(gradient(target), of_base), gradient(target, eps)
     return {"naive": minus(gradient(reference), of_base),
             "dfusion": minus(gradient(torch.where(taken, target, reference)), of_base),
-            "all targets": targets, "against all targets": [-part for part in targets],
-            "random": [torch.randn(part.shape, generator=noise).to(part) for part in targets]}
+            "all targets": targets, "distillation": distillation,
+            "all targets without distillation": minus(targets, distillation),
+            "random": [torch.randn(part.shape, generator=generator).to(part) for part in targets]}
 
 
 def study_directions(round: str, count: int, images: int, sizes: list[float], folder: Path) -> pd.DataFrame:

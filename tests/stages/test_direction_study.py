@@ -13,6 +13,7 @@ from dfusion_core import ddim
 from dfusion_core.artefacts import adapter
 from dfusion_core.errors import MissingStage
 from dfusion_core.lora import trainable
+from dfusion_core.noise import trajectory_noises
 from dfusion_core.params import load_params
 from dfusion_core.policy import load_policy
 from dfusion_core.store import read_stage
@@ -50,6 +51,33 @@ def test_the_gradient_is_that_of_the_summed_log_probs(project: Path) -> None:
     assert (summed(1.0) - summed(-1.0)) / 2 == pytest.approx(expected, rel=0.02)
 
 
+def test_distillation_descends_the_divergence_from_the_fused_policy(project: Path) -> None:
+    """The gradient of a target's noiseless steps is -grad KL(p_fused || p) / n, by autograd on the divergence itself;
+    what the policy drew by itself has none."""
+    params = load_params("model", "sample", "fuse")
+    policy = load_policy(params.model, params.sample, adapter("init"), train=True)
+    pairs = read_stage("extract", "r00").table("pairs").head(2)
+    _, eps = trajectory_noises(pairs.base_seed.tolist(), policy.latent_shape, params.sample.num_steps)
+    target = tensor(read_stage("fuse", "r00"), "x", pairs.pair)
+    prompts, std = pairs.prompt.tolist(), policy.schedule.std
+    found = log_prob_gradient(policy, target, prompts, 1, 99, eps)
+
+    divergence = torch.zeros(())
+    for i in range(params.sample.num_steps):
+        mean = ddim.mean(policy.schedule, i, target[:, i], policy.predict_noise(
+            target[:, i], i, policy.embed(prompts), policy.embed([""])))
+        fused_mean = target[:, i + 1] - std[i] * eps[:, i]
+        divergence = divergence + ddim.gaussian_kl(fused_mean, mean, std[i].expand(2)).sum()
+    expected = torch.autograd.grad(-divergence, list(trainable(policy.unet).values()))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+    assert max(float(part.abs().max()) for part in found) > 1e-4
+
+    base = tensor(read_stage("sample", "r00"), "x", pairs.base_image)
+    own = log_prob_gradient(policy, base, prompts, 1, 99, eps)
+    assert max(float(part.abs().max()) for part in own) < 1e-2 * max(float(part.abs().max()) for part in found)
+
+
 def test_differences_and_lengths_by_hand() -> None:
     a, b = [torch.tensor([3.0, 5.0]), torch.tensor([[2.0]])], [torch.tensor([1.0, 1.0]), torch.tensor([[2.0]])]
     difference = minus(a, b)
@@ -59,10 +87,11 @@ def test_differences_and_lengths_by_hand() -> None:
 
 
 def test_the_table(project: Path) -> None:
-    """Five directions; a length of zero changes nothing, another one does; the adapter on disk stays."""
+    """Six directions; a length of zero changes nothing, another one does; the adapter on disk stays."""
     weights = Path("runs/init/train/adapter/pytorch_lora_weights.safetensors").read_bytes()
     table = study_directions("r00", 2, 2, [0.0, 0.05], project / "out")
-    assert table.direction.tolist()[::2] == ["naive", "dfusion", "all targets", "against all targets", "random"]
+    assert table.direction.tolist()[::2] == [
+        "naive", "dfusion", "all targets", "distillation", "all targets without distillation", "random"]
     assert (table[table["size"] == 0].reward == 0).all() and (table[table["size"] > 0].reward != 0).all()
     pd.testing.assert_frame_equal(pd.read_csv(project / "out/directions.csv"), table.round(6))
     assert Path("runs/init/train/adapter/pytorch_lora_weights.safetensors").read_bytes() == weights
