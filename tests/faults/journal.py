@@ -1,7 +1,7 @@
 """A launcher that writes down what a stage does: `python journal.py -m stages.NAME ...`, with $JOURNAL naming a file.
 
-One line of JSON for the start of the process, for every finished piece of work (a part, an optimizer step), and for the
-end, with the largest memory that the process had.
+One line of JSON for the start of the process, for every piece of work (a part, an optimizer step) that it begins, for
+every one that is safe on the disk, and for the end, with the processor's seconds and the largest memory.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import resource
 import runpy
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
@@ -25,13 +25,33 @@ def note(**what: Any) -> None:
     os.close(file)
 
 
-def noted(work: Callable[..., None], piece: Callable[..., int]) -> Callable[..., None]:
+def named(run: Any, number: int) -> list[Any]:
+    """A piece of work."""
+    return [run.stage, run.round, run.fingerprint[:16], number]
+
+
+def noted(work: Callable[..., None], number: Callable[..., int]) -> Callable[..., None]:
     """A method of StageRun that notes which piece of work it has made safe."""
     def call(run: Any, *arguments: Any) -> None:
         work(run, *arguments)
         if not run.done:
-            note(piece=[run.stage, run.round, run.fingerprint[:16], piece(*arguments)])
+            note(piece=named(run, number(*arguments)))
     return call
+
+
+def begun(pieces: Callable[..., Iterator[Any]], number: Callable[[Any], int]) -> Callable[..., Iterator[Any]]:
+    """A method of StageRun that notes which piece of work it hands out."""
+    def call(run: Any, *arguments: Any) -> Iterator[Any]:
+        for piece in pieces(run, *arguments):
+            note(begun=named(run, number(piece)))
+            yield piece
+    return call
+
+
+def end(command: str) -> None:
+    """What the process has used."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    note(ended=command, mebibytes=used.ru_maxrss / 1024, cpu=used.ru_utime + used.ru_stime)
 
 
 def main() -> None:
@@ -39,14 +59,18 @@ def main() -> None:
     module, arguments = sys.argv[2], sys.argv[3:]
     command = " ".join([module.removeprefix("stages."), *arguments])
     note(started=command)
-    atexit.register(lambda: note(
-        ended=command, mebibytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+    atexit.register(end, command)
     sys.argv = [module, *arguments]
     sys.path.insert(0, os.getcwd())
     from dfusion_core.store import StageRun
 
-    StageRun.write_arrays = noted(StageRun.write_arrays, lambda rows, values: rows.start)  # type: ignore[method-assign]
-    StageRun.save_state = noted(StageRun.save_state, lambda arrays, meta: meta["done"])  # type: ignore[method-assign]
+    for name, method in {
+        "unfinished": begun(StageRun.unfinished, lambda rows: rows.start),
+        "track": begun(StageRun.track, lambda update: update + 1),
+        "write_arrays": noted(StageRun.write_arrays, lambda rows, values: rows.start),
+        "save_state": noted(StageRun.save_state, lambda arrays, meta: meta["done"]),
+    }.items():
+        setattr(StageRun, name, method)
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 

@@ -4,9 +4,9 @@
 
 The whole process group of `dvc repro` gets SIGKILL. When the kills are used up, it runs to its end. Then the adapters
 and all outputs are compared, byte by byte, with a run of the same stages without DVC and without kills, and
-`dfusion verify` reads everything. found.json and found.md say how many kills hit which stage, how many finished pieces
-of work were done twice, and per round the time, the largest memory of a stage and the bytes on the disk. Exit code 1 if
-something differs.
+`dfusion verify` reads everything. found.json, found.md and found.csv say how many kills hit which stage, how many
+finished pieces of work were done twice, and per round the kills, the time, the largest memory of a stage and the bytes
+on the disk. Exit code 1 if something differs, was done twice, or was begun before the piece before it was safe.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
-from kill_report import differences, repeated, write_report  # noqa: E402
+from kill_report import differences, lost, repeated, write_report  # noqa: E402
 from tiny_repository import STAGES, environment, make_repository, run_directly  # noqa: E402
 
 # Files that DVC writes in place, and its words for one that it was killed in.
@@ -68,7 +68,7 @@ class Killer:
             said = output.read()
         self.stuck = 0 if self.progress() != known else self.stuck + 1
         seconds = round(time.monotonic() - start, 2)
-        return {"code": code, "seconds": seconds, "hit": self.hit(said) if code < 0 else None,
+        return {"code": code, "seconds": seconds, "at": time.time(), "hit": self.hit(said) if code < 0 else None,
                 "put_back": said.count("it is put back"), "continued": said.count("continues;"),
                 "said": said if code > 0 else ""}
 
@@ -114,14 +114,14 @@ def main() -> None:
     parser.add_argument("--params", choices=("tiny", "micro"), default="tiny")
     parser.add_argument("--every", type=float, default=10, help="seconds between two kills, on average")
     parser.add_argument("--folder", type=Path, help="where to work; a temporary folder if not given")
-    parser.add_argument("--out", type=Path, default=Path("kills"), help="the report's name, without .json and .md")
+    parser.add_argument("--out", type=Path, default=Path("kills"), help="the report's name, without an ending")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.folder or Path(temporary)
         report = torture(folder, given.params, given.rounds, given.kills, given.every, given.seed)
         write_report(given.out, report)
     print(given.out.with_suffix(".md").read_text())
-    sys.exit(1 if report["differences"] or report["repeated"] else 0)
+    sys.exit(1 if report["differences"] or report["repeated"] or report["lost"] else 0)
 
 
 def torture(folder: Path, params: str, rounds: int, kills: int, every: float, seed: int) -> dict[str, Any]:
@@ -143,6 +143,7 @@ def torture(folder: Path, params: str, rounds: int, kills: int, every: float, se
         "hits": Counter(one["hit"] for one in attempts if one["hit"]),
         "put_back": sum(one["put_back"] for one in attempts), "continued": sum(one["continued"] for one in attempts),
         "pieces": len({tuple(note["piece"]) for note in notes if "piece" in note}), "repeated": repeated(notes),
+        "lost": lost(notes),
         "differences": differences(quiet, killed), "attempts": attempts, "notes": notes, "folder": str(killed)}
 
 

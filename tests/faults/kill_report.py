@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from disk_states import digest_of_file
 from tiny_repository import call
 
@@ -34,22 +35,74 @@ def contents(folder: Path) -> dict[str, str]:
             for area in ("runs", "results") for path in sorted((folder / area).rglob("*")) if path.is_file()}
 
 
-def by_round(notes: list[dict[str, Any]], folder: Path) -> dict[str, dict[str, float]]:
-    """Per round: seconds from its first start to its last end, largest memory of a stage in MiB, MB in runs."""
-    found: dict[str, dict[str, float]] = {}
+def lost(notes: list[dict[str, Any]]) -> list[list[Any]]:
+    """Pieces that a process began while one that it had begun before was not safe yet: a kill would cost both."""
+    open_pieces: dict[int, set[tuple[Any, ...]]] = {}
+    found = []
     for note in notes:
-        command = note.get("started") or note.get("ended") or ""
-        round = command.partition(" ")[2]
-        if round:
-            row = found.setdefault(round, {"first": note["time"], "last": 0.0, "memory": 0.0, "pieces": 0})
-            row["last"], row["memory"] = note["time"], max(row["memory"], note.get("mebibytes", 0.0))
-    return {round: {"seconds": round_(row["last"] - row["first"]), "memory_mib": round_(row["memory"]),
-                    "runs_mb": round_(size(folder / "runs" / round) / 1e6)} for round, row in found.items()}
+        if "started" in note:  # by a process that may have the number of an older one
+            open_pieces[note["pid"]] = set()
+        elif "begun" in note:
+            unsafe = open_pieces[note["pid"]]
+            found += [note["begun"]] if unsafe else []
+            unsafe.add(tuple(note["begun"]))
+        elif "piece" in note:
+            open_pieces[note["pid"]].discard(tuple(note["piece"]))
+    return found
 
 
-def round_(value: float) -> float:
-    """One digit behind the point."""
-    return round(value, 1)
+def processes(notes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every process of a stage of a round that came to its end, in order; `whole` if it was the first to try.
+
+    `before` are the seconds since the process before it ended, which DVC has used; None if that one was killed.
+    """
+    found: list[dict[str, Any]] = []
+    starts: dict[int, dict[str, Any]] = {}
+    tried: Counter[str] = Counter()
+    last: dict[str, Any] = {}
+    for note in notes:
+        if "started" in note:
+            tried[note["started"]] += 1
+            starts[note["pid"]] = {**note, "before": note["time"] - last["time"] if "ended" in last else None}
+        elif "ended" in note:
+            start = starts[note["pid"]]
+            stage, _, round = note["ended"].partition(" ")
+            found.append({"stage": stage, "round": round, "seconds": note["time"] - start["time"], "cpu": note["cpu"],
+                          "memory_mib": note["mebibytes"], "whole": tried[note["ended"]] == 1,
+                          "before": start["before"], "first": start["time"], "last": note["time"]})
+        last = note
+    return found
+
+
+def by_round(notes: list[dict[str, Any]], attempts: list[dict[str, Any]], folder: Path) -> pd.DataFrame:
+    """Per round: kills, seconds from the first start to the last end, largest memory of a stage, MB in runs."""
+    first: dict[str, float] = {}
+    for note in notes:
+        if "started" in note:
+            first.setdefault(note["started"].partition(" ")[2], note["time"])
+    ends = pd.DataFrame(processes(notes)).groupby("round", sort=False)
+    rounds = pd.DataFrame({"last": ends["last"].max(), "memory_mib": ends.memory_mib.max()}).drop(index="")
+    rounds["first"] = [first[round] for round in rounds.index]
+    killed = [one["at"] for one in attempts if one["code"] < 0]
+    rounds["kills"] = [sum(row["first"] < at < row["last"] for at in killed) for _, row in rounds.iterrows()]
+    rounds["seconds"] = rounds["last"] - rounds["first"]
+    rounds["runs_mb"] = [size(folder / "runs" / round) / 1e6 for round in rounds.index]
+    return rounds[["kills", "seconds", "memory_mib", "runs_mb"]].round(1).reset_index()
+
+
+def flatness(notes: list[dict[str, Any]], count: int) -> pd.DataFrame:
+    """Per stage, means over its whole processes of the first and the last rounds; the last row is DVC in between."""
+    found = pd.DataFrame(processes(notes))
+    rounds = [round for round in dict.fromkeys(found["round"]) if round not in ("", "init")]
+    found["when"] = found["round"].map(
+        {round: "first" for round in rounds[:count]} | {round: "last" for round in rounds[-count:]})
+    found = found.dropna(subset="when")
+    means = found[found.whole].groupby(["stage", "when"], sort=False)[["seconds", "cpu", "memory_mib"]].mean()
+    table = means.unstack("when")
+    table.columns = [f"{name}_{when}" for name, when in table.columns]
+    between = found.groupby("when").before.median()
+    table.loc["DVC before a stage", ["seconds_first", "seconds_last"]] = [between["first"], between["last"]]
+    return table.round(1).reset_index()
 
 
 def size(folder: Path) -> int:
@@ -58,11 +111,12 @@ def size(folder: Path) -> int:
 
 
 def write_report(out: Path, report: dict[str, Any]) -> None:
-    """OUT.json and OUT.md."""
-    rounds = by_round(report.pop("notes"), Path(report["folder"]))
-    cache = size(Path(report["folder"]) / ".dvc/cache") / 1e6
-    out.with_suffix(".json").write_text(json.dumps(
-        {**report, "cache_mb": round_(cache), "by_round": rounds}, indent=1) + "\n")
+    """OUT.json, OUT.csv with a row for each round, and OUT.md."""
+    notes, folder = report.pop("notes"), Path(report["folder"])
+    rounds = by_round(notes, report["attempts"], folder)
+    rounds.to_csv(out.with_suffix(".csv"), index=False)
+    cache = size(folder / ".dvc/cache") / 1e6
+    out.with_suffix(".json").write_text(json.dumps({**report, "cache_mb": round(cache, 1)}, indent=1) + "\n")
     hits = ", ".join(f"{name} {count}" for name, count in sorted(report["hits"].items()))
     lines = [
         f"{report['rounds']} rounds ({report['params']}), {report['kills']} kills in {report['seconds']:.0f} s; the "
@@ -72,7 +126,13 @@ def write_report(out: Path, report: dict[str, Any]) -> None:
         f"* stages that went on where they were: {report['continued']}; outputs put back that DVC had not recorded: "
         f"{report['put_back']}",
         f"* lock files of DVC that had to be removed: {report['locks_removed']}", f"* kills by what ran: {hits}",
-        f"* DVC's cache: {cache:.1f} MB", "",
-        "| round | seconds | largest memory (MiB) | runs (MB) |", "|---|---|---|---|"]
-    lines += [f"| {name} | {row['seconds']} | {row['memory_mib']} | {row['runs_mb']} |" for name, row in rounds.items()]
-    out.with_suffix(".md").write_text("\n".join(lines) + "\n")
+        f"* pieces begun while another one was not safe: {len(report['lost'])}",
+        f"* DVC's cache: {cache:.1f} MB"]
+    tables = [rounds] if report["rounds"] < 4 else [rounds, flatness(notes, report["rounds"] // 4)]
+    out.with_suffix(".md").write_text("\n\n".join(["\n".join(lines), *map(markdown, tables)]) + "\n")
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table with a line of names."""
+    rows = [table.columns, ["---"] * len(table.columns), *table.astype(object).fillna("").itertuples(index=False)]
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
