@@ -90,13 +90,20 @@ def test_the_same_rows_give_the_same_bytes(workspace: Path) -> None:
 
 
 def test_a_store_of_the_first_version_is_read(workspace: Path) -> None:
-    """Version 1 was the same but for the manifest, which had no checksum of its own."""
-    shutil.copytree(DATA / STORE, STORE)
+    """One that the program of that time wrote; its manifest has no checksum of its own. It is an input like any other,
+    and damage to it is found."""
+    shutil.copytree(DATA.with_name("format_1") / STORE, STORE)
     manifest = json.loads((STORE / MANIFEST).read_text())
-    del manifest["checksum"]
-    (STORE / MANIFEST).write_text(json.dumps(manifest | {"format_version": 1}))
+    assert manifest["format_version"] == OLDEST_VERSION and "checksum" not in manifest
     assert verify("runs") == []
-    np.testing.assert_array_equal(read_stage("sample", "r00").rows("log_prob", [1]), LOG_PROB[1:])
+    data = read_stage("sample", "r00")
+    np.testing.assert_array_equal(data.rows("log_prob", [0, 1]), LOG_PROB)
+    pd.testing.assert_frame_equal(data.table("images"), IMAGES)
+    with open_stage("score", round="r00", inputs={"sample": STORE}) as run:
+        assert not run.done
+    shard = STORE / "arrays.zarr/log_prob/c/0/0"
+    shard.write_bytes(bytes([shard.read_bytes()[0] ^ 1]) + shard.read_bytes()[1:])
+    assert [problem.file for problem in verify("runs")] == ["arrays.zarr/log_prob/c/0/0"]
 
 
 @pytest.mark.parametrize(("version", "hint"), [
