@@ -8,6 +8,9 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+WIDE = 8  # more columns than these do not fit the page at full size
+LARGEST = 192  # pixels of a picture; the page shows half as many, and a screen may have two for one
+
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
@@ -19,6 +22,7 @@ h1 { font-size: 1.6em; } h2 { margin-top: 2em; border-bottom: 1px solid #ccc; }
 table { border-collapse: collapse; margin: 1em 0; } th, td { padding: .25em .7em; text-align: left; }
 th { border-bottom: 2px solid #888; white-space: pre; }
 td { border-bottom: 1px solid #ddd; vertical-align: top; white-space: pre; }
+table.wide { font-size: .8em; } .wide th, .wide td { padding: .2em .5em; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
 img { image-rendering: pixelated; width: 96px; height: 96px; display: block; }
 figure { display: inline-block; margin: .3em .3em .3em 0; } figcaption { font-size: .8em; color: #555; }
@@ -48,10 +52,11 @@ def cell(value: Any) -> str:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table with a header."""
-    head = "".join(f"<th>{text(name)}</th>" for name in columns)
+    """A table with a header; names of columns are broken where they have a _, and many columns are set smaller."""
+    head = "".join(f"<th>{text(name.replace('_', chr(10)))}</th>" for name in columns)
     body = "".join("<tr>" + "".join(map(cell, row)) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    kind = ' class="wide"' if len(columns) > WIDE else ""
+    return f"<table{kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def frame(data: pd.DataFrame) -> str:
@@ -63,8 +68,9 @@ def image(picture: NDArray[np.uint8], caption: str = "") -> str:
     """A picture (y, x, 3) inside the page, with a caption."""
     from PIL import Image
 
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, format="PNG")
+    file, small = io.BytesIO(), Image.fromarray(picture)
+    small.thumbnail((LARGEST, LARGEST))
+    small.save(file, format="PNG")
     data = base64.b64encode(file.getvalue()).decode()
     return (f'<figure><img alt="{text(caption)}" src="data:image/png;base64,{data}">'
             f"<figcaption>{text(caption)}</figcaption></figure>")

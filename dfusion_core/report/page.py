@@ -26,6 +26,7 @@ from .chart import Line, chart
 from .maps import maps
 from .methods import methods
 
+ROUNDS_SHOWN = 8  # with pictures; every round is in the tables and curves
 PAIRS_SHOWN = 4  # adopted ones, and as many that were not
 PROMPTS_SHOWN = 6  # a split, on the grid of fixed seeds
 MASK_COLOUR = np.array([255, 0, 200], np.float32)
@@ -39,11 +40,17 @@ def write_report(out: Path, studies: Sequence[Path] = ()) -> None:
     rounds = in_order(params)
     found = {name: read_round_result(name) for name in (INIT, *rounds)}
     title = f"D-Fusion run: {everything.algo} on {everything.pairs} pairs, {len(rounds)} rounds, seed {everything.seed}"
-    parts = [results(found), curves(found, rounds), grids(rounds)]
-    parts += [pairs(name) for name in rounds] + [maps(rounds[-1], everything), learning(rounds)]
+    parts = [results(found), curves(found, rounds), grids(shown(rounds)), figures(rounds)]
+    parts += [pairs(name) for name in shown(rounds)] + [maps(rounds[-1], everything), learning(rounds)]
     parts += [methods(study) for study in studies] + [differences(), origin(rounds[-1])]
     write_text(out, html.document(title, parts))
-    write_bytes(out.with_suffix(".png"), seeds_grid(rounds))
+    write_bytes(out.with_suffix(".png"), seeds_grid(shown(rounds)))
+
+
+def shown(rounds: list[str]) -> list[str]:
+    """All rounds, or of many some at equal distances, from the first to the last."""
+    places = np.linspace(0, len(rounds) - 1, min(ROUNDS_SHOWN, len(rounds))).round().astype(int)
+    return [rounds[place] for place in places]
 
 
 def results(found: dict[str, Any]) -> str:
@@ -68,7 +75,8 @@ def curves(found: dict[str, Any], rounds: list[str]) -> str:
 
 def grids(rounds: list[str]) -> str:
     """The first image of some prompts, base first, then each round: the same noise all along."""
-    parts = [html.heading("The same seeds, round by round", "Left the base model, then each round, with the score.")]
+    parts = [html.heading("The same seeds, round by round", "Left the base model, then the rounds, with the score; of "
+                          f"many rounds {ROUNDS_SHOWN}, at equal distances.")]
     stages = {name: read_stage("evaluate", name) for name in (INIT, *rounds)}
     tables = {name: stage.table("images") for name, stage in stages.items()}
     first = tables[INIT][tables[INIT]["sample"] == 0]
@@ -101,14 +109,21 @@ def overlay(picture: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.u
     return np.asarray(mixed.round(), np.uint8)
 
 
+def figures(rounds: list[str]) -> str:
+    """A line for each round's pairs."""
+    found = {name: read_json(pairs_result(name)) for name in rounds if pairs_result(name).is_file()}
+    columns = list(dict.fromkeys(key for values in found.values() for key in values))
+    rows = [[name, *map(values.get, columns)] for name, values in found.items()]
+    return html.heading("Pairs, round by round") + html.table(["round", *columns], rows)
+
+
 def pairs(round: str) -> str:
-    """Figures of a round's pairs, and some of its triples."""
-    figures = read_json(pairs_result(round)) if pairs_result(round).is_file() else {}
-    parts = [html.heading(f"Pairs of {round}"), html.table(["figure", "value"], figures.items())]
+    """Some triples of a round, if its pairs have targets."""
     training = read_stage("adopt", round).table("training")
     if "adopted" not in training or not read_stage("fuse", round).names:
-        return "".join(parts)
-    parts.append('<p class="note">Reference, its mask (strong where it holds at many steps), base, target.</p>')
+        return ""
+    parts = [html.heading(f"Pairs of {round}", "Reference, its mask (strong where it holds at many steps), base, "
+                          "target.")]
     for adopted in (True, False):
         some = training[training.adopted == adopted].head(PAIRS_SHOWN)
         if len(some):
@@ -141,7 +156,8 @@ def learning(rounds: list[str]) -> str:
     last = read_stage("train", rounds[-1]).table("timesteps")
     last = last[last["update"] == last["update"].max()].drop(columns="update")
     parts.append(f"<h3>By timestep, last update of {html.text(rounds[-1])}</h3>" + html.frame(last.map(_small)))
-    return "".join(parts) + html.frame(updates.drop(columns="update").map(_small))
+    updates.insert(0, "round", updates.pop("round"))
+    return "".join(parts) + html.frame(updates.map(_small))
 
 
 def _small(value: Any) -> Any:

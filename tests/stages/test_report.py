@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,9 +16,10 @@ from steps import change, forget, reseal, run
 from dfusion_core.errors import MissingStage, StoreError
 from dfusion_core.report import write_report
 from dfusion_core.report.chart import Line, chart, ticks
-from dfusion_core.report.html import document, table
+from dfusion_core.report.html import document, image, table
 from dfusion_core.report.maps import grey
 from dfusion_core.report.methods import COLUMNS
+from dfusion_core.report.page import shown
 from dfusion_core.results import read_round_result
 from dfusion_core.store.atomic import write_text
 from dfusion_core.store.reading import read_stage
@@ -100,6 +103,25 @@ def test_the_table_of_a_study(project: Path) -> None:
         write_report(Path("results/report.html"), [study])
 
 
+def test_of_many_rounds_some_have_pictures(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And all of them are in the tables."""
+    assert shown([f"r{n:02d}" for n in range(40)]) == ["r00", "r06", "r11", "r17", "r22", "r28", "r33", "r39"]
+    monkeypatch.setattr("dfusion_core.report.page.ROUNDS_SHOWN", 1)
+    found = page()
+    assert "Pairs of r00" in found and "Pairs of r01" not in found
+    rows = re.findall(r"<tr><td>(\w+)</td>", found[found.index("Pairs, round by round"):found.index("Pairs of r00")])
+    assert rows == ["r00", "r01"]
+
+
+def test_a_large_picture_does_not_make_a_large_page() -> None:
+    dice = np.random.default_rng(0)
+    assert len(image(dice.integers(0, 256, (1024, 512, 3), np.uint8))) < 1.5 * 192 * 96 * 3
+    small = dice.integers(0, 256, (16, 16, 3), np.uint8)
+    encoded = re.search(r"base64,([^\"]+)", image(small))
+    assert encoded
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded[1])))), small)
+
+
 def test_prompts_are_escaped(project: Path) -> None:
     training = Path("runs/r00/adopt/training.csv")
     training.write_text(training.read_text().replace("a heart holding a balloon", "<script>alert(1)</script>"))
@@ -116,7 +138,7 @@ def test_runs_without_targets(project: Path, pairs: str) -> None:
             forget(stage, round)
             run(stage, round)
     found = page()
-    assert "reward_gap" in found and "Not adopted" not in found
+    assert "reward\ngap" in found and "Not adopted" not in found
 
 
 def test_a_missing_result_names_the_command(project: Path) -> None:
