@@ -127,9 +127,11 @@ def test_who_talks_to_a_network() -> None:
 
 def test_no_command_reports_its_use() -> None:
     """DVC counts its calls for its makers and asks for updates, the libraries of the Hub tell it what runs here."""
-    config = configparser.ConfigParser()
-    config.read_string("\n".join(line.strip() for line in (ROOT / ".dvc/config").read_text().splitlines()))
-    assert not config.getboolean("core", "analytics") and not config.getboolean("core", "check_update")
+    for file in (".dvc/config", "dfusion_core/microworld/pretrain/.dvc/config"):
+        config = configparser.ConfigParser()
+        config.read_string("\n".join(line.strip() for line in (ROOT / file).read_text().splitlines()))
+        assert not config.getboolean("core", "analytics") and not config.getboolean("core", "check_update"), file
+    assert "DVC's usage analytics are switched off in `.dvc/config`" in (ROOT / "README.md").read_text()
     code = "import dfusion_core.cli, huggingface_hub.constants as c; assert c.HF_HUB_DISABLE_TELEMETRY"
     free = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=free, check=True)
