@@ -1,7 +1,7 @@
 """Thousands of broken files, read by the very functions that the stages and commands use.
 
-What may happen is success, or a DFusionError that names the file (a table's cell, a key); within two seconds, and no
-file appears. A manifest is made to fit the broken file, so that its checksum does not catch it first.
+What may happen is success, or a DFusionError that names the file (a table's cell, a key); within two seconds of the
+processor, and no file appears. A manifest is made to fit the broken file, so that its checksum does not catch it first.
 
 A seeded share runs with the other tests. All of it (a few minutes):
 
@@ -42,7 +42,7 @@ from dfusion_core.study.grid import load_study
 from dfusion_core.trajectories import load_pairs
 
 INPUTS = int(os.environ.get("DFUSION_FUZZ", "75"))  # of each target
-SECONDS = 2.0
+SECONDS = {signal.ITIMER_PROF: 2.0, signal.ITIMER_REAL: 60.0}  # of the processor; at all, for one that only waits
 STUDY = """\
 common: {evaluate.images_per_prompt: 1, "~rounds.r01": null}
 factors:
@@ -144,13 +144,16 @@ def limited() -> Iterator[None]:
     def stop(*_: Any) -> None:
         raise TooLongError
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGPROF, signal.SIGALRM)}
+    for timer, seconds in SECONDS.items():
+        signal.setitimer(timer, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        for timer in SECONDS:
+            signal.setitimer(timer, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def outcome(target: Target) -> str:
