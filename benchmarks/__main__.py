@@ -8,7 +8,7 @@ from pathlib import Path
 
 MODELS = ("micro", "mid", "sd21")
 # steps, images, targets, pairs, micro_batch, repeats; of mid and sd21 as much as one machine can hold
-FULL = {"micro": (20, 8, 2, 2, 6, 5), "mid": (10, 1, 1, 1, 3, 3), "sd21": (20, 8, 4, 4, 8, 5)}
+FULL = {"micro": (20, 8, 2, 2, 6, 5), "mid": (10, 1, 1, 1, 3, 3), "sd21": (20, 16, 4, 2, 9, 3)}
 QUICK = (10, 1, 1, 1, 3, 1)
 MID_SIDE = 32  # of mid's latents; SD's own, 64, takes a CPU five times as long
 
@@ -32,10 +32,12 @@ def main() -> int:
     if device.type == "cuda" and not torch.cuda.is_available():
         print("error: there is no GPU here; leave --device out.", file=sys.stderr)
         return 2
+    if options.dtype == "auto":  # as in params.yaml
+        options.dtype = "fp16" if device.type == "cuda" else "fp32"
     torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32 here: the exactness checks rest on it
     chosen = QUICK if options.quick else FULL[options.model]
     sizes = Sizes(*chosen[:-1], options.repeats or chosen[-1])
-    bench = Bench(source(options.model, options.side), sizes, device)
+    bench = Bench(source(options.model, options.side, options.dtype), sizes, device)
     file = options.out or Path("results", "benchmarks", f"{options.model}-{device.type}.json")
     settings = vars(options) | {"out": str(file), "sizes": vars(sizes)}
     results = []
@@ -56,6 +58,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--side", type=int, default=MID_SIDE, help="height and width of mid's latents")
     parser.add_argument("--repeats", type=int, help="timed runs of each side; one more warms up")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=("auto", "fp32", "fp16", "bf16"), default="auto",
+                        help="of what is timed: auto is fp16 on a GPU, fp32 on a CPU. Checks are in fp32")
     parser.add_argument("--quick", action="store_true", help="one repeat at the smallest sizes: does everything run")
     parser.add_argument("--out", type=Path, help="the JSON file")
     return parser.parse_args(arguments)

@@ -71,6 +71,13 @@ class Bench:
     device: torch.device
 
     @cached_property
+    def exact(self) -> Bench:
+        """The same in fp32, for counting and checking only; itself where it is in fp32."""
+        if self.model.dtype == "fp32":
+            return self
+        return Bench(replace(self.model, dtype="fp32"), replace(self.sizes, repeats=0), self.device)
+
+    @cached_property
     def plain(self) -> Policy:
         """The model without adapter, or with it merged, which is the same to the clock."""
         return self.model.policy(self.sizes.steps, self.device)

@@ -12,7 +12,8 @@ import torch
 from dfusion_core.architectures import KNOWN
 from dfusion_core.artefacts import model_source
 from dfusion_core.ddim import schedule
-from dfusion_core.lora import add_lora, trainable
+from dfusion_core.device import DTYPES
+from dfusion_core.lora import add_lora, keep_in_fp32, trainable
 from dfusion_core.params import Lora, Model, Sample
 from dfusion_core.policy import Policy, load_policy
 from dfusion_core.single_file import SCHEDULER
@@ -31,6 +32,7 @@ class Stored:
     """A model in diffusers' format: the built-in one, or a folder."""
 
     id: str = "micro-world"
+    dtype: str = "fp32"
 
     @property
     def scheduler(self) -> Any:
@@ -39,13 +41,13 @@ class Stored:
         return DDIMScheduler.from_pretrained(Path(model_source(self.id), "scheduler"))
 
     def policy(self, steps: int, device: torch.device) -> Policy:
-        model = Model(id=self.id, device=str(device))
+        model = Model(id=self.id, device=str(device), dtype=self.dtype)
         return load_policy(model, Sample(num_steps=steps, eta=ETA, guidance_scale=GUIDANCE), None)
 
 
 @dataclass(frozen=True)
 class RandomSD:
-    """SD 2.1's topology with random weights in fp32, and changes of the U-Net's and the autoencoder's configurations.
+    """SD 2.1's topology with random weights, and changes of the U-Net's and the autoencoder's configurations.
 
     It predicts a velocity, with which latents keep their unit size where the weights are untrained: else they grow to
     15, and the rounding of their small differences with them.
@@ -53,6 +55,7 @@ class RandomSD:
 
     unet: dict[str, Any]
     vae: dict[str, Any]
+    dtype: str = "fp32"
 
     @property
     def scheduler(self) -> Any:
@@ -70,7 +73,7 @@ class RandomSD:
             unet = UNet2DConditionModel.from_config(known.unet | self.unet)
             vae = AutoencoderKL.from_config(known.vae | self.vae)
         for part in (unet, vae):
-            part.eval().requires_grad_(False)
+            torch.nn.Module.to(part.eval().requires_grad_(False), DTYPES[self.dtype])  # diffusers' own `to` warns
             if device.type == "cpu":  # as load_policy does
                 part.to(memory_format=torch.channels_last)
         return Policy(unet=unet, vae=vae, encode=RandomTexts(unet.config.cross_attention_dim, device), tokenizer=None,
@@ -93,18 +96,19 @@ class RandomTexts:
 Source = Stored | RandomSD
 
 
-def source(name: str, side: int) -> Source:
+def source(name: str, side: int, dtype: str = "fp32") -> Source:
     """``micro``, ``mid`` with latents of ``side`` x ``side``, ``sd21``, or a folder in diffusers' format."""
     if name == "mid":
-        return RandomSD(MID | {"sample_size": side}, MID_VAE)
+        return RandomSD(MID | {"sample_size": side}, MID_VAE, dtype)
     if name == "sd21":
-        return RandomSD({}, {})
-    return Stored("micro-world" if name == "micro" else str(Path(name)))
+        return RandomSD({}, {}, dtype)
+    return Stored("micro-world" if name == "micro" else str(Path(name)), dtype)
 
 
 def adapt(policy: Policy) -> Policy:
     """The policy with an adapter that does something already, as in any round but the first; in place."""
     add_lora(policy.unet, Lora(), seed=0)
+    keep_in_fp32(policy.unet)  # as the stage train does
     stream = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in trainable(policy.unet).items():

@@ -10,9 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 Side = Callable[[], Any]
+CPU_ATTENTION = {  # the fused kernels of a CPU, which torch 2.14 counts as nothing
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward:
+        lambda out, q, k, v, *_, **__: sdpa_backward_flop_count(out, q, k, v)}
 
 
 @dataclass
@@ -51,7 +55,7 @@ def counting_rows(unets: Iterable[Any]) -> Iterator[Rows]:
 
 def look(side: Side, unets: Iterable[Any]) -> Seen:
     """Run once and count."""
-    with counting_rows(unets) as rows, FlopCounterMode(display=False) as counter:
+    with counting_rows(unets) as rows, FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
         output = side()
     return Seen(output, counter.get_total_flops(), rows.all, rows.trained)
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from benchmarks import gates
 from benchmarks.bench import Bench, Sizes
-from benchmarks.gates import DEFAULT, GATES, run_gates
+from benchmarks.gates import DEFAULT, GATES, measured, run_gates
 from benchmarks.measures.disk import COUNTERS, disk
 from benchmarks.measures.fusing import SAME, authors, fusing, off
 from benchmarks.measures.sampling import sampling
 from benchmarks.measures.training import ROUNDING, apart, training_images, training_pairs
+from benchmarks.measures.utilisation import covered, idle, on_device, rates, work
 from benchmarks.models import RandomSD
-from benchmarks.observing import observe, ratios
+from benchmarks.observing import look, observe, ratios
 from benchmarks.result import Check, Result, at_least, at_most
 from benchmarks.rivals.training import d3po
 from dfusion_core.architectures import KNOWN
@@ -114,6 +117,44 @@ def test_bytes_of_a_round(tiny: RandomSD) -> None:
     assert left.values[0] < written.values[0] < 2.05 * left.values[0]
 
 
+# --- P10, P15: what a CPU can say of figures of a GPU ---
+
+
+def test_flops_that_a_rate_is_made_of(tiny: RandomSD) -> None:
+    """Sampling is T forwards of two rows, and reads one layer's maps; nothing else counts."""
+    bench = Bench(tiny, SHORT, CPU)
+    seen = look(work(bench)["sampling"], [bench.plain.unet])
+    narrow = replace(KNOWN["sd21"], unet=KNOWN["sd21"].unet | UNET)
+    forward = 2 * forward_flops(unet_call(build_unet(narrow, torch.float32), 1, 77))
+    maps = 2 * 2 * 4 * 4 * 77 * 32  # queries of a level of 4 x 4, tokens and channels; two FLOPs in each of two rows
+    assert seen.rows == 2 * 10 and seen.flops == 10 * (forward + 2 * maps)
+    assert rates(replace(seen, flops=3 * 10**12, seconds=[2.0, 1.5])) == (1.5, 2.0)
+
+
+def test_sixteen_bits_are_timed_and_fp32_is_checked(monkeypatch: pytest.MonkeyPatch, tiny: RandomSD) -> None:
+    def measure(bench: Bench) -> list[Result]:
+        seconds = tuple(1.0 for _ in range(bench.sizes.repeats))
+        check = Check(bench.model.dtype, 0, at_most(0))
+        return [Result("P1", "", (0.6,), checks=(check,)), Result("P2", bench.model.dtype, seconds, checks=(check,))]
+
+    monkeypatch.setattr(gates, "COMPARISONS", (measure,))
+    counted, timed = measured(measure, Bench(replace(tiny, dtype="fp16"), replace(SHORT, repeats=2), CPU))
+    assert timed.what == "fp16" and timed.values == (1.0, 1.0)
+    assert counted.checks[0].what == timed.checks[0].what == "fp32"
+
+
+def test_idle_is_what_no_kernel_covers() -> None:
+    assert covered([(0, 2), (5, 6), (1, 3), (5.2, 5.5)]) == 4  # two streams at once count once
+    device, host = torch.autograd.DeviceType.CUDA, torch.autograd.DeviceType.CPU
+
+    def event(kind: object, start: float, end: float, annotation: bool = False) -> SimpleNamespace:
+        return SimpleNamespace(device_type=kind, is_user_annotation=annotation,
+                               time_range=SimpleNamespace(start=start, end=end))
+
+    assert on_device([event(device, 1e6, 3e6), event(host, 0, 9e6), event(device, 0, 9e6, True)]) == [(1, 3)]
+    assert not idle(Bench(RandomSD(UNET, VAE), SHORT, CPU))[0].values
+
+
 # --- the checks can fail ---
 
 
@@ -139,7 +180,7 @@ def test_verdicts() -> None:
     assert Result("P2", "", (2.0, 4.0, 3.1), at_least(3.0), (good,)).verdict == "met"
     assert Result("P2", "", (2.0, 4.0, 2.9), at_least(3.0), (good,)).verdict == "missed"
     assert Result("P2", "", (2.0, 4.0, 3.1), at_least(3.0), (good, bad)).verdict == "not exact"
-    assert Result("P10", "", note="not implemented").verdict == "not measured"
+    assert Result("P15", "", note="it asks for a GPU").verdict == "not measured"
     assert Result("startup", "", (3.0,)).verdict == "reported"
     assert Result("P1", "", (0.61,), at_most(0.61)).as_json()["high"] == 0.61
 
