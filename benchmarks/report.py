@@ -15,6 +15,7 @@ import torch
 from dfusion_core.store.atomic import write_text
 from dfusion_core.store.provenance import environment
 
+from .observing import clock
 from .result import Check, Result
 
 ROOT = Path(__file__).parents[1]
@@ -24,6 +25,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     """Processor, cores that this process may use, threads of torch, GPU."""
     return {"cpu": cpu_name(), "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
             else os.cpu_count(), "threads": torch.get_num_threads(), "system": platform.system(),
+            "clock": clock(device).__name__,
             "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
             "tf32": torch.backends.cudnn.allow_tf32}
 

@@ -15,7 +15,7 @@ from ..result import Check, Result, at_least, at_most
 from ..rivals.fusion import Fused, fuse_in_three
 
 EXACT, VISIBLE = 1e-4, 1e-2  # of latents
-SAME = 1e-3  # of whole trajectories in batches of another size, whose rounding grows from step to step
+SAME = 1e-3  # where batches have another size or a softmax is explicit: that rounding grows from step to step
 
 
 def fusing(bench: Bench) -> list[Result]:
@@ -29,18 +29,19 @@ def fusing(bench: Bench) -> list[Result]:
         "K and V given": lambda: bench.fuse(policy, scene, kept),
     }, [policy.unet], bench.sizes.repeats, bench.device)
     ours, explicit, sdpa, given = seen.values()
-    checks = {name: against(scene, one.output, ours.output) for name, one in (("explicit", explicit), ("SDPA", sdpa))}
+    same_kernel = against(scene, sdpa.output, ours.output)
+    checks = (*same_kernel, Check("fused latents, explicit", off(explicit.output.target, ours.output), at_most(SAME)))
     same = Check("latents, K and V given or not", off(given.output, ours.output), at_most(EXACT))
     rows = f"{ours.rows / n:g} U-Net rows a target instead of {explicit.rows / n:g}"
     return [
         Result("P1", "fuse, FLOPs over those of the authors' scheme", (ours.flops / explicit.flops,), at_most(0.61),
-               checks["explicit"], rows),
+               checks, rows),
         Result("P2", "fuse, times as fast as three forwards with explicit attention", ratios(explicit, ours),
-               bench.at_least(3.0, 2.8), checks["explicit"], rows, times(seen)),
+               bench.at_least(3.0, 2.8), checks, rows, times(seen)),
         Result("P3", "fuse, times as fast as three forwards with SDPA", ratios(sdpa, ours), bench.at_least(1.5, 1.6),
-               checks["SDPA"], rows, times(seen)),
+               same_kernel, rows, times(seen)),
         Result("P4", "fuse with K and V in memory, times as fast as three forwards with SDPA", ratios(sdpa, given),
-               bench.at_least(2.7, 3.0), (*checks["SDPA"], same), f"{given.rows / n:g} rows a target", times(seen))]
+               bench.at_least(2.7, 3.0), (*same_kernel, same), f"{given.rows / n:g} rows a target", times(seen))]
 
 
 def authors(bench: Bench, scene: Scene, explicit: bool) -> Fused:
@@ -60,12 +61,12 @@ def stored(bench: Bench, scene: Scene) -> dict[int, dict[str, tuple[torch.Tensor
                         for name in layers} for k in range(fuse.first_step)}
 
 
-def against(scene: Scene, theirs: Fused, ours: torch.Tensor) -> tuple[Check, ...]:
+def against(scene: Scene, theirs: Fused, ours: torch.Tensor, bar: float = EXACT) -> tuple[Check, ...]:
     """The authors' scheme makes the same three images from the same masks, and fusion does something."""
     n = scene.count
     sampled = torch.cat([theirs.reference, theirs.base])
     return (
-        Check("fused latents", off(theirs.target, ours), at_most(EXACT)),
+        Check("fused latents", off(theirs.target, ours), at_most(bar)),
         Check("sampled latents", off(sampled, scene.sampled.x), at_most(SAME)),
         Check("mask elements that differ", float((theirs.mask != scene.mask).sum()), at_most(0)),
         Check("what fusion changes in the latents", off(ours, scene.sampled.x[n:]), at_least(VISIBLE)))

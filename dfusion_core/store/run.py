@@ -8,6 +8,7 @@ it runs a stage, and inside `dvc exp run --temp` and `dvc queue start` DVC_ROOT 
 each fingerprint has a home of its own, so that experiments side by side leave each other's work alone.
 """
 
+import gc
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -80,6 +81,7 @@ class StageRun:
         self._parts = Parts(stage, round, self._scratch / scratch.PARTS)
         self._has_space = False  # this run has looked, or is not the one to look
         self._progress: Iterator[range] | None = None
+        self._collected = gc.isenabled()
 
     def __enter__(self) -> "StageRun":
         if ranks.leads():
@@ -109,11 +111,14 @@ class StageRun:
                     self._publish()
                 ranks.wait()  # what comes next reads the output
         finally:
+            if not self._collected:  # as it was before: what comes next imports and loads again
+                gc.disable()
             if ranks.leads():
                 self._lock.release()
 
     def expect(self, count: int, batch: int) -> list[range]:
         """Fix the number of rows and the partition into parts; this process's parts that are not finished yet."""
+        gc.enable()  # everything is loaded, and in a loop of hours garbage must go
         if not self.done:
             self._parts.expect(count, batch)
             if ranks.leads() and (damaged := self._parts.clean()):
@@ -136,6 +141,7 @@ class StageRun:
 
     def track(self, items: Iterable[int], count: int, what: str) -> Iterator[int]:
         """The items one by one, with progress on stderr; the rest of ``count`` was done by an earlier run."""
+        gc.enable()
         left = list(items)
         if not ranks.leads():
             return iter(left)
