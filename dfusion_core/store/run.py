@@ -118,7 +118,7 @@ class StageRun:
 
     def expect(self, count: int, batch: int) -> list[range]:
         """Fix the number of rows and the partition into parts; this process's parts that are not finished yet."""
-        gc.enable()  # everything is loaded, and in a loop of hours garbage must go
+        _collect_garbage()
         if not self.done:
             self._parts.expect(count, batch)
             if ranks.leads() and (damaged := self._parts.clean()):
@@ -141,7 +141,7 @@ class StageRun:
 
     def track(self, items: Iterable[int], count: int, what: str) -> Iterator[int]:
         """The items one by one, with progress on stderr; the rest of ``count`` was done by an earlier run."""
-        gc.enable()
+        _collect_garbage()
         left = list(items)
         if not ranks.leads():
             return iter(left)
@@ -292,3 +292,10 @@ class StageRun:
     def _put_out(self) -> None:
         publish(self._out, self.output)
         scratch.tidy(self._scratch, keep=scratch.under_dvc())
+
+
+def _collect_garbage() -> None:
+    """Everything is loaded, and in a loop of hours garbage must go; what is there by now stays and is left alone."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()

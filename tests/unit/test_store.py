@@ -1,5 +1,6 @@
 """The store: what is published is complete, checked, read by Zarr and xarray, and always the same bytes."""
 
+import gc
 import json
 import os
 import shutil
@@ -52,6 +53,23 @@ def test_arrays_and_tables_come_back(workspace: Path) -> None:
     assert data.manifest["rows"] == ROWS
     assert verify("runs") == []
     assert not list(workspace.glob(".dfusion/r00/sample*/*"))
+
+
+def test_garbage_is_collected_while_rows_are_made(workspace: Path) -> None:
+    seen = []
+    gc.disable()  # as `run_stage` does, so that imports are not looked through
+    try:
+        with open_stage("sample", round="r00") as run:
+            seen.append(gc.isenabled())
+            for rows in run.unfinished(ROWS, BATCH):
+                seen.append(gc.isenabled())
+                run.write(rows, **arrays(rows))
+        seen.append(gc.isenabled())
+    finally:
+        gc.enable()
+    assert seen == [False, True, True, True, False]
+    run_sample()
+    assert gc.isenabled()
 
 
 def test_zarr_and_xarray_read_it_with_dimension_names_and_units(workspace: Path) -> None:
