@@ -1,7 +1,7 @@
 """Whole rounds of the project in the current folder in one process, each timed: `in_process.py r00 r01 ...`.
 
-Prints {round: seconds} as its last line. What is imported and loaded for the first time is not in it: the base model is
-evaluated before.
+Prints {round: seconds of the processor} as its last line: other programs do not add to them. What is imported
+and loaded for the first time is not in it: the base model is evaluated before.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ def main() -> None:
     run("evaluate", "init")
     found = {}
     for name in sys.argv[1:]:
-        start = time.perf_counter()
+        start = time.process_time()
         for stage in STAGES:
             run(stage, name)
-        found[name] = time.perf_counter() - start
+        found[name] = time.process_time() - start
     run("summary")
     print("\n" + json.dumps(found))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 import tempfile
@@ -16,6 +17,8 @@ from ..bench import Bench
 from ..result import Result, at_most
 from .clone import ROOT, call, clone
 
+LIBRARIES = "import open_clip, pandas, peft, zarr; from diffusers import StableDiffusionPipeline"
+UNCOLLECTED = "from dfusion_core.entry import leave_imports_uncollected; leave_imports_uncollected()"
 HERE = ROOT / "benchmarks" / "pipeline"
 STAGES = ("sample", "score", "extract", "fuse", "adopt", "train", "evaluate")
 # Next to no work: of what such a round takes, nearly all is start-up.
@@ -45,7 +48,23 @@ def start_up(bench: Bench) -> list[Result]:
             default = first_round(folder)["whole"]
         results.append(Result("startup", "that, over a default micro-world round", (whole / default,), at_most(0.25),
                               note=f"a default round takes {default:.0f} s"))
-    return results
+    return [*results, collecting(bench.sizes.repeats)]
+
+
+def collecting(repeats: int) -> Result:
+    """What a stage saves by importing its libraries, and ending, without garbage collection."""
+    sides = {"collected": LIBRARIES, "not collected": f"{UNCOLLECTED}; {LIBRARIES}"}
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, program in sides.items():
+            before = os.times()
+            with tempfile.TemporaryDirectory() as temporary:
+                call(Path(temporary), sys.executable, "-c", program, PYTHONPATH=str(ROOT))
+            after = os.times()
+            seconds[name].append(sum(after[2:4]) - sum(before[2:4]))  # user and system time of the child
+    ratios = tuple(one / other for one, other in zip(*seconds.values(), strict=True))
+    return Result("startup", "processor seconds of a stage's libraries, with garbage collection over without", ratios,
+                  seconds={name: tuple(values) for name, values in seconds.items()})
 
 
 def set_params(folder: Path, changes: dict[str, Any]) -> None:
