@@ -39,7 +39,7 @@ def main() -> int:
     sizes = Sizes(*chosen[:-1], options.repeats or chosen[-1])
     bench = Bench(source(options.model, options.side, options.dtype), sizes, device)
     file = options.out or Path("results", "benchmarks", f"{options.model}-{device.type}.json")
-    settings = vars(options) | {"out": str(file), "sizes": vars(sizes)}
+    settings = vars(options) | {"out": file.name, "sizes": vars(sizes)}
     results = []
     for result in run_gates(wanted, bench):
         print(f"{result.gate}: {result.verdict}", file=sys.stderr, flush=True)
