@@ -48,14 +48,14 @@ def start_up(bench: Bench) -> list[Result]:
             default = first_round(folder)["whole"]
         results.append(Result("startup", "that, over a default micro-world round", (whole / default,), at_most(0.25),
                               note=f"a default round takes {default:.0f} s"))
-    return [*results, collecting(bench.sizes.repeats)]
+    return results
 
 
-def collecting(repeats: int) -> Result:
+def imports(bench: Bench) -> list[Result]:
     """What a stage saves by importing its libraries, and ending, without garbage collection."""
     sides = {"collected": LIBRARIES, "not collected": f"{UNCOLLECTED}; {LIBRARIES}"}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(repeats):
+    for _ in range(bench.sizes.repeats):
         for name, program in sides.items():
             before = os.times()
             with tempfile.TemporaryDirectory() as temporary:
@@ -63,8 +63,8 @@ def collecting(repeats: int) -> Result:
             after = os.times()
             seconds[name].append(sum(after[2:4]) - sum(before[2:4]))  # user and system time of the child
     ratios = tuple(one / other for one, other in zip(*seconds.values(), strict=True))
-    return Result("startup", "processor seconds of a stage's libraries, with garbage collection over without", ratios,
-                  seconds={name: tuple(values) for name, values in seconds.items()})
+    return [Result("imports", "processor time of a stage's libraries, with garbage collection over without", ratios,
+                   seconds={name: tuple(values) for name, values in seconds.items()})]
 
 
 def set_params(folder: Path, changes: dict[str, Any]) -> None:
