@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 import tempfile
@@ -15,7 +14,7 @@ import yaml
 
 from ..bench import Bench
 from ..result import Result, at_most
-from .clone import ROOT, call, clone
+from .clone import ROOT, call, clone, processor_seconds
 
 LIBRARIES = "import open_clip, pandas, peft, zarr; from diffusers import StableDiffusionPipeline"
 UNCOLLECTED = "from dfusion_core.entry import leave_imports_uncollected; leave_imports_uncollected()"
@@ -57,11 +56,10 @@ def imports(bench: Bench) -> list[Result]:
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(bench.sizes.repeats):
         for name, program in sides.items():
-            before = os.times()
+            before = processor_seconds()
             with tempfile.TemporaryDirectory() as temporary:
                 call(Path(temporary), sys.executable, "-c", program, PYTHONPATH=str(ROOT))
-            after = os.times()
-            seconds[name].append(sum(after[2:4]) - sum(before[2:4]))  # user and system time of the child
+            seconds[name].append(processor_seconds() - before)
     ratios = tuple(one / other for one, other in zip(*seconds.values(), strict=True))
     return [Result("imports", "processor time of a stage's libraries, with garbage collection over without", ratios,
                    seconds={name: tuple(values) for name, values in seconds.items()})]
