@@ -21,7 +21,7 @@ def main() -> int:
     from .bench import Bench, Sizes
     from .gates import DEFAULT, GATES, run_gates
     from .models import source
-    from .report import show, write_report
+    from .report import commit, show, write_report
 
     wanted = DEFAULT if options.gates is None else tuple(GATES) if options.gates == "all" else tuple(
         options.gates.split(","))
@@ -41,6 +41,7 @@ def main() -> int:
     file = options.out or Path("results", "benchmarks", f"{options.model}-{device.type}.json")
     settings = vars(options) | {"out": file.name, "sizes": vars(sizes)}
     results = []
+    commit()  # that of the code which is loaded now
     for result in run_gates(wanted, bench):
         print(f"{result.gate}: {result.verdict}", file=sys.stderr, flush=True)
         results.append(result)

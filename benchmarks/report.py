@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,9 @@ def cpu_name() -> str:
                 platform.processor() or platform.machine())
 
 
+@cache
 def commit() -> str:
-    """The commit of the program, "+" behind it where files differ from it, or "" outside of a repository."""
+    """The commit when this is first called, "+" behind it where files differ from it, "" outside of a repository."""
     head, changed = (subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
                      for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]))
     return "" if head.returncode else head.stdout.strip() + ("+" if changed.stdout.strip() else "")
