@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,25 +53,27 @@ def counting_rows(unets: Iterable[Any]) -> Iterator[Rows]:
         yield rows
 
 
-def look(side: Side, unets: Iterable[Any]) -> Seen:
-    """Run once and count."""
-    with counting_rows(unets) as rows, FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+def look(side: Side, unets: Iterable[Any], *, flops: bool = True) -> Seen:
+    """Run once and count; a compiled graph does not run where FLOPs are counted."""
+    counter = FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
+    with counting_rows(unets) as rows, counter if flops else nullcontext():
         output = side()
     return Seen(output, counter.get_total_flops(), rows.all, rows.trained)
 
 
 def observe(
-    sides: Mapping[str, Side], unets: Iterable[Any], repeats: int, device: torch.device
+    sides: Mapping[str, Side], unets: Iterable[Any], repeats: int, device: torch.device, compiled: str = ""
 ) -> dict[str, Seen]:
     """Every side once, counted, which warms up; then A B A B ... timed, in this one process.
 
     Interleaved, so that another program on the machine disturbs all sides alike. With ``repeats`` 0 nothing is timed.
+    FLOPs of the side called ``compiled`` are not counted.
     """
     unets = list(unets)
     seen = {}
     for name, side in sides.items():
         print(f"  {name}", end=" ", file=sys.stderr, flush=True)
-        seen[name] = look(side, unets)
+        seen[name] = look(side, unets, flops=name != compiled)
     for _ in range(repeats):
         for name, side in sides.items():
             seen[name].seconds.append(seconds(side, device))

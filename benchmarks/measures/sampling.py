@@ -33,7 +33,7 @@ def sampling(bench: Bench) -> list[Result]:
         "diffusers' pipeline": lambda: pipeline.sample(theirs, policy, x_T, SEED, text, empty)}
     if bench.device.type == "cuda":
         sides[COMPILED] = compiled(bench, x_T, noise)
-    seen = observe(sides, [policy.unet], bench.sizes.repeats, bench.device)
+    seen = observe(sides, [policy.unet], bench.sizes.repeats, bench.device, COMPILED)
     ours, plain, other = (seen[name] for name in list(sides)[:3])
     captured = (Check("latents with and without maps", off(ours.output.x, plain.output.x), at_most(0)),
                 Check("maps against an explicit softmax", maps_off(bench), at_most(MAP_EXACT)))
