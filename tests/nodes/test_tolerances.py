@@ -1,7 +1,9 @@
-"""What may differ when only the way of computing changes: batch sizes, threads, keys and values stored or not."""
+"""What may differ when only the way of computing changes: batch sizes, threads, keys and values stored or not, and the
+instructions of the processor."""
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from other_arithmetic import FEWER_INSTRUCTIONS, differences
 from safetensors.numpy import load_file
 from steps import array, change, forget, run
 
@@ -16,6 +19,7 @@ from dfusion_core.store import read_stage
 
 FP32 = 1e-5  # of the largest value of an array
 SHADE = 1  # of 255, in a picture
+OTHER_KERNELS = 1e-3  # of the largest value, where also exp and softmax are computed in another way
 ADAMW = 1e-2  # of what training changed: AdamW divides by gradients that may be near zero
 
 
@@ -94,3 +98,15 @@ def test_threads_of_training(project: Path, two_threads: None) -> None:
     forget("train")
     run("train")
     assert trained_otherwise(before) <= ADAMW
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the variables are those of x86")
+def test_another_processor(project: Path) -> None:
+    """Each stage with kernels for a processor without AVX. They are other kernels: something differs."""
+    found = differences(project, FEWER_INSTRUCTIONS)
+    for name, value in found.items():
+        allowed = SHADE if name.endswith("/picture") else ADAMW if name == "train/adapter" else OTHER_KERNELS
+        assert value <= allowed, f"{name}: {value}"
+    assert max(found["sample/x"], found["fuse/x"]) > 0, found
+    assert found.keys() >= {"sample/log_prob", "score/embedding", "extract/mask", "train/exp_avg", "evaluate/picture"}
