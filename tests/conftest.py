@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,3 +51,31 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def project(finished: Path, workspace: Path) -> Path:
     """A copy of it, and the current folder."""
     return Path(shutil.copytree(finished, workspace, dirs_exist_ok=True))
+
+
+@pytest.fixture(scope="session")
+def place() -> Iterator[Path]:
+    """A folder that every user can reach, unlike those of pytest."""
+    folder = Path(tempfile.mkdtemp(prefix="nodes-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def program(place: Path) -> Path:
+    """A repository with tiny parameters in which nothing was run."""
+    from clones import repository
+
+    return repository(place / "program")
+
+
+@pytest.fixture(scope="session")
+def whole(program: Path, place: Path) -> Path:
+    """A clone of it in which one `dvc repro` made everything, once in a session. Not to be changed."""
+    from clones import call, commit
+
+    call(place, "git", "clone", "-q", str(program), "whole")
+    call(place / "whole", "dvc", "repro", "-q")
+    commit(place / "whole", "run")
+    return place / "whole"

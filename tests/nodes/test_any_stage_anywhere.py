@@ -100,6 +100,13 @@ def test_nodes_make_what_one_machine_makes(nodes: Path, whole: Path) -> None:
         assert not made or verify(clone / "runs") == []
 
 
+def test_the_nodes_were_as_unlike_as_they_should_be() -> None:
+    """Where the machine forbids it, the clones ran as this user or with a network, and the tests here show less."""
+    forbidden = {"another user": not as_nobody(), "no network and another host": not without_network()}
+    if any(forbidden.values()):
+        pytest.skip(f"not allowed here: {', '.join(name for name, so in forbidden.items() if so)}")
+
+
 def test_nothing_says_where_or_when_it_was_made(nodes: Path, whole: Path) -> None:
     """No path, host, user or day in any published file or in dvc.lock."""
     today = [time.strftime(form, when(time.time())) for form in ("%Y-%m-%d", "%Y%m%d", "%d/%b/%Y", "%b %d")
