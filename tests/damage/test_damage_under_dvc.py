@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-from clones import call, environment, repository
+from clones import call, environment
 from harm import flip
 
 pytestmark = pytest.mark.slow
@@ -15,11 +16,11 @@ VERIFY = ("python", "-m", "dfusion_core.cli", "verify")
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny project up to the first round's samples, linked to DVC's cache by hard links."""
-    folder = repository(tmp_path_factory.mktemp("damaged") / "clone")
+def clone(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny project that was run, linked to DVC's cache by hard links."""
+    folder = Path(shutil.copytree(whole, tmp_path_factory.mktemp("damaged") / "clone"))
     call(folder, "dvc", "config", "cache.type", "hardlink")
-    call(folder, "dvc", "repro", "sample@r00")
+    call(folder, "dvc", "checkout", "-q", "--relink")
     return folder
 
 
@@ -64,7 +65,7 @@ def test_a_disk_that_forgot_a_bit_of_a_copy(clone: Path, shard: Path) -> None:
     call(clone, "dvc", "status", "sample@r00")  # DVC has seen the copy whole
     rot(shard)
     assert "up to date" in call(clone, "dvc", "status", "sample@r00")
-    said = fails(clone, "dvc", "repro", "-s", "score@r00")
+    said = fails(clone, "dvc", "repro", "-f", "-s", "score@r00")
     assert "checksum differs" in said and "'rm -r runs/r00/sample' and 'dvc checkout runs/r00/sample'" in said
     call(clone, "rm", "-rf", "runs/r00/sample")
     call(clone, "dvc", "checkout", "runs/r00/sample")
