@@ -7,6 +7,7 @@ from pathlib import Path
 from ..errors import MissingStage, StoreError
 from ..results import MEASURES, SPLITS
 from ..store.tables import read_table
+from ..study.comparing import shown
 from . import html
 
 FILE = "gains.csv"  # what `dfusion study table` writes
@@ -26,14 +27,8 @@ def methods(study: Path) -> str:
     groups = list(dict.fromkeys(table.group))
     if "all" in groups:
         table = table[table.group == "all"]
-    rows = [(one.method, one.group, SPLITS[one.split], MEASURES[one.measure], one.seeds,
-             *(interval(one, name) for name in ESTIMATES)) for one in table.itertuples()]
+    rows = [(one["method"], one["group"], SPLITS[one["split"]], MEASURES[one["measure"]], one["seeds"],
+             *(shown(one, name) for name in ESTIMATES)) for one in table.to_dict("records")]
     return html.heading(f"Methods: {study.name}", "Trainings with several seeds: gain over the base model, and "
                         "difference from the study's baseline, with 95 % intervals over seeds and prompts."
                         ) + html.table(["method", "group", "prompts", "measure", "seeds", "gain", "difference"], rows)
-
-
-def interval(row: object, name: str) -> str:
-    """An estimate with its interval."""
-    mean, low, high = (getattr(row, f"{name}{end}") for end in ("", "_low", "_high"))
-    return f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"

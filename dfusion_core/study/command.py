@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -43,7 +43,7 @@ def table(file: File, out: Out = None) -> None:
     from rich.table import Table
 
     from ..results import MEASURES, SPLITS
-    from .comparing import gains, means
+    from .comparing import gains, means, shown
     from .drawing import draw_curves, draw_gains
     from .grid import load_study
     from .running import CELLS, PROMPTS, read_rows
@@ -57,11 +57,11 @@ def table(file: File, out: Out = None) -> None:
     draw_gains(found, folder / "gains.png")
     for split in sorted(set(prompts.split)):
         draw_curves(prompts, cells, study, split, folder / f"curves_{split}.png")
-    shown = Table(study.compared, "group", "measure", "prompts", "seeds", "gain over base", f"minus {study.baseline}")
+    lines = Table(study.compared, "group", "measure", "prompts", "seeds", "gain over base", f"minus {study.baseline}")
     for row in found.to_dict("records"):
-        shown.add_row(row["method"], row["group"], MEASURES[row["measure"]], SPLITS[row["split"]], str(row["seeds"]),
-                      *(_interval(row, key) for key in ("gain", "difference")))
-    Console(width=None if sys.stdout.isatty() else 160).print(shown)
+        lines.add_row(row["method"], row["group"], MEASURES[row["measure"]], SPLITS[row["split"]], str(row["seeds"]),
+                      *(shown(row, key) for key in ("gain", "difference")))
+    Console(width=None if sys.stdout.isatty() else 160).print(lines)
     print(f"{len(cells)} of {len(study.cells)} cells; tables and figures are in {folder}.")
 
 
@@ -109,7 +109,3 @@ def directions(
 
     print(study_directions(round, pairs, images, size or [2e-3], out).round(4).to_string(index=False))
     print(f"\n{images} images of each training prompt, on the same seeds; the table is in {out}.")
-
-
-def _interval(row: dict[Any, Any], key: str) -> str:
-    return f"{row[key]:+.4f} [{row[f'{key}_low']:+.4f}, {row[f'{key}_high']:+.4f}]"

@@ -7,7 +7,9 @@ paired.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -99,6 +101,11 @@ def _compared(wide: pd.DataFrame, chosen: list[str], method: str, study: Study) 
     return {"seeds": min(len(values) for values in ours), "gain": gain.mean, "gain_low": gain.low,
             "gain_high": gain.high, "difference": difference.mean, "difference_low": difference.low,
             "difference_high": difference.high}
+
+
+def shown(row: Mapping[Any, Any], name: str) -> str:
+    """An estimate of a row of ``gains`` with its interval."""
+    return f"{row[name]:+.4f} [{row[f'{name}_low']:+.4f}, {row[f'{name}_high']:+.4f}]"
 
 
 def means(prompts: pd.DataFrame, study: Study) -> pd.DataFrame:
