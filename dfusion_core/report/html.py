@@ -27,6 +27,7 @@ td.number { text-align: right; font-variant-numeric: tabular-nums; }
 img { image-rendering: pixelated; width: 96px; height: 96px; display: block; }
 figure { display: inline-block; margin: .3em .3em .3em 0; } figcaption { font-size: .8em; color: #555; }
 .pair { break-inside: avoid; display: inline-block; vertical-align: top; margin: 0 1.5em .6em 0; }
+.steps img { width: 64px; height: 64px; }
 .note { color: #555; font-size: .9em; }
 svg text { font: 12px system-ui, sans-serif; fill: #444; }
 @media print { body { max-width: none; margin: 0; } h2 { break-after: avoid; } }
@@ -51,11 +52,11 @@ def cell(value: Any) -> str:
     return f'<td class="number">{shown}</td>'
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table with a header; names of columns are broken where they have a _, and many columns are set smaller."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], wide: bool = False) -> str:
+    """A table with a header. Names of columns are broken where they have a _; wide tables are set smaller."""
     head = "".join(f"<th>{text(name.replace('_', chr(10)))}</th>" for name in columns)
     body = "".join("<tr>" + "".join(map(cell, row)) + "</tr>" for row in rows)
-    kind = ' class="wide"' if len(columns) > WIDE else ""
+    kind = ' class="wide"' if wide or len(columns) > WIDE else ""
     return f"<table{kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 

@@ -27,7 +27,7 @@ def maps(round: str, everything: Everything) -> str:
     lines = [*((item, found[:, k]) for k, item in enumerate(items)), ("mask", mask.astype(np.float32))]
     for name, line in lines:
         pictures = (html.image(picture, f"t = {steps - i}") for i, picture in enumerate(grey(line)))
-        parts.append(f"<h3>{html.text(name)}</h3>{''.join(pictures)}")
+        parts.append(f'<h3>{html.text(name)}</h3><div class="steps">{"".join(pictures)}</div>')
     return "".join(parts)
 
 

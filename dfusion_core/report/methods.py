@@ -24,11 +24,16 @@ def methods(study: Path) -> str:
     table = read_table(study / FILE)
     if missing := [name for name in COLUMNS if name not in table]:
         raise StoreError(f"report: {study / FILE} has no column '{missing[0]}'.", "Run 'dfusion study table' again.")
-    groups = list(dict.fromkeys(table.group))
-    if "all" in groups:
+    if "all" in set(table.group):
         table = table[table.group == "all"]
-    rows = [(one["method"], one["group"], SPLITS[one["split"]], MEASURES[one["measure"]], one["seeds"],
-             *(shown(one, name) for name in ESTIMATES)) for one in table.to_dict("records")]
-    return html.heading(f"Methods: {study.name}", "Trainings with several seeds: gain over the base model, and "
-                        "difference from the study's baseline, with 95 % intervals over seeds and prompts."
-                        ) + html.table(["method", "group", "prompts", "measure", "seeds", "gain", "difference"], rows)
+    kinds = table[["measure", "split"]].drop_duplicates().itertuples(index=False, name=None)
+    columns = {f"{MEASURES[measure]}\n{SPLITS[split]}": (measure, split) for measure, split in kinds}
+    rows = []
+    for (method, group), found in table.groupby(["method", "group"], sort=False):
+        estimates = found.set_index(["measure", "split"]).to_dict("index")
+        cells = ("\n".join(shown(estimates[kind], name) for name in ESTIMATES) if kind in estimates else ""
+                 for kind in columns.values())
+        rows.append((method, group, found.seeds.min(), *cells))
+    return html.heading(f"Methods: {study.name}", "Gain over the base model, and below it the difference from the "
+                        "study's baseline, with 95 % intervals over trainings and prompts."
+                        ) + html.table(["method", "group", "seeds", *columns], rows, wide=True)

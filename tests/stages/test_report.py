@@ -97,7 +97,7 @@ def test_the_table_of_a_study(project: Path) -> None:
     write_text(study / "gains.csv", ",".join(COLUMNS) + "\n" + row)
     write_report(Path("results/report.html"), [study])
     found = Path("results/report.html").read_text()
-    assert "Methods: mine" in found and "+0.0100 [-0.0200, +0.0300]" in found and "+0.07" not in found
+    assert "Methods: mine" in found and "+0.0100 [-0.0200, +0.0300]\n+0.0000 [" in found and "+0.07" not in found
     write_text(study / "gains.csv", "method,group\ndpo,all\n")
     with pytest.raises(StoreError, match="no column 'split'"):
         write_report(Path("results/report.html"), [study])
