@@ -209,6 +209,7 @@ def interrupted(stage: Stage, at: int, number: signal.Signals) -> Ended:
         return number if count == at else GO
 
     def command() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in what it runs beside itself
         stop_on_signals()
         stage.run()
 

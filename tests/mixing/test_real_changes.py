@@ -60,12 +60,14 @@ def goes_on_as_new(stage: str, because: str, capsys: pytest.CaptureFixture[str])
     ("sample", {"seed": 1}, "seed changed from 0 to 1."),
     ("fuse", {"fuse": {"first_step": 2}}, "fuse.first_step changed from 3 to 2."),
     ("train", {"train": {"learning_rate": 1e-4}}, "train.learning_rate changed from 0.001 to 0.0001."),
-    ("evaluate", {"evaluate": {"seed": 5}}, "evaluate.seed changed from 1 to 5."),
+    ("evaluate", {"evaluate": {"seed": 5}}, "evaluate.seed changed from 1 to 5; the input 'base' changed."),
 ])
 def test_parameters(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
                     stage: str, changes: dict[str, Any], because: str) -> None:
     interrupted(monkeypatch, stage)
     change(**changes)
+    if stage == "evaluate":
+        run("evaluate", "init")  # only images of the same seeds are compared
     goes_on_as_new(stage, because, capsys)
 
 
@@ -77,7 +79,10 @@ def test_the_prompt_file(
     interrupted(monkeypatch, stage)
     text = Path("prompts.yaml").read_text()
     Path("prompts.yaml").write_text(text.replace("a blue and dotted square", "a red and dotted square"))
-    goes_on_as_new(stage, "the input 'prompts' changed.", capsys)
+    if stage == "evaluate":
+        run("evaluate", "init")
+    base = "the input 'base' changed; " * (stage == "evaluate")
+    goes_on_as_new(stage, f"{base}the input 'prompts' changed.", capsys)
 
 
 def test_the_adapter_of_the_round_before(
