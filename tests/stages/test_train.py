@@ -182,7 +182,8 @@ def test_the_micro_batch_does_not_matter(project: Path, micro_batch: int) -> Non
     change(train={**smooth, "micro_batch": micro_batch})
     run("train")
     for name, value in adapter().items():
-        assert np.linalg.norm(value - before[name]) < 1e-3 * np.linalg.norm(before[name] - start[name])
+        last_bit = np.linalg.norm(np.spacing(np.abs(before[name])))  # of every weight: the update itself is that small
+        assert np.linalg.norm(value - before[name]) < 1e-3 * np.linalg.norm(before[name] - start[name]) + last_bit
     pd.testing.assert_frame_equal(updates(), table, rtol=1e-3, atol=1e-5)
 
 
