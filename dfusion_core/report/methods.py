@@ -17,7 +17,7 @@ COLUMNS = ("method", "group", "split", "measure", "seeds", *(
 
 
 def methods(study: Path) -> str:
-    """The gains of a study's methods over the base model, all groups together. Raises MissingStage."""
+    """The gains of a study's methods over the base model, all groups together. Raises MissingStage, StoreError."""
     if not (study / FILE).is_file():
         raise MissingStage(f"report: {study} is no study's folder: there is no {FILE}.",
                            "Name the folder that 'dfusion study table' wrote to, as docs/evidence/methods.")
