@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from dfusion_core.attention import present_layers
-from dfusion_core.ddim import schedule
-from dfusion_core.denoise import References, Trajectories, denoise, denoise_fused
-from dfusion_core.lora import trainable
-from dfusion_core.masks import item_mask, merge
-from dfusion_core.noise import trajectory_noises
+from dfusion_core.attention.control import present_layers
+from dfusion_core.attention.masks import item_mask, merge
+from dfusion_core.diffusion.ddim import schedule
+from dfusion_core.diffusion.denoise import References, Trajectories, denoise, denoise_fused
+from dfusion_core.diffusion.policy import Policy
+from dfusion_core.diffusion.text import Text
+from dfusion_core.images.noise import trajectory_noises
+from dfusion_core.models.lora import trainable
 from dfusion_core.params.sections import Fuse, Train
-from dfusion_core.policy import Policy
-from dfusion_core.text import Text
 from dfusion_core.trajectories import Pairs, shared_steps
 
 from .models import ETA, Source, adapt

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from torch import Tensor, from_numpy
 
-from .errors import DFusionError
+from .runtime.errors import DFusionError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from .errors import DFusionError
+from .runtime.errors import DFusionError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

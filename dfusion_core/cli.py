@@ -8,11 +8,11 @@ import typer
 
 from . import __version__
 from .doctor.command import doctor
-from .entry import guarded
-from .errors import StoreError
 from .export.command import export
 from .planning.command import plan
 from .profile import profile
+from .runtime.entry import guarded
+from .runtime.errors import StoreError
 from .study.command import app as study
 from .thresholds.command import thresholds
 

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .attention import present_layers, recording_kv
-from .errors import MaskError
-from .masks import item_mask, merge
-from .policy import Policy, check_finite
-from .text import Text
+from .attention.control import present_layers, recording_kv
+from .attention.masks import item_mask, merge
+from .diffusion.policy import Policy, check_finite
+from .diffusion.text import Text
+from .runtime.errors import MaskError
 from .trajectories import tensor
 
 if TYPE_CHECKING:

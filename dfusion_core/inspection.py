@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import StoreError, did_you_mean, printable
+from .runtime.errors import StoreError, did_you_mean, printable
 from .store.manifest import MANIFEST
 from .store.publish import ARRAYS
 from .store.reading import StageData

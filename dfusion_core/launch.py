@@ -13,14 +13,14 @@ import runpy
 import shlex
 import sys
 
-from .entry import guarded, stop_on_signals
+from .runtime.entry import guarded, stop_on_signals
 
 if __name__ == "__main__":
     stop_on_signals()  # before the imports that take their time
 
-from .errors import LaunchError, did_you_mean  # noqa: E402
 from .params import load_params  # noqa: E402
 from .params.sections import Launcher  # noqa: E402
+from .runtime.errors import LaunchError, did_you_mean  # noqa: E402
 
 ALONE = "python"  # this interpreter, in this very process
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import StoreError
+from .runtime.errors import StoreError
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -9,7 +9,7 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from .entry import guarded
+from .runtime.entry import guarded
 
 FOLDER = Path(__file__).parent / "profiles"
 PARAMS = Path("params.yaml")
@@ -73,7 +73,7 @@ def fill(name: str, model: str = "", prompts: str = "") -> Chosen:
 
 def shipped(name: str) -> str:
     """A profile as it is in the package. Raises typer.BadParameter with the closest name."""
-    from .errors import did_you_mean
+    from .runtime.errors import did_you_mean
 
     if name not in PROFILES:
         hint = did_you_mean(name, PROFILES)
@@ -89,7 +89,7 @@ def prompt_file(name: str, prompts: str) -> str:
 
 def write(chosen: Chosen, force: bool) -> list[str]:
     """Write params.yaml atomically; returns what happened to the old one. Raises ParamsError rather than lose it."""
-    from .errors import ParamsError
+    from .runtime.errors import ParamsError
     from .store.atomic import write_bytes, write_text
 
     said = []

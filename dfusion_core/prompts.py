@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import PromptsError, did_you_mean, listed, short
 from .params.strict_yaml import read_yaml
 from .prompt_items import MarkError, read_marks, word_spans
+from .runtime.errors import PromptsError, did_you_mean, listed, short
 
 KEYS = ("prompt", "items", "thresholds")
 QUOTES = "A text with [ in it must be in quotes where it begins with [ or stands in {...}."

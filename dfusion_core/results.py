@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from .artefacts import INIT, RESULTS, in_order, round_result, training_result
-from .errors import MissingStage, StoreError
+from .runtime.artefacts import INIT, RESULTS, in_order, round_result, training_result
+from .runtime.errors import MissingStage, StoreError
 from .store import read_stage
 from .store.atomic import write_text
 from .store.hints import how_to_mend

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .plan import pair_names
-from .policy import check_finite
+from .diffusion.policy import check_finite
+from .images.plan import pair_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -12,11 +12,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from dfusion_core.artefacts import output, pairs_result
-from dfusion_core.entry import run_stage
 from dfusion_core.params import load_params
-from dfusion_core.ranks import leads
-from dfusion_core.reward_plugins import reward_inputs
+from dfusion_core.rewards.plugins import reward_inputs
+from dfusion_core.runtime.artefacts import output, pairs_result
+from dfusion_core.runtime.entry import run_stage
+from dfusion_core.runtime.ranks import leads
 from dfusion_core.store import open_stage, read_stage
 from dfusion_core.store.atomic import write_text
 from dfusion_core.store.json_files import read_json
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from dfusion_core.params import Params
-    from dfusion_core.rewards import Pictures, Scores
+    from dfusion_core.rewards.scoring import Pictures, Scores
     from dfusion_core.store import StageData
 
 Figures = dict[str, Any]
@@ -92,9 +92,9 @@ def twins(round: str, params: Params) -> tuple[pd.DataFrame, Figures]:
 
 def rescore(params: Params, scored: StageData, pictures: Pictures, pairs: pd.DataFrame) -> Scores:
     """Scores of the pairs' new pictures, by the models that scored the sampled ones."""
-    from dfusion_core.device import pick_device
-    from dfusion_core.plan import pair_names
-    from dfusion_core.rewards import check_same, load_reward
+    from dfusion_core.images.plan import pair_names
+    from dfusion_core.rewards.scoring import check_same, load_reward
+    from dfusion_core.runtime.device import pick_device
 
     reward = load_reward(params.reward, pick_device("auto"))
     check_same(read_json(scored.path("reward.json"), "clip.model", "clip.sha256", "plugins"), reward.identity())

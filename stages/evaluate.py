@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 
-from dfusion_core.artefacts import adapter, model_name, output, round_result
-from dfusion_core.entry import run_stage
+from dfusion_core.images.plan import evaluation_plan
 from dfusion_core.params import load_params
-from dfusion_core.plan import evaluation_plan
 from dfusion_core.prompts import find_file, load_prompts
-from dfusion_core.ranks import leads
-from dfusion_core.reward_plugins import reward_inputs
+from dfusion_core.rewards.plugins import reward_inputs
+from dfusion_core.runtime.artefacts import adapter, model_name, output, round_result
+from dfusion_core.runtime.entry import run_stage
+from dfusion_core.runtime.ranks import leads
 from dfusion_core.store import open_stage, read_stage
 
 
@@ -28,12 +28,12 @@ def evaluate(round: str) -> None:
         inputs["base"] = output("evaluate", "init")
     with open_stage("evaluate", round=round, params=params, inputs=inputs) as run:
         if not run.done:
-            from dfusion_core.denoise import denoise
-            from dfusion_core.evaluation import score_images, write_grid
-            from dfusion_core.infotext import pictures_text
-            from dfusion_core.noise import trajectory_noises
-            from dfusion_core.policy import load_policy
-            from dfusion_core.rewards import load_reward
+            from dfusion_core.diffusion.denoise import denoise
+            from dfusion_core.diffusion.policy import load_policy
+            from dfusion_core.evaluation.grading import score_images, write_grid
+            from dfusion_core.evaluation.infotext import pictures_text
+            from dfusion_core.images.noise import trajectory_noises
+            from dfusion_core.rewards.scoring import load_reward
 
             images = evaluation_plan(prompts, params.evaluate)
             policy = load_policy(params.model, params.sample, adapter(round))

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dfusion_core.artefacts import adapter, output, previous
-from dfusion_core.entry import run_stage
 from dfusion_core.params import load_params
 from dfusion_core.prompts import find_file, load_prompts
+from dfusion_core.runtime.artefacts import adapter, output, previous
+from dfusion_core.runtime.entry import run_stage
 from dfusion_core.store import open_stage, read_stage
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def masks(round: str) -> None:
         if run.done:
             return
         from dfusion_core.extraction import check_masks, reference_masks
-        from dfusion_core.plan import pair_plan
+        from dfusion_core.images.plan import pair_plan
 
         sampled, scores = read_stage("sample", round), read_stage("score", round).table("scores")
         images = sampled.table("images")
@@ -71,8 +71,8 @@ def keys_and_values(round: str) -> None:
         count = kept(params.extract.keep_kv, len(references))
         if count == 0:
             return
+        from dfusion_core.diffusion.policy import load_policy
         from dfusion_core.extraction import replay
-        from dfusion_core.policy import load_policy
         from dfusion_core.trajectories import tensor
 
         policy = load_policy(params.model, params.sample, adapter(before))

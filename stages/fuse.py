@@ -12,15 +12,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dfusion_core.artefacts import adapter, output, previous
-from dfusion_core.entry import run_stage
+from dfusion_core.images.plan import twin_plan
 from dfusion_core.params import load_params
-from dfusion_core.plan import twin_plan
+from dfusion_core.runtime.artefacts import adapter, output, previous
+from dfusion_core.runtime.entry import run_stage
 from dfusion_core.store import open_stage, read_stage
 
 if TYPE_CHECKING:
+    from dfusion_core.diffusion.policy import Policy
     from dfusion_core.params import Params
-    from dfusion_core.policy import Policy
     from dfusion_core.store import StageRun
 
 
@@ -33,7 +33,7 @@ def fuse(round: str) -> None:
     with open_stage("fuse", round=round, params=params, inputs=inputs) as run:
         if run.done or params.pairs == "naive":
             return
-        from dfusion_core.policy import load_policy
+        from dfusion_core.diffusion.policy import load_policy
 
         policy = load_policy(params.model, params.sample, adapter(before))
         (twins if params.pairs == "same_noise" else targets)(round, run, params, policy)
@@ -41,10 +41,10 @@ def fuse(round: str) -> None:
 
 def targets(round: str, run: StageRun, params: Params, policy: Policy) -> None:
     """Fuse every (reference, base) pair."""
-    from dfusion_core.attention import present_layers
-    from dfusion_core.denoise import References, denoise_fused, invert
+    from dfusion_core.attention.control import present_layers
+    from dfusion_core.diffusion.denoise import References, denoise_fused, invert
     from dfusion_core.extraction import stored_kv
-    from dfusion_core.noise import trajectory_noises
+    from dfusion_core.images.noise import trajectory_noises
     from dfusion_core.trajectories import tensor
 
     sampled, extracted, cache = (read_stage(name, round) for name in ("sample", "extract", "kv"))
@@ -67,8 +67,8 @@ def targets(round: str, run: StageRun, params: Params, policy: Policy) -> None:
 
 def twins(round: str, run: StageRun, params: Params, policy: Policy) -> None:
     """Denoise the first half of each prompt's x_T once more, with other step noises."""
-    from dfusion_core.denoise import denoise
-    from dfusion_core.noise import trajectory_noises
+    from dfusion_core.diffusion.denoise import denoise
+    from dfusion_core.images.noise import trajectory_noises
 
     plan, empty = twin_plan(read_stage("sample", round).table("images")), policy.embed([""])
     run.describe = lambda row: f"twin {row} ('{plan.prompt[row]}', seed {plan.seed[row]})"

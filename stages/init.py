@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 
-from dfusion_core.artefacts import model_inputs
-from dfusion_core.entry import run_stage
 from dfusion_core.params import load_params
+from dfusion_core.runtime.artefacts import model_inputs
+from dfusion_core.runtime.entry import run_stage
 from dfusion_core.store import open_stage
 
 
@@ -22,10 +22,10 @@ def init(round: str = "init") -> None:
         import pandas as pd
 
         from dfusion_core.advantages import COLUMNS
-        from dfusion_core.loading import load_pipeline
-        from dfusion_core.lora import add_lora, save_lora
-        from dfusion_core.model_source import locate
-        from dfusion_core.pins import FILE, pin
+        from dfusion_core.models.loading import load_pipeline
+        from dfusion_core.models.lora import add_lora, save_lora
+        from dfusion_core.models.model_source import locate
+        from dfusion_core.models.pins import FILE, pin
 
         source = locate(params.model)
         unet = load_pipeline(params.model, source).unet

@@ -6,11 +6,11 @@ writes  sample/  x, log_prob, cross_map, picture (one row an image), images.csv
 
 from __future__ import annotations
 
-from dfusion_core.artefacts import adapter, output, previous
-from dfusion_core.entry import run_stage
+from dfusion_core.images.plan import image_plan
 from dfusion_core.params import load_params
-from dfusion_core.plan import image_plan
 from dfusion_core.prompts import find_file, load_prompts
+from dfusion_core.runtime.artefacts import adapter, output, previous
+from dfusion_core.runtime.entry import run_stage
 from dfusion_core.store import open_stage
 
 
@@ -23,10 +23,10 @@ def sample(round: str) -> None:
     with open_stage("sample", round=round, params=params, inputs=inputs) as run:
         if run.done:
             return
-        from dfusion_core.denoise import denoise
-        from dfusion_core.masks import item_tokens
-        from dfusion_core.noise import trajectory_noises
-        from dfusion_core.policy import load_policy
+        from dfusion_core.attention.masks import item_tokens
+        from dfusion_core.diffusion.denoise import denoise
+        from dfusion_core.diffusion.policy import load_policy
+        from dfusion_core.images.noise import trajectory_noises
 
         images = image_plan(prompts, params.sample.images_per_prompt, params.seed, round)
         policy = load_policy(params.model, params.sample, adapter(before))

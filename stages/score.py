@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 
-from dfusion_core.artefacts import output
-from dfusion_core.entry import run_stage
 from dfusion_core.params import load_params
-from dfusion_core.reward_plugins import reward_inputs
+from dfusion_core.rewards.plugins import reward_inputs
+from dfusion_core.runtime.artefacts import output
+from dfusion_core.runtime.entry import run_stage
 from dfusion_core.store import open_stage, read_stage
 
 
@@ -22,8 +22,8 @@ def score(round: str) -> None:
     with open_stage("score", round=round, params=params, inputs=inputs) as run:
         if run.done:
             return
-        from dfusion_core.device import pick_device
-        from dfusion_core.rewards import load_reward
+        from dfusion_core.rewards.scoring import load_reward
+        from dfusion_core.runtime.device import pick_device
 
         sampled = read_stage("sample", round)
         images = sampled.table("images")

@@ -13,10 +13,10 @@ import shutil
 from functools import partial
 from typing import TYPE_CHECKING
 
-from dfusion_core.artefacts import adapter, output, previous
-from dfusion_core.entry import run_stage
 from dfusion_core.params import load_params
-from dfusion_core.ranks import leads
+from dfusion_core.runtime.artefacts import adapter, output, previous
+from dfusion_core.runtime.entry import run_stage
+from dfusion_core.runtime.ranks import leads
 from dfusion_core.store import open_stage, read_stage
 
 if TYPE_CHECKING:
@@ -42,13 +42,13 @@ def train(round: str) -> None:
 def update(round: str, before: str, run: StageRun, params: Params) -> None:
     """All optimizer steps of ROUND, from the adapter, optimizer and rewards of the round BEFORE."""
     from dfusion_core.advantages import advantages, extend
-    from dfusion_core.lora import save_lora
-    from dfusion_core.objectives import needs_advantage, skips_shared_steps
-    from dfusion_core.optimizer import save_optimizer
-    from dfusion_core.pins import FILE as PIN
-    from dfusion_core.policy import load_policy
-    from dfusion_core.tracking import write_live
-    from dfusion_core.training import Trainer
+    from dfusion_core.diffusion.policy import load_policy
+    from dfusion_core.models.lora import save_lora
+    from dfusion_core.models.pins import FILE as PIN
+    from dfusion_core.training.objectives import needs_advantage, skips_shared_steps
+    from dfusion_core.training.optimizer import save_optimizer
+    from dfusion_core.training.tracking import write_live
+    from dfusion_core.training.trainer import Trainer
     from dfusion_core.trajectories import load_pairs
 
     sampled, scores = read_stage("sample", round), read_stage("score", round).table("scores")

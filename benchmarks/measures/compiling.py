@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import torch
 
-from dfusion_core.compiling import compile_unet
-from dfusion_core.policy import Policy
-from dfusion_core.training import Trainer
+from dfusion_core.diffusion.compiling import compile_unet
+from dfusion_core.diffusion.policy import Policy
+from dfusion_core.training.trainer import Trainer
 
 from ..bench import Bench
 from ..result import Check, Result, at_most

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from dfusion_core.training import Trainer
+from dfusion_core.training.trainer import Trainer
 from dfusion_core.trajectories import Pairs
 
 from ..bench import Bench

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from dfusion_core.policy import Policy
-from dfusion_core.text import Text
+from dfusion_core.diffusion.policy import Policy
+from dfusion_core.diffusion.text import Text
 
 
 def build(policy: Policy, scheduler: Any) -> Any:

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from dfusion_core import ddim
-from dfusion_core.lora import trainable
+from dfusion_core.diffusion import ddim
+from dfusion_core.diffusion.policy import Policy
+from dfusion_core.diffusion.text import Text
+from dfusion_core.models.lora import trainable
 from dfusion_core.params.sections import Train
-from dfusion_core.policy import Policy
-from dfusion_core.text import Text
 from dfusion_core.trajectories import Pairs
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..entry import guarded
+from ..runtime.entry import guarded
 from .findings import PER_STEP
 
 if TYPE_CHECKING:

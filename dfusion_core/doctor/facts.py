@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from ..model_source import Source
+    from ..diffusion.policy import Policy
+    from ..diffusion.text import Text
+    from ..models.model_source import Source
     from ..params.sections import Everything
-    from ..policy import Policy
     from ..prompts import Prompt
-    from ..rewards import Scorer
-    from ..text import Text
+    from ..rewards.scoring import Scorer
     from .effort import Effort
     from .passes import Drawn, Passes
 

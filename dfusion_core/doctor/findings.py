@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..errors import DFusionError, one_line
+from ..runtime.errors import DFusionError, one_line
 
 Verdict = Literal["ok", "warning", "failed", "skipped"]
 Details = Sequence[dict[str, Any]]  # rows of a table, the same keys in each

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import StoreError, one_line
+from ..runtime.errors import StoreError, one_line
 from .facts import Facts
 from .findings import Finding, failed, ok, warning
 
@@ -21,7 +21,7 @@ LEAST, LITTLE = GIB // 4, 2 * GIB  # bytes: nothing runs to an end; only small m
 
 def space(_: Facts) -> Finding:
     """Stages can write their outputs and their scratch folder, and there is room."""
-    from ..artefacts import RESULTS, RUNS
+    from ..runtime.artefacts import RESULTS, RUNS
     from ..store import scratch_root
 
     for folder in (Path(), RUNS, RESULTS, scratch_root()):

@@ -8,11 +8,11 @@ from functools import cached_property
 
 import torch
 
-from ..attention import present_layers
-from ..denoise import References, denoise, denoise_fused
-from ..errors import BadNumber
+from ..attention.control import present_layers
+from ..attention.fusion import flatten, resize
+from ..diffusion.denoise import References, denoise, denoise_fused
 from ..extraction import replay
-from ..fusion import flatten, resize
+from ..runtime.errors import BadNumber
 from .facts import Facts
 from .findings import Finding, failed, ok
 from .passes import noises, one_step

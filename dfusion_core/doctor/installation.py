@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from ..errors import one_line
+from ..runtime.errors import one_line
 from .facts import Facts
 from .findings import Finding, failed, ok, warning
 

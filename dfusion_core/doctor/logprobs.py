@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..training import COARSE_TOLERANCE, RATIO_TOLERANCE, REPLAY_TOLERANCE
+from ..training.trainer import COARSE_TOLERANCE, RATIO_TOLERANCE, REPLAY_TOLERANCE
 from .facts import Facts
 from .findings import PER_STEP, Details, Finding, failed, ok, warning
 from .passes import log_prob_of

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .. import ddim
-from ..denoise import denoise
-from ..noise import image_seed, trajectory_noises
-from ..training import Trainer
+from ..diffusion import ddim
+from ..diffusion.denoise import denoise
+from ..images.noise import image_seed, trajectory_noises
+from ..training.trainer import Trainer
 from ..trajectories import Pairs
 from .facts import Facts
 from .findings import Finding, failed, ok
 
 if TYPE_CHECKING:
-    from ..policy import Policy
+    from ..diffusion.policy import Policy
 
 PLACE = "doctor"  # in the place of a round: noises that no round has
 

@@ -22,7 +22,7 @@ LEVELS = 1.05  # of it
 
 def reward(facts: Facts) -> Finding:
     """The reward's models can be loaded."""
-    from ..rewards import load_reward
+    from ..rewards.scoring import load_reward
 
     facts.reward = load_reward(facts.params.reward, facts.device)
     said = facts.reward.identity()
@@ -35,7 +35,7 @@ def scores(facts: Facts) -> Finding:
     """A drawn picture gets the known score of micro-clip; of any model: the same score twice, alone and in a batch."""
     import numpy as np
 
-    from ..artefacts import MICRO_CLIP
+    from ..runtime.artefacts import MICRO_CLIP
 
     shown = known_picture()
     batch = np.stack([shown, 255 - shown, shown[::-1], shown])
@@ -79,7 +79,7 @@ def preprocessing(facts: Facts, pictures: NDArray[np.uint8]) -> float:
     from open_clip.transform import PreprocessCfg, image_transform_v2
     from PIL import Image
 
-    from ..rewards import channels_first
+    from ..rewards.scoring import channels_first
 
     clip = facts.reward.clip
     config = PreprocessCfg(**clip.model.visual.preprocess_cfg)

@@ -37,7 +37,7 @@ def prompts(facts: Facts) -> Finding:
 
 def items(facts: Facts) -> Finding:
     """Each item of a training prompt has tokens among those that the text encoder reads."""
-    from ..masks import ItemNotFound, item_tokens
+    from ..attention.masks import ItemNotFound, item_tokens
 
     missing, split = [], 0
     for prompt in facts.prompts:

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ..attention import (
+from ..attention.control import (
     SAME_RESOLUTION,
     LayerError,
     cross_attention_modules,
@@ -16,7 +16,7 @@ from ..attention import (
     present_layers,
     self_attention_modules,
 )
-from ..lora import add_lora, load_lora, save_lora, trainable
+from ..models.lora import add_lora, load_lora, save_lora, trainable
 from .facts import Facts
 from .findings import Finding, failed, ok, warning
 

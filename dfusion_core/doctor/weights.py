@@ -10,7 +10,7 @@ from .facts import Facts, listed
 from .findings import Finding, failed, ok, warning
 
 if TYPE_CHECKING:
-    from ..model_source import Source
+    from ..models.model_source import Source
     from ..params.sections import Model
 
 GIB = 2**30
@@ -19,9 +19,9 @@ MILLION = 1e6
 
 def files(facts: Facts) -> Finding:
     """The model's files are here, or can be fetched."""
-    from ..artefacts import INIT, adapter
-    from ..model_source import locate
-    from ..pins import read_pin
+    from ..models.model_source import locate
+    from ..models.pins import read_pin
+    from ..runtime.artefacts import INIT, adapter
 
     pinned = read_pin(adapter(INIT))
     facts.source = locate(facts.params.model, pinned["revision"] if pinned else None)
@@ -32,8 +32,8 @@ def files(facts: Facts) -> Finding:
 
 def pinned(facts: Facts) -> Finding:
     """The files are those that `init` wrote down, if it ran."""
-    from ..artefacts import INIT, adapter
-    from ..pins import check_pin, read_pin
+    from ..models.pins import check_pin, read_pin
+    from ..runtime.artefacts import INIT, adapter
 
     pin = read_pin(adapter(INIT))
     if pin is None:
@@ -44,7 +44,7 @@ def pinned(facts: Facts) -> Finding:
 
 def model(facts: Facts) -> Finding:
     """The model can be loaded, is of a known kind, and none of its weights is NaN or infinite."""
-    from ..policy import load_policy
+    from ..diffusion.policy import load_policy
 
     policy = load_policy(facts.params.model, facts.params.sample, None)
     encoders = {f"text encoder {number}": encoder for number, (_, encoder) in enumerate(policy.encode.parts, 1)}
@@ -79,7 +79,7 @@ def scheduler(facts: Facts) -> Finding:
 
 def scheduler_config(source: Source, model: Model) -> dict[str, Any]:
     """What the model's files, or the configurations given for a single file, say of its scheduler."""
-    from ..single_file import SCHEDULER
+    from ..models.single_file import SCHEDULER
 
     folder = Path(model.config or "") if source.is_single_file else source.path
     file = folder / "scheduler" / "scheduler_config.json"

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from ..artefacts import MICROWORLD, model_name
+from ..runtime.artefacts import MICROWORLD, model_name
 
 SD_WIDTHS = (320, 640, 1280, 1280)
 FAMILIES = {768: "sd_v1", 1024: "sd_v2"}  # by the width of the text encoder

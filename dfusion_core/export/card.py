@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from .. import __version__
-from ..lora import FILE
+from ..models.lora import FILE
 from ..results import table_cells
 from . import markdown as md
 from .base_model import OPEN, SD1, SD2, SDXL, UNKNOWN, Base

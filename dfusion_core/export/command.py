@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ..entry import guarded
+from ..runtime.entry import guarded
 
 
 class Dtype(StrEnum):

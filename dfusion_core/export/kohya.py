@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 import torch
 
-from ..errors import ExportError
-from ..lora import PREFIX, to_bytes
+from ..models.lora import PREFIX, to_bytes
+from ..runtime.errors import ExportError
 from .base_model import ARCHITECTURES, Base
 
 PARTS = {"A.weight": "lora_down.weight", "B.weight": "lora_up.weight"}  # peft's names, kohya's names

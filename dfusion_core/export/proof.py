@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from ..errors import ExportError
-from ..lora import load_lora
+from ..models.lora import load_lora
+from ..runtime.errors import ExportError
 
 TIMESTEPS = (801, 101)  # one of much, one of little noise
 TOKENS = 77

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..artefacts import INIT, in_order, output, previous
-from ..errors import MissingStage
-from ..lora import FILE
+from ..models.lora import FILE
 from ..params import Model, Params, Sample, load_params
 from ..results import read_round_result
+from ..runtime.artefacts import INIT, in_order, output, previous
+from ..runtime.errors import MissingStage
 from ..store.json_files import read_json
 from ..store.manifest import MANIFEST, read_manifest
 from ..store.reading import StageData, read_stage

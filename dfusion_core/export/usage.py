@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from ..artefacts import MICROWORLD
+from ..runtime.artefacts import MICROWORLD
 from . import markdown as md
 from .base_model import Base
 from .trained import Trained

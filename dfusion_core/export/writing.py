@@ -8,12 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..errors import ExportError
-from ..infotext import Adapter, pictures_text, png
-from ..loading import load_pipeline
-from ..lora import FILE, PREFIX, read_lora
-from ..model_source import locate
-from ..pins import check_pin, read_pin
+from ..evaluation.infotext import Adapter, pictures_text, png
+from ..models.loading import load_pipeline
+from ..models.lora import FILE, PREFIX, read_lora
+from ..models.model_source import locate
+from ..models.pins import check_pin, read_pin
+from ..runtime.errors import ExportError
 from ..store.atomic import write_bytes
 from .base_model import Base, identify
 from .card import model_card

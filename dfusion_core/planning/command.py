@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..entry import guarded
+from ..runtime.entry import guarded
 
 if TYPE_CHECKING:
     from .estimate import Plan, Stage

@@ -11,7 +11,7 @@ from . import counting, networks
 from .lookup import find_architecture
 
 if TYPE_CHECKING:
-    from ..architectures import Architecture
+    from ..models.architectures import Architecture
     from ..params.sections import Everything
 
 
@@ -69,7 +69,7 @@ def _sizes(
     params: Everything, unet: networks.Network, row: counting.Forward, decode: counting.Forward
 ) -> dict[str, int]:
     """Sizes of the schema's dimensions, from what the stages' own code would be given."""
-    from ..attention import capturing
+    from ..attention.control import capturing
 
     with counting.FusedAttention(), torch.no_grad(), capturing(unet, params.sample.maps) as tap:
         row()
@@ -82,7 +82,7 @@ def _sizes(
 
 def _kv(params: Everything, unet: networks.Network, row: counting.Forward) -> dict[str, tuple[int, int, int]]:
     """Keys and values that one row leaves in the fused layers."""
-    from ..attention import present_layers, recording_kv
+    from ..attention.control import present_layers, recording_kv
 
     layers = present_layers(unet, params.fuse.layers)
     with counting.FusedAttention(), torch.no_grad(), recording_kv(unet, layers) as tap:

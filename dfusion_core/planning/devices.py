@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import did_you_mean
+from ..runtime.errors import did_you_mean
 
 if TYPE_CHECKING:
     import torch

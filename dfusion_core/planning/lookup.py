@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..architectures import KNOWN, Architecture, family_of_file
-from ..artefacts import model_source
-from ..errors import ModelError, one_line
+from ..models.architectures import KNOWN, Architecture, family_of_file
+from ..runtime.artefacts import model_source
+from ..runtime.errors import ModelError, one_line
 
 if TYPE_CHECKING:
     from ..params import Model

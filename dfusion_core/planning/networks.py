@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..artefacts import reward_source
-from ..errors import RewardError, did_you_mean
-from ..lora import add_lora, keep_in_fp32
+from ..models.lora import add_lora, keep_in_fp32
+from ..runtime.artefacts import reward_source
+from ..runtime.errors import RewardError, did_you_mean
 
 if TYPE_CHECKING:
-    from ..architectures import Architecture, Config
+    from ..models.architectures import Architecture, Config
     from ..params import Lora
 
 Network = Any  # diffusers' and open_clip's classes, whose attributes type checkers do not see

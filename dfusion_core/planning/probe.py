@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..errors import ModelError
+from ..runtime.errors import ModelError
 from . import counting, networks
 from .devices import Device, found_device
 
@@ -86,7 +86,7 @@ def _seconds(run: Call, device: torch.device) -> float:
 
 def here(wanted: str, named: str) -> torch.device:
     """The device that the parameters choose, or the kind of a named one. Raises ModelError for a GPU that is absent."""
-    from ..device import pick_device
+    from ..runtime.device import pick_device
 
     if named:
         return torch.device("cuda")

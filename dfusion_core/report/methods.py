@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import MissingStage, StoreError
 from ..results import MEASURES, SPLITS
+from ..runtime.errors import MissingStage, StoreError
 from ..store.tables import read_table
 from ..study.comparing import shown
 from . import html

@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ..artefacts import INIT, in_order, pairs_result
 from ..consistency import enlarged
-from ..evaluation import tile
-from ..infotext import png
+from ..evaluation.grading import tile
+from ..evaluation.infotext import png
 from ..params import Params, resolved
 from ..params.loading import load_everything
 from ..results import SPLITS, WATCHED, alignment, images_per_round, read_round_result, table_cells
+from ..runtime.artefacts import INIT, in_order, pairs_result
 from ..store.atomic import write_bytes, write_text
 from ..store.json_files import read_json
 from ..store.reading import StageData, read_stage

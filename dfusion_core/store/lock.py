@@ -5,7 +5,7 @@ import os
 import socket
 from pathlib import Path
 
-from ..errors import StoreError
+from ..runtime.errors import StoreError
 from . import atomic
 
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import MissingStage, ParamsError, StoreError, did_you_mean, one_line, short
+from ..runtime.errors import MissingStage, ParamsError, StoreError, did_you_mean, one_line, short
 from .hints import how_to_make
 from .manifest import MANIFEST, read_manifest
 from .publish import ARRAYS

@@ -15,8 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from .. import ranks
-from ..errors import StoreError
+from ..runtime import ranks
+from ..runtime.errors import StoreError
 from . import atomic, disk, scratch, tensors
 from .inputs import ingredients
 from .lock import Lock

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..entry import guarded
+from ..runtime.entry import guarded
 
 app = typer.Typer(no_args_is_help=True, help="Compare settings: a grid of experiments from a file.")
 File = Annotated[Path, typer.Argument(help="The study, as studies/methods.yaml.")]

@@ -18,19 +18,19 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from ..artefacts import adapter, previous
-from ..attention import capturing, fusing, layer_paths, present_layers
-from ..attention_variants import VARIANTS, controlling
+from ..attention.control import capturing, fusing, layer_paths, present_layers
 from ..consistency import distance, enlarged
-from ..denoise import Control, References, denoise_fused
-from ..evaluation import score_images
-from ..noise import trajectory_noises
+from ..diffusion.denoise import Control, References, denoise_fused
+from ..diffusion.policy import Policy, load_policy
+from ..evaluation.grading import score_images
+from ..images.noise import trajectory_noises
 from ..params import Params, load_params
-from ..policy import Policy, load_policy
-from ..rewards import Scorer, load_reward
+from ..rewards.scoring import Scorer, load_reward
+from ..runtime.artefacts import adapter, previous
 from ..store import read_stage
 from ..trajectories import tensor
 from .sheets import Column, heat, sheet
+from .variants import VARIANTS, controlling
 
 BATCH = 16
 SHOWN = 3  # pairs on the sheet of Figure 8

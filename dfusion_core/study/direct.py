@@ -12,9 +12,9 @@ from contextlib import chdir
 from importlib import import_module
 from pathlib import Path
 
-from ..artefacts import INIT, RESULTS, RUNS, in_order
 from ..params import load_params
 from ..params.strict_yaml import read_yaml
+from ..runtime.artefacts import INIT, RESULTS, RUNS, in_order
 from ..store import atomic
 from ..store.scratch import scratch_root
 from .grid import Cell

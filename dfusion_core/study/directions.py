@@ -24,24 +24,24 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .. import ddim
-from ..artefacts import adapter, previous
-from ..denoise import denoise
-from ..errors import MissingStage
-from ..evaluation import score_images
-from ..lora import trainable
-from ..noise import trajectory_noises
+from ..diffusion import ddim
+from ..diffusion.denoise import denoise
+from ..diffusion.policy import Policy, load_policy
+from ..evaluation.grading import score_images
+from ..images.noise import trajectory_noises
+from ..images.plan import image_plan
+from ..models.lora import trainable
 from ..params import Params, load_params
-from ..plan import image_plan
-from ..policy import Policy, load_policy
 from ..prompts import load_prompts
 from ..results import WATCHED, interval
-from ..rewards import load_reward
+from ..rewards.scoring import load_reward
+from ..runtime.artefacts import adapter, previous
+from ..runtime.errors import MissingStage
 from ..store import read_stage
 from ..trajectories import tensor
 
 if TYPE_CHECKING:
-    from ..rewards import Scorer
+    from ..rewards.scoring import Scorer
 
 Direction = list[torch.Tensor]  # one tensor a trainable weight, in the order of `trainable`
 

@@ -14,14 +14,14 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from .. import ddim
-from ..artefacts import adapter, previous
-from ..errors import MissingStage
-from ..lora import trainable
+from ..diffusion import ddim
+from ..diffusion.policy import Policy, load_policy
+from ..diffusion.text import Text
+from ..models.lora import trainable
 from ..params import load_params
-from ..policy import Policy, load_policy
+from ..runtime.artefacts import adapter, previous
+from ..runtime.errors import MissingStage
 from ..store import read_stage
-from ..text import Text
 from ..trajectories import tensor
 from .control import first_pairs
 

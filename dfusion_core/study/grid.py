@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import DFusionError, ParamsError, did_you_mean, short
 from ..params.loading import load_everything
 from ..params.strict_yaml import read_yaml
+from ..runtime.errors import DFusionError, ParamsError, did_you_mean, short
 
 KEYS = ("common", "factors", "baseline")
 LEVEL = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")  # it becomes a part of an experiment's name

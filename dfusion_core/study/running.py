@@ -12,9 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from ..artefacts import INIT, output, pairs_result
-from ..errors import short
 from ..results import WATCHED
+from ..runtime.artefacts import INIT, output, pairs_result
+from ..runtime.errors import short
 from ..store.atomic import write_text
 from ..store.lock import Lock
 from .direct import forget, run_here

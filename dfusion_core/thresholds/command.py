@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..entry import guarded
-from ..errors import MissingStage, PromptsError
+from ..runtime.entry import guarded
+from ..runtime.errors import MissingStage, PromptsError
 
 if TYPE_CHECKING:
     from ..params import Params
@@ -62,7 +62,7 @@ def check_writable(given: Path, file: Path, chosen: Sequence[Prompt]) -> None:
 
 
 def _adapter(round: str) -> Path | None:
-    from ..artefacts import adapter
+    from ..runtime.artefacts import adapter
 
     folder = adapter(round) if round else None
     if folder and not folder.exists():

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..denoise import denoise
-from ..masks import item_tokens
-from ..noise import image_seed, trajectory_noises
+from ..attention.masks import item_tokens
+from ..diffusion.denoise import denoise
+from ..diffusion.policy import Policy, load_policy
+from ..images.noise import image_seed, trajectory_noises
 from ..params import Params
-from ..policy import Policy, load_policy
 from ..prompts import Prompt
 from .otsu import otsu
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import yaml
 
-from ..errors import PromptsError
 from ..params.strict_yaml import StrictLoader
 from ..prompts import PromptFile, checked_prompts
+from ..runtime.errors import PromptsError
 from ..store.atomic import write_bytes
 
 Thresholds = Sequence[tuple[float, ...]]

@@ -11,7 +11,7 @@ import pytest
 from harm import ALL, Damage, cut, delete, flip, flip_any, swap
 from steps import content, forget, run
 
-from dfusion_core.errors import StoreError
+from dfusion_core.runtime.errors import StoreError
 from dfusion_core.store import verify
 from dfusion_core.store.manifest import MANIFEST
 

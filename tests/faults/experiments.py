@@ -17,7 +17,7 @@ from disk_states import Cache, Sizes, State, digest, halves, look, published, pu
 from shim import GO, HALF, MAKES, Ended, Step, child
 from watched import STAGES
 
-from dfusion_core.entry import INTERRUPTED, guarded, stop_on_signals
+from dfusion_core.runtime.entry import INTERRUPTED, guarded, stop_on_signals
 
 TAKES_SPACE = (*MAKES, "write", "copy")
 FEW_BYTES = 1000

@@ -1,6 +1,6 @@
 """The method written out once more, slowly, on an unmodified U-Net: forward hooks, explicit softmax, one row at a time.
 
-Nothing of ``dfusion_core.attention``, ``.fusion``, ``.masks`` or ``.denoise`` is used here, and no fused kernel.
+Nothing of ``dfusion_core.attention`` or of ``dfusion_core.diffusion.denoise`` is used here, and no fused kernel.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dfusion_core.policy import Policy
-from dfusion_core.text import Text
+from dfusion_core.diffusion.policy import Policy
+from dfusion_core.diffusion.text import Text
 
 KV = tuple[Tensor, Tensor]
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from dfusion_core.architectures import KNOWN
-from dfusion_core.ddim import schedule
-from dfusion_core.policy import Policy
-from dfusion_core.single_file import SCHEDULER
-from dfusion_core.text import Text
+from dfusion_core.diffusion.ddim import schedule
+from dfusion_core.diffusion.policy import Policy
+from dfusion_core.diffusion.text import Text
+from dfusion_core.models.architectures import KNOWN
+from dfusion_core.models.single_file import SCHEDULER
 
 TOKENS = 77
 SHARPNESS = 1.5  # of attention: at 1 untrained maps are nearly uniform, at 2 the network is chaotic

@@ -17,14 +17,14 @@ from naive_pair import BETA, NaivePair
 from random_models import RandomTexts, filled, normal, random_policy
 from torch import Tensor
 
-from dfusion_core.attention import capturing
-from dfusion_core.denoise import References, fused_prediction, fusing
-from dfusion_core.lora import add_lora
+from dfusion_core.attention.control import capturing
+from dfusion_core.diffusion.denoise import References, fused_prediction, fusing
+from dfusion_core.diffusion.policy import Policy, load_policy
+from dfusion_core.diffusion.text import Text
+from dfusion_core.models.lora import add_lora
 from dfusion_core.params.sections import Lora, Model, Sample, Train
-from dfusion_core.policy import Policy, load_policy
 from dfusion_core.testing import tiny_sdxl
-from dfusion_core.text import Text
-from dfusion_core.training import Trainer
+from dfusion_core.training.trainer import Trainer
 
 T, STEP, TRAINED_SIDE = 20, 9, 32  # of the paper, and a step index in the middle: t = 11
 CHECKED = "mid_block.attentions.0.transformer_blocks.0.attn1.to_v.lora_B.default.weight"

@@ -27,15 +27,15 @@ from steps import reseal
 
 from dfusion_core.adoption import judged
 from dfusion_core.advantages import advantages, extend
-from dfusion_core.errors import DFusionError
+from dfusion_core.images.plan import pair_plan, twin_plan
 from dfusion_core.inspection import describe
+from dfusion_core.models.pins import read_pin
 from dfusion_core.params import load_params, resolved
 from dfusion_core.params.sections import Adopt
-from dfusion_core.pins import read_pin
-from dfusion_core.plan import pair_plan, twin_plan
 from dfusion_core.prompts import load_prompts
 from dfusion_core.results import alignment, compare, read_round_result, read_training_result, table_cells, updates
-from dfusion_core.rewards import check_same
+from dfusion_core.rewards.scoring import check_same
+from dfusion_core.runtime.errors import DFusionError
 from dfusion_core.store import read_stage
 from dfusion_core.store.json_files import read_json
 from dfusion_core.study.grid import load_study

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from steps import change, content, forget, run
 
-from dfusion_core.errors import ModelError, RewardError
+from dfusion_core.runtime.errors import ModelError, RewardError
 from dfusion_core.store.parts import Parts
 from dfusion_core.store.run import StageRun
 
@@ -162,8 +162,8 @@ def test_the_code(project: Path) -> None:
                      "def write(*a):\n    real(*a)\n    os.kill(os.getpid(), signal.SIGKILL)\nParts.write = write")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert len(list(Path(".dfusion/r00/sample").rglob("parts/*"))) == 1
-    with Path("dfusion_core/ddim.py").open("a") as file:
+    with Path("dfusion_core/diffusion/ddim.py").open("a") as file:
         file.write("# changed\n")
     again = started("")
     assert again.returncode == 0, again.stderr
-    assert "starts from the beginning, because the code dfusion_core/ddim.py changed." in again.stdout
+    assert "starts from the beginning, because the code dfusion_core/diffusion/ddim.py changed." in again.stdout

@@ -10,7 +10,7 @@ import torch
 from diffusers import DDIMScheduler, PNDMScheduler
 from torch import Tensor
 
-from dfusion_core import ddim
+from dfusion_core.diffusion import ddim
 
 SD: dict[str, Any] = {
     "num_train_timesteps": 1000,

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from dfusion_core.masks import ItemNotFound, item_maps, item_mask, item_tokens, merge
+from dfusion_core.attention.masks import ItemNotFound, item_maps, item_mask, item_tokens, merge
 
 PIECES = (
     "a", "cat", "cats", "eating", "sand", "wich", "the", "bus", "woo", "len", "and", "red",

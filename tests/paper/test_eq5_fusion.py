@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dfusion_core.fusion import flatten, fuse_kv, resize
+from dfusion_core.attention.fusion import flatten, fuse_kv, resize
 
 ROW, HEAD, Y, X, CHANNEL = 2, 3, 4, 2, 5
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dfusion_core.losses import DpoForm, dpo_loss
+from dfusion_core.training.losses import DpoForm, dpo_loss
 
 FORMS: tuple[DpoForm, ...] = ("ratio", "log_ratio")
 

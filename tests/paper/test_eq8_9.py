@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dfusion_core.ddim import gaussian_kl, log_prob
-from dfusion_core.losses import ddpo_loss, dpok_loss
+from dfusion_core.diffusion.ddim import gaussian_kl, log_prob
+from dfusion_core.training.losses import ddpo_loss, dpok_loss
 
 
 def d(*values: float) -> Tensor:

@@ -17,9 +17,9 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dfusion_core import ddim
-from dfusion_core.attention import capturing, fusing, present_layers, recording_kv
-from dfusion_core.masks import item_maps, item_mask, merge
+from dfusion_core.attention.control import capturing, fusing, present_layers, recording_kv
+from dfusion_core.attention.masks import item_maps, item_mask, merge
+from dfusion_core.diffusion import ddim
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 META: dict[str, Any] = json.loads((GOLDEN / "meta.json").read_text())

@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, PNDMScheduler, StableDiffusionPipeline
 
-from dfusion_core import ddim
+from dfusion_core.diffusion import ddim
 
 Config = dict[str, Any]
 BETAS: Config = {

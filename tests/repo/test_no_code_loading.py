@@ -25,7 +25,7 @@ NETWORK = {"requests", "urllib", "urllib3", "http", "httpx", "aiohttp", "socket"
            "huggingface_hub", "webbrowser"}
 TRACKERS = {"wandb", "mlflow", "comet_ml", "neptune", "sentry_sdk", "posthog", "segment"}
 MAY_TALK = {  # and to whom
-    "dfusion_core/model_source.py": {"huggingface_hub"},  # downloads the model that model.id names
+    "dfusion_core/models/model_source.py": {"huggingface_hub"},  # downloads the model that model.id names
     "dfusion_core/planning/lookup.py": {"huggingface_hub"},  # looks into the Hub's cache on this disk
     "dfusion_core/store/lock.py": {"socket"},  # the name of this machine
 }
@@ -145,7 +145,7 @@ def test_curves_are_posted_nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     import dvc_studio_client.post_live_metrics as client
     import pandas as pd
 
-    from dfusion_core.tracking import write_live
+    from dfusion_core.training.tracking import write_live
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("something was about to be sent")

@@ -18,13 +18,14 @@ from safetensors.torch import load_file, save_file
 from steps import run
 from typer.testing import CliRunner
 
-from dfusion_core import artefacts, fusion
+from dfusion_core.attention import fusion
 from dfusion_core.cli import app
+from dfusion_core.diffusion.policy import Policy
 from dfusion_core.doctor import folder, installation
 from dfusion_core.doctor.checks import CHECKS
 from dfusion_core.doctor.facts import Facts
 from dfusion_core.doctor.findings import ok
-from dfusion_core.policy import Policy
+from dfusion_core.runtime import artefacts
 from dfusion_core.testing import tiny_model, tiny_params, tiny_sdxl
 
 ROOT = Path(__file__).parents[2]
@@ -383,7 +384,7 @@ def test_a_fusion_that_lets_unused_values_through(sound: Path, monkeypatch: pyte
         m = fusion.flatten(M_hat).to(K_a.dtype)
         return K_r * m + K_a * (1 - m), V_r * m + V_a * (1 - m)
 
-    monkeypatch.setattr("dfusion_core.attention.fuse_kv", blended)
+    monkeypatch.setattr("dfusion_core.attention.control.fuse_kv", blended)
     report = doctor("--quick", code=1)
     assert unlike(report, "failed") == {"fusion"}
     assert report["fusion"]["found"] == "does not hold: NaN outside the mask stays out (off by inf)"
@@ -395,7 +396,7 @@ def test_a_fusion_that_lets_unused_values_through(sound: Path, monkeypatch: pyte
     (lambda K_r, V_r, K_a, V_a, m: fusion.fuse_kv(K_r * 0, V_r, K_a, V_a, m), "a full mask gives the reference (off"),
 ])
 def test_a_fusion_that_is_wrong(sound: Path, monkeypatch: pytest.MonkeyPatch, fuse: Any, said: str) -> None:
-    monkeypatch.setattr("dfusion_core.attention.fuse_kv", fuse)
+    monkeypatch.setattr("dfusion_core.attention.control.fuse_kv", fuse)
     report = doctor("--quick", code=1)
     assert unlike(report, "failed") == {"fusion"} and said in report["fusion"]["found"]
 

@@ -9,9 +9,9 @@ import torch
 from steps import T, array, change, content, forget, policy_of, run, scheduler
 
 from dfusion_core import trajectories
-from dfusion_core.errors import BadNumber, ParamsError
-from dfusion_core.noise import trajectory_noises
-from dfusion_core.policy import Policy
+from dfusion_core.diffusion.policy import Policy
+from dfusion_core.images.noise import trajectory_noises
+from dfusion_core.runtime.errors import BadNumber, ParamsError
 from dfusion_core.store import read_stage
 from dfusion_core.store.schema import ARRAYS
 

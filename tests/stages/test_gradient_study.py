@@ -9,12 +9,12 @@ import pytest
 import torch
 from steps import change, run
 
-from dfusion_core import ddim
-from dfusion_core.artefacts import adapter
-from dfusion_core.errors import MissingStage
-from dfusion_core.lora import trainable
+from dfusion_core.diffusion import ddim
+from dfusion_core.diffusion.policy import load_policy
+from dfusion_core.models.lora import trainable
 from dfusion_core.params import load_params
-from dfusion_core.policy import load_policy
+from dfusion_core.runtime.artefacts import adapter
+from dfusion_core.runtime.errors import MissingStage
 from dfusion_core.store import read_stage
 from dfusion_core.study.gradients import coherence, figures, gradients, study_gradients
 from dfusion_core.trajectories import tensor

@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file
 from steps import ROUND_STAGES, content
 
-from dfusion_core import ranks
+from dfusion_core.runtime import ranks
 from dfusion_core.store.verify import check, published_folders
 from dfusion_core.testing import tiny_params
 

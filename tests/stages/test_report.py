@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 from steps import change, forget, reseal, run
 
-from dfusion_core.errors import MissingStage, StoreError
 from dfusion_core.report import write_report
 from dfusion_core.report.chart import Line, chart, ticks
 from dfusion_core.report.html import document, image, table
@@ -21,6 +20,7 @@ from dfusion_core.report.maps import grey
 from dfusion_core.report.methods import COLUMNS
 from dfusion_core.report.page import shown
 from dfusion_core.results import read_round_result
+from dfusion_core.runtime.errors import MissingStage, StoreError
 from dfusion_core.store.atomic import write_text
 from dfusion_core.store.reading import read_stage
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from steps import T, array, change, content, forget, mean_and_std, policy_of, run, scheduler
 
-from dfusion_core.attention import capturing
-from dfusion_core.errors import BadNumber, MissingStage, ParamsError, PromptsError
-from dfusion_core.masks import item_tokens
-from dfusion_core.noise import image_seed, trajectory_noises
-from dfusion_core.policy import Policy
+from dfusion_core.attention.control import capturing
+from dfusion_core.attention.masks import item_tokens
+from dfusion_core.diffusion.policy import Policy
+from dfusion_core.images.noise import image_seed, trajectory_noises
+from dfusion_core.runtime.errors import BadNumber, MissingStage, ParamsError, PromptsError
 from dfusion_core.store import read_stage
 from dfusion_core.store.schema import ARRAYS
 from dfusion_core.testing import PROMPTS

@@ -13,10 +13,10 @@ from PIL import Image
 from steps import T, array, change, forget, policy_of, run
 from typer.testing import CliRunner
 
-from dfusion_core.attention import capturing
+from dfusion_core.attention.control import capturing
 from dfusion_core.cli import app
-from dfusion_core.ddim import step
-from dfusion_core.noise import image_seed, trajectory_noise
+from dfusion_core.diffusion.ddim import step
+from dfusion_core.images.noise import image_seed, trajectory_noise
 from dfusion_core.prompts import load_prompts
 from dfusion_core.store import read_stage
 from dfusion_core.study.sheets import GAP, LABEL, TILE

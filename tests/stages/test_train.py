@@ -15,13 +15,13 @@ from safetensors.numpy import load_file
 from steps import T, array, change, content, forget, mean_and_std, policy_of, run
 
 import stages.train
-from dfusion_core import training
-from dfusion_core.errors import BadNumber, MissingStage, ParamsError, RatioError
-from dfusion_core.lora import trainable
+from dfusion_core.diffusion.policy import Policy
+from dfusion_core.models.lora import trainable
 from dfusion_core.params import load_params
-from dfusion_core.policy import Policy
+from dfusion_core.runtime.errors import BadNumber, MissingStage, ParamsError, RatioError
 from dfusion_core.store import read_stage
-from dfusion_core.training import Trainer, gradient_scale
+from dfusion_core.training import trainer as training
+from dfusion_core.training.trainer import Trainer, gradient_scale
 from dfusion_core.trajectories import load_pairs
 
 BETA = 0.1
@@ -166,7 +166,7 @@ def test_moments_are_carried_to_the_next_round(project: Path) -> None:
 def test_the_next_round_needs_the_moments(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without them the second round ends at another adapter: they are used and not only copied."""
     before = adapter("r01")
-    monkeypatch.setattr("dfusion_core.training.load_optimizer", lambda *_: None)
+    monkeypatch.setattr("dfusion_core.training.trainer.load_optimizer", lambda *_: None)
     forget("train", "r01")
     run("train", "r01")
     assert any((before[name] != value).any() for name, value in adapter("r01").items())

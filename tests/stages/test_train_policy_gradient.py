@@ -12,11 +12,11 @@ import pytest
 import torch
 from steps import T, array, change, content, forget, mean_and_std, policy_of, run
 
-from dfusion_core.lora import trainable
+from dfusion_core.diffusion.policy import Policy
+from dfusion_core.models.lora import trainable
 from dfusion_core.params import load_params
-from dfusion_core.policy import Policy
 from dfusion_core.store import read_stage
-from dfusion_core.training import Trainer
+from dfusion_core.training.trainer import Trainer
 
 Image = tuple[str, torch.Tensor, float]  # prompt, trajectory, normalised reward
 SECTIONS: dict[str, Any] = {"ratio_clip": 1e-3, "clip_norm": 1e9}

@@ -9,8 +9,8 @@ import open_clip
 import pytest
 from transformers import CLIPTokenizer
 
-from dfusion_core.clip_vocabulary import clip_tokenizer
-from dfusion_core.masks import ItemNotFound, item_tokens
+from dfusion_core.attention.masks import ItemNotFound, item_tokens
+from dfusion_core.models.clip_vocabulary import clip_tokenizer
 from dfusion_core.prompts import Prompt, load_prompts
 
 ORIGINAL = open_clip.tokenizer.SimpleTokenizer()

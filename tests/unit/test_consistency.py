@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dfusion_core.consistency import distance, diversity, enlarged, fresh_gain, never_masked, similarity
-from dfusion_core.optimizer import damping
+from dfusion_core.training.optimizer import damping
 
 
 def unit(*degrees: float) -> np.ndarray:

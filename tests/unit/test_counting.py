@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from dfusion_core.architectures import KNOWN
+from dfusion_core.models.architectures import KNOWN
 from dfusion_core.params import Lora
 from dfusion_core.planning.counting import forward_flops, saved_bytes, training_flops, working_bytes
 from dfusion_core.planning.networks import (

@@ -20,8 +20,8 @@ from benchmarks.models import RandomSD
 from benchmarks.observing import look, observe, ratios
 from benchmarks.result import Check, Result, at_least, at_most
 from benchmarks.rivals.training import d3po
-from dfusion_core.architectures import KNOWN
-from dfusion_core.attention import capturing
+from dfusion_core.attention.control import capturing
+from dfusion_core.models.architectures import KNOWN
 from dfusion_core.planning.counting import forward_flops
 from dfusion_core.planning.networks import build_unet, unet_call
 

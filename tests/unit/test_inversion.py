@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dfusion_core import ddim
+from dfusion_core.diffusion import ddim
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])

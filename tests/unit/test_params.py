@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dfusion_core.errors import ParamsError
 from dfusion_core.params import explain, load_params, resolved
+from dfusion_core.runtime.errors import ParamsError
 
 
 def write(folder: Path, text: str) -> Path:

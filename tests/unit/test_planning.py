@@ -11,8 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from dfusion_core.architectures import KNOWN
-from dfusion_core.errors import ModelError
+from dfusion_core.models.architectures import KNOWN
 from dfusion_core.params import Model, load_everything
 from dfusion_core.planning.costs import Costs, count_costs
 from dfusion_core.planning.devices import GIB, PUBLISHED, named_device
@@ -23,6 +22,7 @@ from dfusion_core.planning.memory import Memory, stage_memory
 from dfusion_core.planning.verdict import disk_full, problems, too_large
 from dfusion_core.planning.workload import Work, workload
 from dfusion_core.profile import fill
+from dfusion_core.runtime.errors import ModelError
 from dfusion_core.testing import tiny_params
 
 ROOT = Path(__file__).parents[2]

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from dfusion_core.errors import ParamsError
 from dfusion_core.params import explain, load_everything, resolved
 from dfusion_core.params.sections import UNCHOSEN
 from dfusion_core.params.strict_yaml import read_yaml
 from dfusion_core.profile import FOLDER, PARAMS, PROFILES, fill, is_shipped, prompt_file
+from dfusion_core.runtime.errors import ParamsError
 
 ROOT = Path(__file__).parents[2]
 PAPER_SIZE = [name for name in PROFILES if name != "micro"]

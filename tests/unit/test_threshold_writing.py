@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dfusion_core.errors import PromptsError
 from dfusion_core.prompts import load_prompts
+from dfusion_core.runtime.errors import PromptsError
 from dfusion_core.thresholds.writing import with_thresholds, write_thresholds
 
 MIXED = """\

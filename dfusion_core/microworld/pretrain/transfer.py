@@ -28,8 +28,8 @@ from collections.abc import Callable
 import torch
 from diffusers import UNet2DConditionModel
 
-from ...attention import HookedAttention, layer_paths, present_layers, self_attention_modules, with_kv
-from ...fusion import fuse_kv, resize
+from ...attention.control import HookedAttention, layer_paths, present_layers, self_attention_modules, with_kv
+from ...attention.fusion import fuse_kv, resize
 from ..locate import WEIGHTS
 from .data import BUILD
 from .loop import fit, rows_at

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .errors import DFusionError
-from .prompt_items import word_spans
+from ..prompt_items import word_spans
+from ..runtime.errors import DFusionError
 
 Threshold = Literal["absolute", "relative"]
 Merge = Literal["xor", "or"]

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..models.loading import load_pipeline
+from ..models.lora import load_lora
+from ..models.model_source import locate
+from ..models.pins import check_pin, read_pin
+from ..runtime.device import pick_device
+from ..runtime.errors import BadNumber, ModelError
 from .ddim import Schedule, schedule
-from .device import pick_device
-from .errors import BadNumber, ModelError
-from .loading import load_pipeline
-from .lora import load_lora
-from .model_source import locate
-from .pins import check_pin, read_pin
 from .text import Text, TextEncoder, guided
 
 if TYPE_CHECKING:
-    from .params import Model, Sample
+    from ..params import Model, Sample
 
 
 def check_finite(x: torch.Tensor, what: str, describe: Sequence[str] = (), t: int | None = None) -> None:

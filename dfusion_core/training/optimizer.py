@@ -10,8 +10,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from .errors import StoreError, one_line
-from .store.hints import how_to_mend
+from ..runtime.errors import StoreError, one_line
+from ..store.hints import how_to_mend
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 

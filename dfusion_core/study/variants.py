@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as attend
 
-from .attention import Grid, Product, UNet, cross_attention_modules, replaced, self_attention_modules
-from .errors import ParamsError, did_you_mean
-from .fusion import flatten, fuse_kv, resize
+from ..attention.control import Grid, Product, UNet, cross_attention_modules, replaced, self_attention_modules
+from ..attention.fusion import flatten, fuse_kv, resize
+from ..runtime.errors import ParamsError, did_you_mean
 
 
 @dataclass(frozen=True)

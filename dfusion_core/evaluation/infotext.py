@@ -6,13 +6,13 @@ import io
 import json
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import __version__
+from .. import __version__
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from .params import Sample
+    from ..params import Sample
 
 KEY = "parameters"  # of the PNG's text chunk
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from .errors import StoreError
+from ..runtime.errors import StoreError
 from .noise import image_seed, twin_seed
 from .pairing import Pairing, pair
 
 if TYPE_CHECKING:
-    from .params.sections import Evaluate
-    from .prompts import Prompt, PromptFile
+    from ..params.sections import Evaluate
+    from ..prompts import Prompt, PromptFile
 
 
 def image_plan(prompts: Sequence[Prompt], count: int, seed: int, round: str) -> pd.DataFrame:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .artefacts import MODEL_INDEX, model_source
-from .errors import ModelError, one_line
+from ..runtime.artefacts import MODEL_INDEX, model_source
+from ..runtime.errors import ModelError, one_line
 
 if TYPE_CHECKING:
-    from .params import Model
+    from ..params import Model
 
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")  # what has weights
 SECONDS = 10.0  # to wait for the Hub's first answer

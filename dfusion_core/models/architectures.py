@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import ModelError
+from ..runtime.errors import ModelError
 
 Config = dict[str, Any]
 

@@ -6,15 +6,15 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import ModelError
-from .store import scratch_root
-from .store.atomic import write_text
-from .store.json_files import read_json
-from .store.provenance import hash_file
+from ..runtime.errors import ModelError
+from ..store import scratch_root
+from ..store.atomic import write_text
+from ..store.json_files import read_json
+from ..store.provenance import hash_file
 
 if TYPE_CHECKING:
+    from ..params import Model
     from .model_source import Source
-    from .params import Model
 
 FILE = "pin.json"
 REMEMBERED = 64 * 2**20  # bytes; files this large are hashed once, and again only when their size or time has changed

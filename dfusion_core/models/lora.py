@@ -14,12 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch.nn.functional import conv2d, linear
 
-from .errors import ModelError, ParamsError, did_you_mean, one_line
+from ..runtime.errors import ModelError, ParamsError, did_you_mean, one_line
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
-    from .params import Lora
+    from ..params import Lora
 
 FILE = "pytorch_lora_weights.safetensors"  # the name diffusers' load_lora_weights looks for
 PREFIX = "unet"

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import safe_open
 
-from .device import pick_device, pick_dtype
-from .errors import ModelError, one_line
+from ..runtime.device import pick_device, pick_dtype
+from ..runtime.errors import ModelError, one_line
 from .model_source import Source, locate
 
 if TYPE_CHECKING:
-    from .params import Model
+    from ..params import Model
 
 # What each kind of pipeline must be told, so that parts that are not needed stay out.
 KINDS: dict[str, dict[str, Any]] = {

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from .errors import DFusionError, did_you_mean
+from ..runtime.errors import DFusionError, did_you_mean
 from .fusion import fuse_kv, resize
 
 UNet: TypeAlias = Any  # diffusers' UNet2DConditionModel, whose attributes type checkers do not see

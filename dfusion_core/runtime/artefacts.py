@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..microworld.locate import CLIP, WEIGHTS
 from .errors import ParamsError, did_you_mean
-from .microworld.locate import CLIP, WEIGHTS
 
 if TYPE_CHECKING:
-    from .params import Params
+    from ..params import Params
 
 MICROWORLD, MICRO_CLIP = "micro-world", "micro-clip"
 RUNS = Path("runs")

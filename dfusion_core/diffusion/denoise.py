@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from ..attention.control import capturing, fusing
+from ..attention.masks import item_maps
 from . import ddim
-from .attention import capturing, fusing
-from .masks import item_maps
 from .policy import Policy, check_finite
 from .text import Text
 

@@ -10,14 +10,14 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..runtime.errors import ModelError, did_you_mean
 from .architectures import KNOWN, family_of_file
 from .clip_vocabulary import END, clip_tokenizer
-from .errors import ModelError, did_you_mean
 
 if TYPE_CHECKING:
     import torch
 
-    from .params import Model
+    from ..params import Model
 
 # model.config -> the architecture, and what the U-Net predicts
 CONFIGS = {"sd15": ("sd15", "epsilon"), "sd21": ("sd21", "epsilon"), "sd21-v": ("sd21", "v_prediction"),

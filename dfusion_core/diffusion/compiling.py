@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .errors import ModelError, one_line
+from ..runtime.errors import ModelError, one_line
 
 
 def compile_unet(unet: Any, backend: str = "inductor") -> None:

@@ -11,12 +11,12 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from .artefacts import MICRO_CLIP
-from .consistency import diversity
+from ..consistency import diversity
+from ..runtime.artefacts import MICRO_CLIP
 from .infotext import png
 
 if TYPE_CHECKING:
-    from .rewards import Scorer
+    from ..rewards.scoring import Scorer
 
 SHOWN = 8  # prompts per split on the grid
 MARGIN = 2  # pixels between pictures
@@ -33,7 +33,7 @@ def score_images(
         images = images.assign(diversity=diversity(found.embedding, images.prompt.tolist()))
     if reward.clip.name != MICRO_CLIP:  # pictures of another world
         return images
-    from .microworld.oracle import judge, load_oracle
+    from ..microworld.oracle import judge, load_oracle
 
     right, log_prob = judge(load_oracle(), torch.from_numpy(pictures).permute(0, 3, 1, 2), images.prompt.tolist())
     return images.assign(right=right.numpy().astype(int), oracle_log_prob=log_prob.numpy())

@@ -23,13 +23,13 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
-from .artefacts import reward_source
-from .errors import RewardError, did_you_mean, one_line, short
+from ..runtime.artefacts import reward_source
+from ..runtime.errors import RewardError, did_you_mean, one_line, short
 
 if TYPE_CHECKING:
     import torch
 
-    from .params import Reward
+    from ..params import Reward
 
 GROUP = "dfusion.rewards"  # entry points of installed packages: name = "module:Class"
 

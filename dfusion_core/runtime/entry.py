@@ -76,7 +76,7 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
         except DFusionError as error:
             _fail(error)
         except OSError as error:
-            from .store.disk import explain
+            from ..store.disk import explain
 
             known = explain(error)
             if known is None:

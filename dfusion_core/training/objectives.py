@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .ddim import gaussian_kl
+from ..diffusion.ddim import gaussian_kl
 from .losses import ddpo_loss, dpo_loss, dpok_loss
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .params.sections import Algo, Train
+    from ..params.sections import Algo, Train
 
 
 def needs_advantage(algo: Algo) -> bool:

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .artefacts import reward_source
-from .errors import BadNumber, RewardError, one_line
-from .reward_plugins import Plugin, load_plugin, state_hash
+from ..runtime.artefacts import reward_source
+from ..runtime.errors import BadNumber, RewardError, one_line
+from .plugins import Plugin, load_plugin, state_hash
 
 if TYPE_CHECKING:
-    from .params import Reward
+    from ..params import Reward
 
 Pictures = NDArray[np.uint8]  # (n, row, column, rgb)
 

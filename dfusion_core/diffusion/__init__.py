@@ -1,0 +1,1 @@
+"""The policy and its mathematics: DDIM, log-probs, denoising."""

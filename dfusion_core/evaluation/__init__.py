@@ -1,0 +1,1 @@
+"""Images of fixed seeds: their scores and their grid."""

@@ -1,0 +1,1 @@
+"""Which images are made, from which noise, and which become a pair."""

@@ -1,0 +1,1 @@
+"""R(x_0, c): CLIPScore and what a user adds."""
