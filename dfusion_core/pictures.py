@@ -37,9 +37,9 @@ def contact_sheet(values: NDArray[Any], dims: Sequence[str], name: str) -> "Imag
     elif kind == ("state", "channel", "height", "width"):
         lines = [_latents(row) for row in values]
     elif kind == ("step", "map_y", "map_x"):
-        lines = [_maps(row) for row in values]
+        lines = [grey(row) for row in values]
     elif kind == ("step", "item", "map_y", "map_x"):
-        lines = [_maps(row[:, item]) for row in values for item in range(row.shape[1])]
+        lines = [grey(row[:, item]) for row in values for item in range(row.shape[1])]
     else:
         raise StoreError(
             f"inspect: the array '{name}' ({', '.join(dims)}) is not a picture.",
@@ -56,10 +56,10 @@ def _latents(row: NDArray[Any]) -> list[Pixels]:
     return list(_bytes((colours - low) / np.maximum(high - low, 1e-12)))
 
 
-def _maps(row: NDArray[Any]) -> list[Pixels]:
-    """Grey values: white is the largest value of the row, black is zero."""
-    grey = row.astype(np.float32) / max(float(row.max()), 1e-12)
-    return list(_bytes(np.repeat(grey[..., None], 3, axis=-1)))
+def grey(maps: NDArray[Any]) -> list[Pixels]:
+    """A picture of each map (y, x) in grey: white is the largest value of all of them, black is zero."""
+    scaled = maps.astype(np.float32) / max(float(maps.max()), 1e-12)
+    return list(_bytes(np.repeat(scaled[..., None], 3, axis=-1)))
 
 
 def _bytes(unit: NDArray[np.float32]) -> Pixels:

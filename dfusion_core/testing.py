@@ -23,6 +23,7 @@ import torch
 import yaml
 
 from .microworld.locate import WEIGHTS
+from .runtime.artefacts import ROUND_STAGES
 
 CHANNELS = 16  # of every level of the U-Net
 WIDTH = 16  # of a text token
@@ -54,8 +55,7 @@ PARAMS: dict[str, Any] = {
     "adopt": {"threshold": 0.2},
     "train": {"learning_rate": 1.0e-3, "inner_epochs": 2, "pairs_per_update": 4, "micro_batch": 4},
     "evaluate": {"images_per_prompt": 2, "batch_size": 4},
-    "launcher": dict.fromkeys(
-        ("init", "sample", "score", "extract", "fuse", "adopt", "train", "evaluate", "summary"), "python"),
+    "launcher": dict.fromkeys(("init", *ROUND_STAGES, "summary"), "python"),
 }
 
 

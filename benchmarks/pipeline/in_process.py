@@ -11,7 +11,7 @@ import sys
 import time
 from importlib import import_module
 
-STAGES = ("sample", "score", "extract", "fuse", "adopt", "train", "evaluate")
+from dfusion_core.runtime.artefacts import ROUND_STAGES
 
 
 def run(stage: str, *arguments: str) -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     found = {}
     for name in sys.argv[1:]:
         start = time.process_time()
-        for stage in STAGES:
+        for stage in ROUND_STAGES:
             run(stage, name)
         found[name] = time.process_time() - start
     run("summary")

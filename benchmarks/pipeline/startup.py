@@ -12,14 +12,15 @@ from typing import Any
 
 import yaml
 
+from dfusion_core.runtime.artefacts import ROUND_STAGES
+
 from ..bench import Bench
 from ..result import Result, at_most
 from .clone import ROOT, call, clone, processor_seconds
 
 LIBRARIES = "import open_clip, pandas, peft, zarr; from diffusers import StableDiffusionPipeline"
-UNCOLLECTED = "from dfusion_core.entry import leave_imports_uncollected; leave_imports_uncollected()"
+UNCOLLECTED = "from dfusion_core.runtime.entry import leave_imports_uncollected; leave_imports_uncollected()"
 HERE = ROOT / "benchmarks" / "pipeline"
-STAGES = ("sample", "score", "extract", "fuse", "adopt", "train", "evaluate")
 # Next to no work: of what such a round takes, nearly all is start-up.
 LITTLE: dict[str, Any] = {
     "sample": {"num_steps": 2, "images_per_prompt": 2}, "prompts": {"train_count": 1, "test_count": 1},
@@ -85,11 +86,11 @@ def first_round(folder: Path) -> dict[str, float]:
     for line in times.read_text().splitlines():
         one = json.loads(line)
         found |= {one["stage"]: one["seconds"], f"{one['stage']} imports": one["imports"]}
-    found["DVC"] = found["whole"] - sum(found[stage] for stage in STAGES)
+    found["DVC"] = found["whole"] - sum(found[stage] for stage in ROUND_STAGES)
     return found
 
 
 def described(found: dict[str, float], loading: dict[str, float]) -> str:
     """One line of all parts."""
-    stages = ", ".join(f"{stage} {found[stage]:.1f} (imports {found[f'{stage} imports']:.1f})" for stage in STAGES)
+    stages = ", ".join(f"{name} {found[name]:.1f} (imports {found[f'{name} imports']:.1f})" for name in ROUND_STAGES)
     return f"{stages}, DVC {found['DVC']:.1f}; loading: model {loading['model']:.1f}, reward {loading['reward']:.1f}"

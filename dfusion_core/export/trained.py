@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..models.lora import FILE
 from ..params import Model, Params, Sample, load_params
 from ..results import read_round_result
-from ..runtime.artefacts import INIT, in_order, output, previous
+from ..runtime.artefacts import INIT, ROUND_STAGES, in_order, output, previous
 from ..runtime.errors import MissingStage
 from ..store.json_files import read_json
 from ..store.manifest import MANIFEST, read_manifest
@@ -19,8 +19,6 @@ from ..store.reading import StageData, read_stage
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
-
-STAGES = ("sample", "score", "extract", "fuse", "adopt", "train", "evaluate")
 
 
 class Picture(NamedTuple):
@@ -106,7 +104,7 @@ def last_finished(params: Params) -> str:
 def declared(round: str) -> dict[str, Any]:
     """The parameters in the manifests of the round's stages and of init: those that its outputs were made with."""
     found: dict[str, Any] = {}
-    for folder in (output("train", INIT), *(output(stage, round) for stage in STAGES)):
+    for folder in (output("train", INIT), *(output(stage, round) for stage in ROUND_STAGES)):
         if (folder / MANIFEST).is_file():
             found |= read_manifest(folder)["ingredients"]["params"]
     return found

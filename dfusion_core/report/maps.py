@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..params.sections import Everything
+from ..pictures import grey
 from ..prompts import load_prompts
 from ..store.reading import read_stage
 from . import html
@@ -30,8 +30,3 @@ def maps(round: str, everything: Everything) -> str:
         parts.append(f'<h3>{html.text(name)}</h3><div class="steps">{"".join(pictures)}</div>')
     return "".join(parts)
 
-
-def grey(maps: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Pictures (step, y, x, 3) of maps (step, y, x), white at their largest value."""
-    scaled = np.rint(maps / max(float(maps.max()), 1e-12) * 255).astype(np.uint8)
-    return np.repeat(scaled[..., None], 3, axis=-1)

@@ -16,6 +16,7 @@ RUNS = Path("runs")
 RESULTS = Path("results")
 MODEL_INDEX = "model_index.json"  # in every folder in diffusers format
 INIT = "init"  # the "round" of the untouched base model
+ROUND_STAGES = ("sample", "score", "extract", "fuse", "adopt", "train", "evaluate")  # in their order
 
 
 def output(stage: str, round: str) -> Path:

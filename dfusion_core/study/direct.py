@@ -14,14 +14,13 @@ from pathlib import Path
 
 from ..params import load_params
 from ..params.strict_yaml import read_yaml
-from ..runtime.artefacts import INIT, RESULTS, RUNS, in_order
+from ..runtime.artefacts import INIT, RESULTS, ROUND_STAGES, RUNS, in_order
 from ..store import atomic
 from ..store.scratch import scratch_root
 from .grid import Cell
 from .outputs import Outputs
 
 PARAMS = "params.yaml"
-STAGES = ("sample", "score", "extract", "fuse", "adopt", "train", "evaluate")
 OWN = (PARAMS, "dvc.lock", str(RUNS), str(RESULTS))  # of the folder; everything else is the workspace's
 
 
@@ -35,7 +34,7 @@ def run_here(study: str, cell: Cell) -> Outputs:
         _run("init")
         _run("evaluate", INIT)
         for round in rounds:
-            for stage in STAGES:
+            for stage in ROUND_STAGES:
                 _run(stage, round)
     return Outputs(rounds, lambda path: (folder / path).read_text(encoding="utf-8"))
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ..pictures import grey
+
 if TYPE_CHECKING:
     from PIL.Image import Image as Sheet
     from PIL.ImageDraw import ImageDraw as Pen
@@ -60,11 +62,8 @@ def heat(lines: Sequence[tuple[str, NDArray[np.uint8], NDArray[np.float32]]], wo
         for token, word in enumerate(words):
             y = top + LABEL // 2 + token * (size + GAP)
             draw.text((TILE + 4, y + size // 3), word, fill="black")
-            scale = max(float(maps[..., token].max()), 1e-12)
-            for step in range(steps):
-                grey = np.rint(maps[step, ..., token] / scale * 255).astype(np.uint8)
-                canvas.paste(_tile(np.repeat(grey[..., None], 3, axis=-1), size),
-                             (TILE + 90 + step * (size + GAP), y))
+            for step, map in enumerate(grey(maps[..., token])):
+                canvas.paste(_tile(map, size), (TILE + 90 + step * (size + GAP), y))
     return canvas
 
 

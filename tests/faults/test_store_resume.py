@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 STAGE = '''
 import os, signal, sys
 import numpy as np, pandas as pd
-from dfusion_core.entry import run_stage
+from dfusion_core.runtime.entry import run_stage
 from dfusion_core.store import open_stage
 
 def sample(round: str, eta: float = 1.0, stop: str = "", at: int = -1) -> None:

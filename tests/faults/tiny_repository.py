@@ -12,8 +12,10 @@ from typing import Any
 
 import yaml
 
+from dfusion_core.runtime.artefacts import ROUND_STAGES
+
 ROOT = Path(__file__).parents[2]
-STAGES = ("init", "sample", "score", "extract", "fuse", "adopt", "train", "evaluate", "summary")
+STAGES = ("init", *ROUND_STAGES, "summary")
 # Many small pieces of work, so that a kill has something to lose.
 TINY: dict[str, Any] = {"sample": {"num_steps": 8, "images_per_prompt": 4, "batch_size": 1},
                         "reward": {"batch_size": 2}, "fuse": {"first_step": 7, "batch_size": 1},

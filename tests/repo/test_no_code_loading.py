@@ -150,7 +150,7 @@ def test_curves_are_posted_nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("something was about to be sent")
 
-    import dfusion_core.entry  # noqa: F401 - every command begins with it
+    import dfusion_core.runtime.entry  # noqa: F401 - every command begins with it
 
     monkeypatch.setenv("DVC_STUDIO_TOKEN", "x")
     monkeypatch.setenv("DVC_STUDIO_REPO_URL", "git@example.com:x/y.git")

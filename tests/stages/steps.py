@@ -18,7 +18,6 @@ from dfusion_core.store.provenance import hash_file
 from dfusion_core.store.publish import write_manifest
 from dfusion_core.testing import tiny_params
 
-ROUND_STAGES = ("sample", "score", "extract", "fuse", "adopt", "train", "evaluate")
 T = 4  # of tiny_params
 
 

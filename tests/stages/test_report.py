@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 from steps import change, forget, reseal, run
 
+from dfusion_core.pictures import grey
 from dfusion_core.report import write_report
 from dfusion_core.report.chart import Line, chart, ticks
 from dfusion_core.report.html import document, image, table
-from dfusion_core.report.maps import grey
 from dfusion_core.report.methods import COLUMNS
 from dfusion_core.report.page import shown
 from dfusion_core.results import read_round_result
@@ -75,7 +75,7 @@ def test_maps_are_those_of_the_stores(project: Path) -> None:
     names = re.findall("<h3>(.*?)</h3>", section)
     assert captions == [f"t = {t}" for t in range(steps, 0, -1)] * len(names)
     assert names == ["heart", "balloon", "mask"]
-    assert grey(np.array([[[0.0, 0.5]], [[0.25, 0.0]]], np.float32))[..., 0].tolist() == [[[0, 255]], [[128, 0]]]
+    assert np.array(grey(np.array([[[0.0, 0.5]], [[0.25, 0.0]]], np.float32)))[..., 0].tolist() == [[[0, 255]], [[128, 0]]]
 
 
 def test_the_grid_has_a_row_a_round_and_the_base_first(project: Path) -> None:
