@@ -75,7 +75,8 @@ def test_maps_are_those_of_the_stores(project: Path) -> None:
     names = re.findall("<h3>(.*?)</h3>", section)
     assert captions == [f"t = {t}" for t in range(steps, 0, -1)] * len(names)
     assert names == ["heart", "balloon", "mask"]
-    assert np.array(grey(np.array([[[0.0, 0.5]], [[0.25, 0.0]]], np.float32)))[..., 0].tolist() == [[[0, 255]], [[128, 0]]]
+    drawn = grey(np.array([[[0.0, 0.5]], [[0.25, 0.0]]], np.float32))
+    assert np.array(drawn)[..., 0].tolist() == [[[0, 255]], [[128, 0]]]
 
 
 def test_the_grid_has_a_row_a_round_and_the_base_first(project: Path) -> None:
