@@ -28,8 +28,9 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny project with two rounds published, run once in a session. Not to be changed."""
-    from steps import ROUND_STAGES, run
+    from steps import run
 
+    from dfusion_core.runtime.artefacts import ROUND_STAGES
     from dfusion_core.testing import tiny_params
 
     folder = tmp_path_factory.mktemp("finished")

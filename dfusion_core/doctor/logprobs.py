@@ -61,11 +61,12 @@ def replay_tolerance(facts: Facts) -> float:
 
 
 def judged(facts: Facts, name: str, off: dict[int, float], tolerance: float, what: str) -> Finding:
-    """The verdict on differences by step index. Steps below train.last_step are shown and do not count."""
-    total, last = facts.params.sample.num_steps, facts.params.train.last_step
+    """The verdict on differences by step index. Steps that are not trained on are shown and do not count."""
+    total = facts.params.sample.num_steps
+    wanted = facts.params.train.steps(total)
     by_t = {total - i: value for i, value in off.items()}
     details: Details = [{PER_STEP: t, name: value} for t, value in by_t.items()]
-    trained = {t: value for t, value in by_t.items() if t >= last} or by_t
+    trained = {t: value for t, value in by_t.items() if total - t in wanted} or by_t
     worst = max(trained, key=lambda t: trained[t] if trained[t] == trained[t] else float("inf"))
     found = f"{what} differ by at most {trained[worst]:.2g} (t = {worst}); {tolerance:g} is allowed"
     if trained[worst] <= tolerance:

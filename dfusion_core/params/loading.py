@@ -232,6 +232,12 @@ def _across_sections(p: s.Everything) -> list[str]:
         problems.append(
             f"fuse.last_step: must be at most fuse.first_step = {p.fuse.first_step} (got {p.fuse.last_step})."
         )
+    first = p.train.first_step
+    if first is not None and not p.train.last_step <= first <= p.sample.num_steps:
+        problems.append(
+            f"train.first_step: must be from train.last_step = {p.train.last_step} to sample.num_steps = "
+            f"{p.sample.num_steps} (got {first})."
+        )
     if p.train.last_step > p.fuse.first_step:  # of a target nothing would be left to train on
         problems.append(
             f"train.last_step: must be at most fuse.first_step = {p.fuse.first_step} (got {p.train.last_step})."

@@ -84,7 +84,7 @@ def _window(params: Everything) -> int:
 
 def _timesteps(params: Everything) -> int:
     """Timesteps of a pair that are trained on."""
-    return params.sample.num_steps - params.train.last_step + 1
+    return len(params.train.steps(params.sample.num_steps))
 
 
 def _groups(params: Everything, pairs: int) -> int:

@@ -47,9 +47,9 @@ Direction = list[torch.Tensor]  # one tensor a trainable weight, in the order of
 
 
 def log_prob_gradient(
-    policy: Policy, x: torch.Tensor, prompts: list[str], last_step: int, rows: int, noise: torch.Tensor | None = None,
+    policy: Policy, x: torch.Tensor, prompts: list[str], steps: range, rows: int, noise: torch.Tensor | None = None,
 ) -> Direction:
-    """Gradient of the sum of log p(x_{t-1} | x_t, c) over trajectories (n, T + 1, c, h, w) and t = T ... last_step.
+    """Gradient of the sum of log p(x_{t-1} | x_t, c) over trajectories (n, T + 1, c, h, w) and step indices.
 
     ``rows``: (image, timestep) pairs in one forward. ``noise`` (n, T, c, h, w): the eps of every step; where it is
     given the gradient is that of log p(x_{t-1} - sigma eps), the step that its own policy would take without noise.
@@ -57,8 +57,7 @@ def log_prob_gradient(
     weights = list(trainable(policy.unet).values())
     total = [torch.zeros_like(weight) for weight in weights]
     text, empty = policy.embed(prompts), policy.embed([""])
-    count = policy.schedule.num_steps - last_step + 1
-    image, step = torch.arange(len(x)).repeat_interleave(count), torch.arange(count).repeat(len(x))
+    image, step = torch.arange(len(x)).repeat_interleave(len(steps)), torch.tensor(steps).repeat(len(x))
     for start in range(0, len(image), rows):
         n, i = image[start:start + rows], step[start:start + rows]
         x_t, x_next = (x[n, i + k].to(policy.device) for k in (0, 1))
@@ -97,9 +96,10 @@ def directions(policy: Policy, params: Params, round: str, count: int) -> dict[s
     base, reference = (tensor(sampled, "x", pairs[f"{name}_image"]) for name in ("base", "reference"))
     target = tensor(fused, "x", pairs.pair)
 
+    steps = params.train.steps(params.sample.num_steps)
+
     def gradient(x: torch.Tensor, noise: torch.Tensor | None = None) -> Direction:
-        return log_prob_gradient(
-            policy, x, pairs.prompt.tolist(), params.train.last_step, params.train.micro_batch, noise)
+        return log_prob_gradient(policy, x, pairs.prompt.tolist(), steps, params.train.micro_batch, noise)
 
     _, eps = trajectory_noises(pairs.base_seed.tolist(), policy.latent_shape, params.sample.num_steps)
     of_base, generator = gradient(base), torch.Generator().manual_seed(params.seed)

@@ -71,7 +71,7 @@ def study_gradients(round: str, count: int, folder: Path) -> pd.DataFrame:
     x = {"base": tensor(sampled, "x", pairs.base_image), "reference": tensor(sampled, "x", pairs.reference_image),
          "target": tensor(fused, "x", pairs.pair)}
     rows, total = [], None
-    for i in range(steps - params.train.last_step + 1):
+    for i in params.train.steps(steps):
         g = {name: gradients(policy, some, i, text, empty) for name, some in x.items()}
         both = torch.stack([g["reference"] - g["base"], g["target"] - g["base"]])
         total = both if total is None else total + both

@@ -102,12 +102,12 @@ class Trainer:
     def terms(self, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(pair, step index) for these pairs, without the steps at which winner and loser are the same.
 
-        Nor those below ``last_step``: of 20 steps the one at t = 2 moves the log-ratio about seven times as much
-        per change of the predicted noise as the others, and shows texture rather than content.
+        Nor those above ``first_step`` and below ``last_step``: of 20 steps the one at t = 2 moves the log-ratio about
+        seven times as much per change of the predicted noise as the others, and shows texture rather than content.
         """
-        count = self.pairs.num_steps - self.train.last_step + 1
-        pair = chosen.repeat_interleave(count)
-        step = torch.arange(count).repeat(len(chosen))
+        steps = torch.tensor(self.train.steps(self.pairs.num_steps))
+        pair = chosen.repeat_interleave(len(steps))
+        step = steps.repeat(len(chosen))
         differs = step >= self.pairs.first_index[pair]
         return pair[differs], step[differs]
 

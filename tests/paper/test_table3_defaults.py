@@ -39,7 +39,7 @@ ELSEWHERE = {
     "pairing.mode": "halves",  # Algorithm 1
     "train.dpo_form": "ratio",  # Eq. (6)
     "train.dpok_alpha": 0.99, "train.dpok_beta": 0.01,  # Eq. (9), appendix C
-    "train.last_step": 1,  # Algorithm 1: every timestep is trained on
+    "train.first_step": None, "train.last_step": 1,  # Algorithm 1: every timestep is trained on
     "reward.model": "ViT-H-14", "reward.pretrained": "laion2b_s32b_b79k",
 }
 KNOWN = TABLE_3 | ELSEWHERE

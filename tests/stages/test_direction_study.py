@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from steps import change, run
+from steps import T, change, run
 
 from dfusion_core.diffusion import ddim
 from dfusion_core.diffusion.policy import load_policy
@@ -26,9 +26,9 @@ def test_the_gradient_is_that_of_the_summed_log_probs(project: Path) -> None:
     params = load_params("model", "sample")
     policy = load_policy(params.model, params.sample, adapter("r00"), train=True)
     x, prompts = tensor(read_stage("sample", "r00"), "x", [0, 5]), ["a heart holding a balloon"] * 2
-    last = 2
-    found = log_prob_gradient(policy, x, prompts, last, rows=3)
-    for part, split in zip(found, log_prob_gradient(policy, x, prompts, last, rows=99), strict=True):
+    steps = range(1, 3)  # t = 3, 2 of 4
+    found = log_prob_gradient(policy, x, prompts, steps, rows=3)
+    for part, split in zip(found, log_prob_gradient(policy, x, prompts, steps, rows=99), strict=True):
         torch.testing.assert_close(part, split, rtol=1e-3, atol=1e-5)
 
     weights = list(trainable(policy.unet).values())
@@ -39,7 +39,7 @@ def test_the_gradient_is_that_of_the_summed_log_probs(project: Path) -> None:
         with torch.no_grad():
             for weight, part in zip(weights, direction, strict=True):
                 weight += sign * part
-            for i in range(params.sample.num_steps - last + 1):
+            for i in steps:
                 mean = ddim.mean(policy.schedule, i, x[:, i], policy.predict_noise(
                     x[:, i], i, policy.embed(prompts), policy.embed([""])))
                 total += float(ddim.log_prob(x[:, i + 1].double(), mean.double(), policy.schedule.std[i]).sum())
@@ -60,7 +60,7 @@ def test_distillation_descends_the_divergence_from_the_fused_policy(project: Pat
     _, eps = trajectory_noises(pairs.base_seed.tolist(), policy.latent_shape, params.sample.num_steps)
     target = tensor(read_stage("fuse", "r00"), "x", pairs.pair)
     prompts, std = pairs.prompt.tolist(), policy.schedule.std
-    found = log_prob_gradient(policy, target, prompts, 1, 99, eps)
+    found = log_prob_gradient(policy, target, prompts, range(T), 99, eps)
 
     divergence = torch.zeros(())
     for i in range(params.sample.num_steps):
@@ -74,7 +74,7 @@ def test_distillation_descends_the_divergence_from_the_fused_policy(project: Pat
     assert max(float(part.abs().max()) for part in found) > 1e-4
 
     base = tensor(read_stage("sample", "r00"), "x", pairs.base_image)
-    own = log_prob_gradient(policy, base, prompts, 1, 99, eps)
+    own = log_prob_gradient(policy, base, prompts, range(T), 99, eps)
     assert max(float(part.abs().max()) for part in own) < 1e-2 * max(float(part.abs().max()) for part in found)
 
 

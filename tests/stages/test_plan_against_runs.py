@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from steps import ROUND_STAGES, change, run
+from steps import change, run
 
 from dfusion_core.params import load_everything
 from dfusion_core.planning.costs import count_costs
 from dfusion_core.planning.disk import count_disk
 from dfusion_core.planning.workload import workload
+from dfusion_core.runtime.artefacts import ROUND_STAGES
 
 
 @contextmanager

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from steps import ROUND_STAGES, content
+from steps import content
 
 from dfusion_core.runtime import ranks
+from dfusion_core.runtime.artefacts import ROUND_STAGES
 from dfusion_core.store.verify import check, published_folders
 from dfusion_core.testing import tiny_params
 

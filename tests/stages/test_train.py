@@ -42,7 +42,8 @@ def updates(round: str = "r00") -> pd.DataFrame:
 
 def terms() -> list[Term]:
     """Every (pair, step) at which winner and loser differ: an adopted target shares the first step with its base."""
-    last_step = load_params("train").train.last_step
+    train = load_params("train").train
+    first = train.first_step or T
     x, fused = array("sample", "x"), array("fuse", "x")
     found: list[Term] = []
     for row in read_stage("adopt", "r00").table("training").itertuples():
@@ -50,7 +51,7 @@ def terms() -> list[Term]:
         loser = x[row.base_image]
         steps = [i for i in range(T) if not torch.equal(winner[i:i + 2], loser[i:i + 2])]
         assert steps == list(range(1 if row.adopted else 0, T))
-        found += [(row.prompt, winner, loser, i) for i in steps if T - i >= last_step]
+        found += [(row.prompt, winner, loser, i) for i in steps if first >= T - i >= train.last_step]
     return found
 
 
@@ -87,14 +88,15 @@ def trainer_of(policy: Policy) -> Trainer:
 
 
 @pytest.mark.parametrize(
-    ("form", "last_step", "fallback", "count"),
-    [("ratio", 1, "reference", 14), ("log_ratio", 1, "reference", 14), ("ratio", 2, "reference", 10),
-     ("ratio", 1, "drop", 6)])
+    ("form", "first_step", "last_step", "fallback", "count"),
+    [("ratio", None, 1, "reference", 14), ("log_ratio", None, 1, "reference", 14), ("ratio", None, 2, "reference", 10),
+     ("ratio", 2, 1, "reference", 8), ("ratio", None, 1, "drop", 6)])
 def test_the_gradient_is_that_of_a_naive_loop(
-    project: Path, form: str, last_step: int, fallback: str, count: int
+    project: Path, form: str, first_step: int | None, last_step: int, fallback: str, count: int
 ) -> None:
     """At both updates of the round: at ratio 1, and after a step away from it."""
-    change(train={"dpo_form": form, "clip_norm": 1e9, "last_step": last_step}, adopt={"fallback": fallback})
+    change(train={"dpo_form": form, "clip_norm": 1e9, "first_step": first_step, "last_step": last_step},
+           adopt={"fallback": fallback})
     run("adopt")
     assert len(terms()) == count  # of four pairs, two of them with targets, over four steps
     trainer, naive = trainer_of(policy_of("init", train=True)), policy_of("init", train=True)

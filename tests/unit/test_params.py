@@ -45,6 +45,14 @@ def test_all_mistakes_are_reported_together_with_key_value_and_suggestion(tmp_pa
             "fuse: {first_step: 3, last_step: 4}",
             "fuse.last_step: must be at most fuse.first_step = 3 (got 4).",
         ),
+        (
+            "train: {first_step: 21}",
+            "train.first_step: must be from train.last_step = 1 to sample.num_steps = 20 (got 21).",
+        ),
+        (
+            "train: {first_step: 2, last_step: 3}",
+            "train.first_step: must be from train.last_step = 3 to sample.num_steps = 20 (got 2).",
+        ),
         ("train: {last_step: 19}", "train.last_step: must be at most fuse.first_step = 18 (got 19)."),
         ("fuse: {layers: [mid, mid]}", "fuse.layers: names a layer twice"),
         ("fuse: {layers: [mdi]}", "Did you mean 'mid'?"),
