@@ -29,4 +29,3 @@ def maps(round: str, everything: Everything) -> str:
         pictures = (html.image(picture, f"t = {steps - i}") for i, picture in enumerate(grey(line)))
         parts.append(f'<h3>{html.text(name)}</h3><div class="steps">{"".join(pictures)}</div>')
     return "".join(parts)
-
