@@ -73,7 +73,7 @@ def attention(
     out: Annotated[Path, typer.Option(help="Folder of the tables and pictures.")] = Path("docs/evidence/attention"),
 ) -> None:
     """Appendix B of the paper on a round's pairs: control methods, layers by timesteps, heat maps."""
-    from .control import study_attention
+    from .attention import study_attention
 
     for name, table in study_attention(round, pairs, out).items():
         print(f"\n{name}\n{table.round(3).to_string(index=False)}")

@@ -23,7 +23,7 @@ from ..runtime.artefacts import adapter, previous
 from ..runtime.errors import MissingStage
 from ..store import read_stage
 from ..trajectories import tensor
-from .control import first_pairs
+from .attention import first_pairs
 
 ALL = "all"  # the row over all timesteps that `train` uses
 

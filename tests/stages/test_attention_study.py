@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from dfusion_core.store import read_stage
-from dfusion_core.study.control import figures, layer_sets, load_setting, study_attention, targets, windows
+from dfusion_core.study.attention import figures, layer_sets, load_setting, study_attention, targets, windows
 from dfusion_core.study.variants import VARIANTS
 
 
