@@ -70,3 +70,9 @@ def test_every_text_ends_with_one_newline_and_has_no_tabs_or_trailing_blanks() -
             assert "\t" not in text, name
             if not name.endswith(".md"):
                 assert not re.search(r"[ \t]+$", text, re.MULTILINE), name
+
+
+def test_the_environment_of_the_readme_is_ignored() -> None:
+    """Else `git add`, `dvc exp run` and the tests of this file would take in all that is installed."""
+    environment = re.findall(r"python -m venv (\S+)", (ROOT / "README.md").read_text())
+    assert environment and all(f"/{name}/" in (ROOT / ".gitignore").read_text().splitlines() for name in environment)
