@@ -114,7 +114,6 @@ def _training(params: Everything, pairs: int) -> Work:
     """Rows of the stage ``train``: micro-batches have one shape, the last of an update is filled up."""
     groups, size = _groups(params, pairs), params.train.micro_batch
     left, per_update = pairs - (groups - 1) * params.train.pairs_per_update, params.train.pairs_per_update
-    filled = sum(-(-count * _timesteps(params) // size) * size for count in [per_update] * (groups - 1) + [left])
-    rows = filled * PAIR * HALVES
-    first = rows if groups > 1 else size * PAIR * HALVES  # log p_old, where the first epoch does not see all of it
-    return Work(rows=first, trained_rows=rows * params.train.inner_epochs)
+    filled = [-(-count * _timesteps(params) // size) * size for count in [per_update] * (groups - 1) + [left]]
+    before = size + sum(filled[1:])  # log p_old: the first update's own forward gives the rest of it
+    return Work(rows=before * PAIR * HALVES, trained_rows=sum(filled) * PAIR * HALVES * params.train.inner_epochs)

@@ -154,18 +154,17 @@ class Trainer:
     def before_first_step(self) -> None:
         """Fill log p_old, and refuse to train where this machine does not reproduce it.
 
-        With one optimizer step per inner epoch the first epoch's own log-probs are log p_old and nothing has to be
-        computed here beyond the first micro-batch.
+        The first optimizer step's own log-probs are log p_old, so that nothing has to be computed for it here beyond
+        the first micro-batch; those of the inner epoch's other steps are.
         """
         first = next(self.micro_batches(*self.rows(0)))
         with torch.no_grad():
-            if self.groups > 1:
-                for update in range(self.groups):
-                    for pair, step, _ in share(list(self.micro_batches(*self.rows(update)))):
-                        self.remember(pair, step, self.now(pair, step))
-                self.remember_together()
-            else:
-                self.remember(first[0], first[1], self.now(first[0], first[1]))
+            self.remember(first[0], first[1], self.now(first[0], first[1]))
+            for update in range(1, self.groups):
+                for pair, step, _ in share(list(self.micro_batches(*self.rows(update)))):
+                    self.remember(pair, step, self.now(pair, step))
+        if self.groups > 1:
+            self.remember_together()
         self.check_replay(*first[:2])
 
     def remember(self, pair: torch.Tensor, step: torch.Tensor, found: dict[str, torch.Tensor]) -> None:
