@@ -27,7 +27,7 @@ def _figure(rows: int, columns: int) -> tuple[Figure, Any]:
 
 def draw_curves(prompts: pd.DataFrame, cells: pd.DataFrame, study: Study, split: str, file: Path) -> None:
     """Mean of each measure against images seen, one line a method, one column a group; bars are +-1 standard error
-    over the repetitions."""
+    over the repetitions, and lines stand a little apart so that they can be told from each other."""
     repeat, *between = study.factors[:-1]
     some = prompts[prompts.split == split].merge(cells[["cell", "images_per_round"]], on="cell")
     some = some.assign(
@@ -35,13 +35,15 @@ def draw_curves(prompts: pd.DataFrame, cells: pd.DataFrame, study: Study, split:
         seen=some.images_per_round * some["round"].map(lambda name: 0 if name == "init" else int(name[1:]) + 1))
     measures = [name for name in MEASURES if name in some]
     groups = list(some.group.unique())
+    apart = some.seen.max() / 100
     figure, axes = _figure(len(measures), len(groups))
     for row, measure in enumerate(measures):
         for column, group in enumerate(groups):
             axis, here = axes[row][column], some[some.group == group]
-            for method, lines in here.groupby(study.compared, sort=False):
+            for number, (method, lines) in enumerate(here.groupby(study.compared, sort=False)):
                 each = lines.groupby(["seen", repeat])[measure].mean().groupby("seen")
-                axis.errorbar(each.mean().index, each.mean(), yerr=each.sem().fillna(0), label=method, marker="o", ms=3)
+                axis.errorbar(each.mean().index + number * apart, each.mean(), yerr=each.sem().fillna(0), label=method,
+                              marker="o", ms=3)
             axis.set(title=group, xlabel="images seen", ylabel=MEASURES[measure] if column == 0 else "")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", frameon=False)
