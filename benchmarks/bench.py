@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dfusion_core.attention.control import present_layers
+from dfusion_core.attention.layers import present_layers
 from dfusion_core.attention.masks import item_mask, merge
 from dfusion_core.diffusion.ddim import schedule
 from dfusion_core.diffusion.denoise import References, Trajectories, denoise, denoise_fused

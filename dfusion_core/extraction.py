@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .attention.control import present_layers, recording_kv
+from .attention.control import recording_kv
+from .attention.layers import present_layers
 from .attention.masks import item_mask, merge
 from .diffusion.policy import Policy, check_finite
 from .diffusion.text import Text

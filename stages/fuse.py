@@ -41,7 +41,7 @@ def fuse(round: str) -> None:
 
 def targets(round: str, run: StageRun, params: Params, policy: Policy) -> None:
     """Fuse every (reference, base) pair."""
-    from dfusion_core.attention.control import present_layers
+    from dfusion_core.attention.layers import present_layers
     from dfusion_core.diffusion.denoise import References, denoise_fused, invert
     from dfusion_core.extraction import stored_kv
     from dfusion_core.images.noise import trajectory_noises

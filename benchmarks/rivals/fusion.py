@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, scaled_dot_product_attention
 
-from dfusion_core.attention.control import cross_attention_modules, self_attention_modules
+from dfusion_core.attention.layers import cross_attention_modules, self_attention_modules
 from dfusion_core.diffusion import ddim
 from dfusion_core.diffusion.policy import Policy
 from dfusion_core.diffusion.text import Text

@@ -72,7 +72,8 @@ def look(facts: Facts, side: int) -> None:
     """One guided forward of one image; keeps every self-attention's keys and values."""
     import torch
 
-    from ..attention.control import layer_paths, present_layers, recording_kv
+    from ..attention.control import recording_kv
+    from ..attention.layers import layer_paths, present_layers
 
     policy = facts.policy
     layers = present_layers(policy.unet, list(layer_paths(policy.unet)))

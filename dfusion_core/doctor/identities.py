@@ -8,8 +8,8 @@ from functools import cached_property
 
 import torch
 
-from ..attention.control import present_layers
 from ..attention.fusion import flatten, resize
+from ..attention.layers import present_layers
 from ..diffusion.denoise import References, denoise, denoise_fused
 from ..extraction import replay
 from ..runtime.errors import BadNumber

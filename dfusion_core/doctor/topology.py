@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ..attention.control import (
+from ..attention.layers import (
     SAME_RESOLUTION,
     LayerError,
     cross_attention_modules,

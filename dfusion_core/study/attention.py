@@ -18,7 +18,8 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from ..attention.control import capturing, fusing, layer_paths, present_layers
+from ..attention.control import capturing, fusing
+from ..attention.layers import layer_paths, present_layers
 from ..consistency import distance, enlarged
 from ..diffusion.denoise import Control, References, denoise_fused
 from ..diffusion.policy import Policy, load_policy

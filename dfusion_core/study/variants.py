@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as attend
 
-from ..attention.control import Grid, Product, UNet, cross_attention_modules, replaced, self_attention_modules
 from ..attention.fusion import flatten, fuse_kv, resize
+from ..attention.layers import UNet, cross_attention_modules, self_attention_modules
+from ..attention.processor import Grid, Product, replaced
 from ..runtime.errors import ParamsError, did_you_mean
 
 

@@ -17,7 +17,8 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dfusion_core.attention.control import capturing, fusing, present_layers, recording_kv
+from dfusion_core.attention.control import capturing, fusing, recording_kv
+from dfusion_core.attention.layers import present_layers
 from dfusion_core.attention.masks import item_maps, item_mask, merge
 from dfusion_core.diffusion import ddim
 

@@ -11,7 +11,7 @@ from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file
 from steps import run
 
-from dfusion_core.attention.control import cross_attention_modules, first_cross_up_block, self_attention_modules
+from dfusion_core.attention.layers import cross_attention_modules, first_cross_up_block, self_attention_modules
 from dfusion_core.diffusion.policy import Policy, load_policy
 from dfusion_core.export.writing import export_round
 from dfusion_core.params.sections import Model, Sample

@@ -16,15 +16,13 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from torch import Tensor
 
-from dfusion_core.attention.control import (
+from dfusion_core.attention.control import capturing, fusing, recording_kv
+from dfusion_core.attention.layers import (
     LayerError,
-    capturing,
     cross_attention_modules,
     first_cross_up_block,
-    fusing,
     layer_paths,
     present_layers,
-    recording_kv,
     self_attention_modules,
 )
 
@@ -446,7 +444,7 @@ def test_group_norm_residual_and_query_norms_as_stock() -> None:
     """Options of diffusers' Attention that Stable Diffusion's blocks leave off."""
     from torch.nn.functional import scaled_dot_product_attention
 
-    from dfusion_core.attention.control import HookedAttention
+    from dfusion_core.attention.processor import HookedAttention
 
     torch.manual_seed(0)
     attn = Attention(

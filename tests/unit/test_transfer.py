@@ -6,7 +6,8 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from dfusion_core.attention.control import fusing, layer_paths, present_layers
+from dfusion_core.attention.control import fusing
+from dfusion_core.attention.layers import layer_paths, present_layers
 from dfusion_core.microworld.pretrain import transfer
 from dfusion_core.microworld.pretrain.unet import TrainingSet, scheduler
 from dfusion_core.testing import _unet

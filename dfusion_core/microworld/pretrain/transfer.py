@@ -28,8 +28,9 @@ from collections.abc import Callable
 import torch
 from diffusers import UNet2DConditionModel
 
-from ...attention.control import HookedAttention, layer_paths, present_layers, self_attention_modules, with_kv
 from ...attention.fusion import fuse_kv, resize
+from ...attention.layers import layer_paths, present_layers, self_attention_modules
+from ...attention.processor import HookedAttention, with_kv
 from ..locate import WEIGHTS
 from .data import BUILD
 from .loop import fit, rows_at

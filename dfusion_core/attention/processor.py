@@ -1,0 +1,132 @@
+"""An attention processor whose product of Q, K and V can be put in, swapped in and out of an unmodified U-Net."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from .layers import UNet
+
+# (Q, K, V, additive mask or None) -> output; all (row, head, token, channel)
+Product: TypeAlias = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], Tensor]
+KV: TypeAlias = tuple[Tensor, Tensor]
+# the same -> (K, V), for a product that is the usual one on other keys and values
+Hook: TypeAlias = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], KV]
+
+
+class HookedAttention:
+    """Attention as diffusers' stock scaled-dot-product processor has it, but for the product of Q, K and V.
+
+    With `scaled_dot_product_attention` as the product, the output is bit-identical to the stock processor's.
+    """
+
+    def __init__(self, product: Product) -> None:
+        self.product = product
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
+        if hidden_states.ndim != 3 or attn.spatial_norm is not None:
+            raise NotImplementedError("attention on (row, token, channel) without spatial norm only")
+        source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        bias = _additive_mask(attn, attention_mask, source)
+        x = hidden_states
+        if attn.group_norm is not None:
+            x = attn.group_norm(x.transpose(1, 2)).transpose(1, 2)
+        if encoder_hidden_states is None:
+            source = x
+        elif attn.norm_cross:
+            source = attn.norm_encoder_hidden_states(source)
+
+        Q, K, V = (_split_heads(y, attn.heads) for y in (attn.to_q(x), attn.to_k(source), attn.to_v(source)))
+        Q = Q if attn.norm_q is None else attn.norm_q(Q)
+        K = K if attn.norm_k is None else attn.norm_k(K)
+        out = self.product(Q, K, V, bias)
+
+        out = out.transpose(1, 2).flatten(2).to(Q.dtype)
+        out = attn.to_out[1](attn.to_out[0](out))  # projection, dropout
+        if attn.residual_connection:
+            out = out + hidden_states
+        result: Tensor = out / attn.rescale_output_factor
+        return result
+
+
+def with_kv(hook: Hook) -> Product:
+    """The usual product on the keys and values that the hook gives."""
+
+    def product(Q: Tensor, K: Tensor, V: Tensor, bias: Tensor | None) -> Tensor:
+        K, V = hook(Q, K, V, bias)
+        return scaled_dot_product_attention(Q, K, V, attn_mask=bias)
+
+    return product
+
+
+def _split_heads(x: Tensor, heads: int) -> Tensor:
+    """(row, token, head*channel) -> (row, head, token, channel)."""
+    return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
+
+
+def _additive_mask(attn: Any, mask: Tensor | None, source: Tensor) -> Tensor | None:
+    """diffusers' (row*head, 1, token) mask as (row, head, 1, token); None stays None."""
+    if mask is None:
+        return None
+    rows, tokens, _ = source.shape
+    prepared: Tensor = attn.prepare_attention_mask(mask, tokens, rows)
+    return prepared.view(rows, attn.heads, -1, prepared.shape[-1])
+
+
+@contextmanager
+def replaced(unet: UNet, products: Mapping[str, Product], grid: Grid) -> Iterator[None]:
+    """Swap the processors of the modules (path -> product); the grid learns the latent size of each forward.
+
+    Raises ValueError where a processor is not the stock one: another kind, or one that is swapped already.
+    """
+    from diffusers.models.attention_processor import AttnProcessor2_0
+
+    found = {f"{path}.processor": unet.attn_processors[f"{path}.processor"] for path in products}
+    for key, processor in found.items():
+        if type(processor) is not AttnProcessor2_0:
+            raise ValueError(
+                f"{key} is {type(processor).__name__}; attention control replaces AttnProcessor2_0 only. "
+                "Call unet.set_attn_processor(AttnProcessor2_0()) first, and ask for a module once"
+            )
+    handle = unet.register_forward_pre_hook(grid.see, with_kwargs=True)
+    try:
+        swapped = {f"{path}.processor": HookedAttention(product) for path, product in products.items()}
+        unet.set_attn_processor({**unet.attn_processors, **swapped})
+        yield
+    finally:
+        handle.remove()
+        unet.set_attn_processor({**unet.attn_processors, **found})
+
+
+class Grid:
+    """Height and width of each level of the U-Net, from the latent it is called with."""
+
+    def __init__(self) -> None:
+        self.latent = (0, 0)
+        self.before_forward: list[Callable[[], None]] = []
+
+    def see(self, _module: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        sample = args[0] if args else kwargs["sample"]
+        self.latent = (sample.shape[-2], sample.shape[-1])
+        for call in self.before_forward:
+            call()
+
+    def size(self, tokens: int) -> tuple[int, int]:
+        """(y, x) of the level that has this many tokens; each level halves, rounding up."""
+        y, x = self.latent
+        while y * x > tokens:
+            y, x = (y + 1) // 2, (x + 1) // 2
+        if y * x != tokens:
+            raise ValueError(f"no level of a {self.latent[0]}x{self.latent[1]} latent has {tokens} positions")
+        return y, x
