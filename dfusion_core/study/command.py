@@ -102,10 +102,13 @@ def directions(
     images: Annotated[int, typer.Option(min=2, help="Images of each training prompt, before and after.")] = 32,
     size: Annotated[list[float] | None, typer.Option(
         min=0, help="Root mean square change of a weight; may be repeated.", show_default="0.002")] = None,
+    timesteps: Annotated[list[str] | None, typer.Option(
+        help="First and last timestep, as 5-3; may be repeated.", show_default="those trained on")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the table.")] = Path("docs/evidence/directions"),
 ) -> None:
     """Whether a step along the gradient of naive and of fused pairs raises the score."""
     from .directions import study_directions
 
-    print(study_directions(round, pairs, images, size or [2e-3], out).round(4).to_string(index=False))
+    table = study_directions(round, pairs, images, size or [2e-3], out, timesteps or [])
+    print(table.round(4).to_string(index=False))
     print(f"\n{images} images of each training prompt, on the same seeds; the table is in {out}.")

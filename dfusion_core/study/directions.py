@@ -17,6 +17,8 @@ writes  directions.csv
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +38,7 @@ from ..prompts import load_prompts
 from ..results import WATCHED, interval
 from ..rewards.scoring import load_reward
 from ..runtime.artefacts import adapter, previous
-from ..runtime.errors import MissingStage
+from ..runtime.errors import MissingStage, ParamsError
 from ..store import read_stage
 from ..trajectories import tensor
 
@@ -77,14 +79,33 @@ def minus(a: Direction, b: Direction) -> Direction:
 
 
 def scaled(direction: Direction, rms: float) -> Direction:
-    """The direction with ``rms`` as the root mean square of its entries."""
-    flat = torch.cat([part.flatten() for part in direction])
-    factor = rms / float(flat.square().mean().sqrt())
-    return [part * factor for part in direction]
+    """The direction with ``rms`` as the root mean square of its entries; zeros stay zeros."""
+    found = float(torch.cat([part.flatten() for part in direction]).square().mean().sqrt())
+    return [part * (rms / found if found > 0 else 0.0) for part in direction]
 
 
-def directions(policy: Policy, params: Params, round: str, count: int) -> dict[str, Direction]:
-    """The directions by name, from the first ``count`` pairs of each prompt. Raises MissingStage."""
+def windows(names: Sequence[str], params: Params) -> dict[str, range]:
+    """Step indices by the timesteps' name: "5-3" are t = 5, 4, 3. No names: the timesteps that `train` uses.
+
+    Raises ParamsError for what is not two of the timesteps T .. 1, the larger one first.
+    """
+    num_steps = params.sample.num_steps
+    if not names:
+        steps = params.train.steps(num_steps)
+        return {f"{num_steps - steps[0]}-{num_steps - steps[-1]}": steps}
+    found = {}
+    for name in names:
+        first, last = map(int, name.split("-")) if re.fullmatch(r"[0-9]{1,9}-[0-9]{1,9}", name) else (0, 0)
+        if not num_steps >= first >= last >= 1:
+            raise ParamsError(f"study: '{name}' is not a range of timesteps.",
+                              f"Give the first and the last of {num_steps} .. 1, as --timesteps {num_steps}-1.")
+        found[name] = range(num_steps - first, num_steps - last + 1)
+    return found
+
+
+def directions(policy: Policy, params: Params, round: str, count: int, steps: range) -> dict[str, Direction]:
+    """The directions by name at these step indices, from the first ``count`` pairs of each prompt. Raises
+    MissingStage."""
     sampled, fused = read_stage("sample", round), read_stage("fuse", round)
     if "x" not in fused.names:
         raise MissingStage(f"study: {round} has no fused targets.",
@@ -95,8 +116,6 @@ def directions(policy: Policy, params: Params, round: str, count: int) -> dict[s
     taken = torch.tensor(pairs.pair.isin(training.pair[training.adopted]).tolist())[:, None, None, None, None]
     base, reference = (tensor(sampled, "x", pairs[f"{name}_image"]) for name in ("base", "reference"))
     target = tensor(fused, "x", pairs.pair)
-
-    steps = params.train.steps(params.sample.num_steps)
 
     def gradient(x: torch.Tensor, noise: torch.Tensor | None = None) -> Direction:
         return log_prob_gradient(policy, x, pairs.prompt.tolist(), steps, params.train.micro_batch, noise)
@@ -111,12 +130,16 @@ def directions(policy: Policy, params: Params, round: str, count: int) -> dict[s
             "random": [torch.randn(part.shape, generator=generator).to(part) for part in targets]}
 
 
-def study_directions(round: str, count: int, images: int, sizes: list[float], folder: Path) -> pd.DataFrame:
-    """One row a direction and length: paired gains over the images before the step, with 95 % intervals.
+def study_directions(
+    round: str, count: int, images: int, sizes: Sequence[float], folder: Path, timesteps: Sequence[str] = (),
+) -> pd.DataFrame:
+    """One row a direction, timesteps and length: paired gains over the images before the step, with 95 % intervals.
 
-    count: pairs of each prompt; images: of each training prompt; sizes: root mean squares of the change of a weight.
+    count: pairs of each prompt; images: of each training prompt; sizes: root mean squares of the change of a weight;
+    timesteps: as for `windows`.
     """
     params = load_params("model", "prompts", "sample", "reward", "train", "evaluate", "rounds", "seed")
+    chosen = windows(timesteps, params)
     policy = load_policy(params.model, params.sample, adapter(previous(params, round)), train=True)
     reward = load_reward(params.reward, policy.device)
     prompts = load_prompts(params.prompts.file).first(params.prompts.train_count, 0).train
@@ -125,16 +148,23 @@ def study_directions(round: str, count: int, images: int, sizes: list[float], fo
     start = [weight.detach().clone() for weight in weights]
     before = _images(policy, params, reward, plan)
     rows = []
-    for name, direction in directions(policy, params, round, count).items():
-        for size in sizes:
-            with torch.no_grad():
-                for weight, was, part in zip(weights, start, scaled(direction, size), strict=True):
-                    weight.copy_(was + part)
-            rows.append({"direction": name, "size": size} | _gains(_images(policy, params, reward, plan), before))
+    for window, steps in chosen.items():
+        _set(weights, start)
+        for name, direction in directions(policy, params, round, count, steps).items():
+            for size in sizes:
+                _set(weights, [was + part for was, part in zip(start, scaled(direction, size), strict=True)])
+                gains = _gains(_images(policy, params, reward, plan), before)
+                rows.append({"direction": name, "t": window, "size": size} | gains)
     folder.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame(rows)
     table.round(6).to_csv(folder / "directions.csv", index=False)
     return table
+
+
+@torch.no_grad()
+def _set(weights: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> None:
+    for weight, value in zip(weights, values, strict=True):
+        weight.copy_(value)
 
 
 def _gains(after: pd.DataFrame, before: pd.DataFrame) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -15,9 +16,9 @@ from dfusion_core.images.noise import trajectory_noises
 from dfusion_core.models.lora import trainable
 from dfusion_core.params import load_params
 from dfusion_core.runtime.artefacts import adapter
-from dfusion_core.runtime.errors import MissingStage
+from dfusion_core.runtime.errors import MissingStage, ParamsError
 from dfusion_core.store import read_stage
-from dfusion_core.study.directions import log_prob_gradient, minus, scaled, study_directions
+from dfusion_core.study.directions import log_prob_gradient, minus, scaled, study_directions, windows
 from dfusion_core.trajectories import tensor
 
 
@@ -84,6 +85,7 @@ def test_differences_and_lengths_by_hand() -> None:
     assert [part.tolist() for part in difference] == [[2.0, 4.0], [[0.0]]]
     long = scaled([torch.tensor([3.0, 4.0]), torch.zeros(2)], 1.0)  # rms 2.5
     assert long[0].tolist() == pytest.approx([1.2, 1.6])
+    assert scaled([torch.zeros(2)], 1.0)[0].tolist() == [0.0, 0.0]
 
 
 def test_the_table(project: Path) -> None:
@@ -95,6 +97,26 @@ def test_the_table(project: Path) -> None:
     assert (table[table["size"] == 0].reward == 0).all() and (table[table["size"] > 0].reward != 0).all()
     pd.testing.assert_frame_equal(pd.read_csv(project / "out/directions.csv"), table.round(6))
     assert Path("runs/init/train/adapter/pytorch_lora_weights.safetensors").read_bytes() == weights
+
+
+def test_timesteps_by_name(project: Path) -> None:
+    """T is 4 here, and all four are trained on."""
+    params = load_params("sample", "train")
+    assert windows([], params) == {"4-1": range(4)}
+    assert windows(["4-3", "1-1"], params) == {"4-3": range(2), "1-1": range(3, 4)}
+    for wrong in ("5-1", "3-4", "2-0", "3", "4..3", "-1-1"):
+        with pytest.raises(ParamsError, match=rf"'{re.escape(wrong)}' is not a range of timesteps.*4 \.\. 1"):
+            windows([wrong], params)
+
+
+def test_each_range_has_its_own_gradient(project: Path) -> None:
+    """The same whether it stands alone or after another one."""
+    both = study_directions("r00", 2, 2, [0.05], project / "out", ["4-3", "2-1"])
+    alone = study_directions("r00", 2, 2, [0.05], project / "out", ["2-1"])
+    assert both.t.tolist() == ["4-3"] * 6 + ["2-1"] * 6
+    pd.testing.assert_frame_equal(both[6:].reset_index(drop=True), alone)
+    naive = both[both.direction == "naive"].reward
+    assert naive.nunique() == 2
 
 
 def test_pairs_that_are_not_fused(project: Path) -> None:
