@@ -2,7 +2,7 @@
 
 At the policy that sampled, an image of its own has an expected gradient of zero: what a sum over naive pairs
 (reference - base) leaves is their choice by reward. A fused target's steps were drawn by another policy, and
-their gradient has a part that is the same for all targets, whatever they score. `coherence` shows it, and `agreement`.
+their gradient has a part that is the same for all targets, whatever they score. `coherence` shows it.
 
 reads   sample/, extract/, fuse/ of a round and the adapter it sampled with   writes  gradients.csv
 """
@@ -34,11 +34,6 @@ def coherence(differences: torch.Tensor) -> float:
     return float(len(differences) ** 0.5 * differences.mean(dim=0).norm() / rms) if rms > 0 else 0.0
 
 
-def agreement(differences: torch.Tensor) -> float:
-    """Cosine of the sums over every other gradient (n, weight) and over the others: 0 on average for pure noise."""
-    return _cosine(differences[::2].sum(dim=0), differences[1::2].sum(dim=0))
-
-
 def gradients(policy: Policy, x: torch.Tensor, i: int, text: Text, empty: Text) -> torch.Tensor:
     """Gradient of each image's log-prob at step index i with respect to the adapter, (n, weight), on the CPU.
 
@@ -56,15 +51,10 @@ def gradients(policy: Policy, x: torch.Tensor, i: int, text: Text, empty: Text) 
 
 
 def figures(naive: torch.Tensor, fused: torch.Tensor) -> dict[str, float]:
-    """Size, coherence and agreement of both kinds of differences (n, weight), and the cosine of their means."""
+    """Size and coherence of both kinds of differences (n, weight), and whether their means point the same way."""
+    cosine = torch.nn.functional.cosine_similarity(naive.mean(dim=0), fused.mean(dim=0), dim=0)
     return {"naive_norm": float(naive.norm(dim=1).mean()), "fused_norm": float(fused.norm(dim=1).mean()),
-            "naive_coherence": coherence(naive), "fused_coherence": coherence(fused),
-            "naive_agreement": agreement(naive), "fused_agreement": agreement(fused),
-            "cosine": _cosine(naive.mean(dim=0), fused.mean(dim=0))}
-
-
-def _cosine(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float(torch.nn.functional.cosine_similarity(a, b, dim=0))
+            "naive_coherence": coherence(naive), "fused_coherence": coherence(fused), "cosine": float(cosine)}
 
 
 def study_gradients(round: str, count: int, folder: Path) -> pd.DataFrame:

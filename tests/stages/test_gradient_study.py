@@ -16,7 +16,7 @@ from dfusion_core.params import load_params
 from dfusion_core.runtime.artefacts import adapter
 from dfusion_core.runtime.errors import MissingStage
 from dfusion_core.store import read_stage
-from dfusion_core.study.gradients import agreement, coherence, figures, gradients, study_gradients
+from dfusion_core.study.gradients import coherence, figures, gradients, study_gradients
 from dfusion_core.trajectories import tensor
 
 
@@ -29,19 +29,12 @@ def test_coherence_by_hand() -> None:
     assert coherence(noise) == pytest.approx(1.0, abs=0.05)
 
 
-def test_agreement_by_hand() -> None:
-    assert agreement(torch.tensor([[3.0, 0.0], [0.0, 2.0], [0.0, 4.0]])) == pytest.approx(0.8)  # (3, 4) and (0, 2)
-    assert agreement(torch.tensor([[1.0, 0.0], [-1.0, 0.0]])) == pytest.approx(-1.0)
-    assert agreement(torch.zeros(3, 2)) == 0.0
-
-
 def test_figures_of_equal_and_opposite_pairs() -> None:
     naive = torch.tensor([[1.0, 2.0], [3.0, 0.0]])
     assert figures(naive, naive)["cosine"] == pytest.approx(1.0)
     assert figures(naive, -2 * naive) == pytest.approx({
         "naive_norm": (5**0.5 + 3) / 2, "fused_norm": 5**0.5 + 3, "cosine": -1.0,
-        "naive_coherence": coherence(naive), "fused_coherence": coherence(naive),
-        "naive_agreement": agreement(naive), "fused_agreement": agreement(naive)})
+        "naive_coherence": coherence(naive), "fused_coherence": coherence(naive)})
 
 
 def test_gradients_against_finite_differences(project: Path) -> None:
