@@ -99,7 +99,8 @@ def windows(names: Sequence[str], params: Params) -> dict[str, range]:
         if not num_steps >= first >= last >= 1:
             raise ParamsError(f"study: '{name}' is not a range of timesteps.",
                               f"Give the first and the last of {num_steps} .. 1, as --timesteps {num_steps}-1.")
-        found[name] = range(num_steps - first, num_steps - last + 1)
+        train = params.train.model_copy(update={"first_step": first, "last_step": last})
+        found[name] = train.steps(num_steps)
     return found
 
 
