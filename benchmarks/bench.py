@@ -13,12 +13,12 @@ from dfusion_core.attention.layers import present_layers
 from dfusion_core.attention.masks import item_mask, merge
 from dfusion_core.diffusion.ddim import schedule
 from dfusion_core.diffusion.denoise import References, Trajectories, denoise, denoise_fused
-from dfusion_core.diffusion.policy import Policy
-from dfusion_core.diffusion.text import Text
-from dfusion_core.images.noise import trajectory_noises
+from dfusion_core.diffusion.noise import trajectory_noises
 from dfusion_core.models.lora import trainable
+from dfusion_core.models.policy import Policy
+from dfusion_core.models.text import Text
 from dfusion_core.params.sections import Fuse, Train
-from dfusion_core.trajectories import Pairs, shared_steps
+from dfusion_core.training.trajectories import Pairs, shared_steps
 
 from .models import ETA, Source, adapt
 from .result import Bar, at_least

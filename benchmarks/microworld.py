@@ -20,15 +20,15 @@ import torch.nn.functional as F
 from dfusion_core.attention.control import capturing
 from dfusion_core.attention.masks import item_mask, item_tokens, merge
 from dfusion_core.diffusion.denoise import collect_maps, denoise
-from dfusion_core.diffusion.policy import Policy, load_policy
+from dfusion_core.diffusion.noise import image_seed, trajectory_noises
 from dfusion_core.evaluation.grading import tile
-from dfusion_core.images.noise import image_seed, trajectory_noises
 from dfusion_core.microworld.grammar import TEMPLATES, near_misses
 from dfusion_core.microworld.locate import WEIGHTS
 from dfusion_core.microworld.oracle import Oracle, judge, load_oracle
 from dfusion_core.microworld.pretrain.unet import scheduler
 from dfusion_core.microworld.prompts import items, prompt_lists
 from dfusion_core.microworld.scenes import Scene, caption, draw, object_masks, random_scene
+from dfusion_core.models.policy import Policy, load_policy
 from dfusion_core.params import Model, Reward, Sample
 from dfusion_core.rewards.scoring import Clip, load_reward
 

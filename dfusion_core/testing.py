@@ -22,8 +22,8 @@ from typing import Any
 import torch
 import yaml
 
-from .microworld.locate import WEIGHTS
-from .runtime.artefacts import ROUND_STAGES
+from .models.builtin import WEIGHTS
+from .store.paths import ROUND_STAGES
 
 CHANNELS = 16  # of every level of the U-Net
 WIDTH = 16  # of a text token

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from dfusion_core.params import load_params
 from dfusion_core.rewards.plugins import reward_inputs
-from dfusion_core.runtime.artefacts import output, pairs_result
 from dfusion_core.runtime.entry import run_stage
 from dfusion_core.runtime.ranks import leads
 from dfusion_core.store import open_stage, read_stage
 from dfusion_core.store.atomic import write_text
 from dfusion_core.store.json_files import read_json
+from dfusion_core.store.paths import output, pairs_result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,8 +50,8 @@ def adopt(round: str) -> None:
 
 def targets(round: str, params: Params) -> tuple[pd.DataFrame, Figures]:
     """Targets, or the references of those that are not good enough, against bases, by Eq. 7."""
-    from dfusion_core.adoption import judged, kept
-    from dfusion_core.consistency import Views, fresh_gain, fused_figures
+    from dfusion_core.adoption.figures import Views, fresh_gain, fused_figures
+    from dfusion_core.adoption.tables import judged, kept
 
     sampled, scored, extracted = (read_stage(name, round) for name in ("sample", "score", "extract"))
     pairs = extracted.table("pairs")
@@ -67,8 +67,8 @@ def targets(round: str, params: Params) -> tuple[pd.DataFrame, Figures]:
 
 def references(round: str, params: Params) -> tuple[pd.DataFrame, Figures]:
     """The references themselves against bases: naive pairs."""
-    from dfusion_core.adoption import judged
-    from dfusion_core.consistency import Views, pair_figures
+    from dfusion_core.adoption.figures import Views, pair_figures
+    from dfusion_core.adoption.tables import judged
 
     sampled, scored, extracted = (read_stage(name, round) for name in ("sample", "score", "extract"))
     training = judged(extracted.table("pairs"), None, params.adopt)
@@ -78,8 +78,8 @@ def references(round: str, params: Params) -> tuple[pd.DataFrame, Figures]:
 
 def twins(round: str, params: Params) -> tuple[pd.DataFrame, Figures]:
     """Images against their twins."""
-    from dfusion_core.adoption import twin_table
-    from dfusion_core.consistency import Views, pair_figures
+    from dfusion_core.adoption.figures import Views, pair_figures
+    from dfusion_core.adoption.tables import twin_table
 
     sampled, scored, fused = (read_stage(name, round) for name in ("sample", "score", "fuse"))
     plan = fused.table("twins")
@@ -92,7 +92,7 @@ def twins(round: str, params: Params) -> tuple[pd.DataFrame, Figures]:
 
 def rescore(params: Params, scored: StageData, pictures: Pictures, pairs: pd.DataFrame) -> Scores:
     """Scores of the pairs' new pictures, by the models that scored the sampled ones."""
-    from dfusion_core.images.plan import pair_names
+    from dfusion_core.pairing.plan import pair_names
     from dfusion_core.rewards.scoring import check_same, load_reward
     from dfusion_core.runtime.device import pick_device
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 
-from dfusion_core.images.plan import evaluation_plan
+from dfusion_core.models.builtin import model_name
+from dfusion_core.pairing.plan import evaluation_plan
 from dfusion_core.params import load_params
-from dfusion_core.prompts import find_file, load_prompts
+from dfusion_core.prompts.reading import find_file, load_prompts
 from dfusion_core.rewards.plugins import reward_inputs
-from dfusion_core.runtime.artefacts import adapter, model_name, output, round_result
 from dfusion_core.runtime.entry import run_stage
 from dfusion_core.runtime.ranks import leads
 from dfusion_core.store import open_stage, read_stage
+from dfusion_core.store.paths import adapter, output, round_result
 
 
 def evaluate(round: str) -> None:
@@ -29,10 +30,10 @@ def evaluate(round: str) -> None:
     with open_stage("evaluate", round=round, params=params, inputs=inputs) as run:
         if not run.done:
             from dfusion_core.diffusion.denoise import denoise
-            from dfusion_core.diffusion.policy import load_policy
+            from dfusion_core.diffusion.noise import trajectory_noises
             from dfusion_core.evaluation.grading import score_images, write_grid
             from dfusion_core.evaluation.infotext import pictures_text
-            from dfusion_core.images.noise import trajectory_noises
+            from dfusion_core.models.policy import load_policy
             from dfusion_core.rewards.scoring import load_reward
 
             images = evaluation_plan(prompts, params.evaluate)
@@ -54,7 +55,7 @@ def evaluate(round: str) -> None:
                        pictures_text(params.sample, size=size, model=model_name(params.model.id)))
     if not leads():
         return
-    from dfusion_core.results import write_round_result
+    from dfusion_core.evaluation.results import write_round_result
 
     base = read_stage("evaluate", "init").table("images")
     write_round_result(round_result(round), round, read_stage("evaluate", round).table("images"), base)

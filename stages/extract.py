@@ -10,10 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dfusion_core.params import load_params
-from dfusion_core.prompts import find_file, load_prompts
-from dfusion_core.runtime.artefacts import adapter, output, previous
+from dfusion_core.params.rounds import previous
+from dfusion_core.prompts.reading import find_file, load_prompts
 from dfusion_core.runtime.entry import run_stage
 from dfusion_core.store import open_stage, read_stage
+from dfusion_core.store.paths import adapter, output
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,8 +29,8 @@ def masks(round: str) -> None:
     with open_stage("extract", round=round, params=params, inputs=inputs) as run:
         if run.done:
             return
-        from dfusion_core.extraction import check_masks, reference_masks
-        from dfusion_core.images.plan import pair_plan
+        from dfusion_core.extraction.masks import check_masks, reference_masks
+        from dfusion_core.pairing.plan import pair_plan
 
         sampled, scores = read_stage("sample", round), read_stage("score", round).table("scores")
         images = sampled.table("images")
@@ -71,9 +72,8 @@ def keys_and_values(round: str) -> None:
         count = kept(params.extract.keep_kv, len(references))
         if count == 0:
             return
-        from dfusion_core.diffusion.policy import load_policy
-        from dfusion_core.extraction import replay
-        from dfusion_core.trajectories import tensor
+        from dfusion_core.extraction.keys_values import replay
+        from dfusion_core.models.policy import load_policy
 
         policy = load_policy(params.model, params.sample, adapter(before))
         empty = policy.embed([""])
@@ -82,7 +82,7 @@ def keys_and_values(round: str) -> None:
         for rows in run.unfinished(count, 1):  # one reference at a time: its whole window is one batch already
             part = references.loc[list(rows)]
             run.write_arrays(rows, replay(
-                policy, tensor(sampled, "x", part.image), policy.embed(part.prompt.tolist()), empty, params.fuse,
+                policy, sampled.tensor("x", part.image), policy.embed(part.prompt.tolist()), empty, params.fuse,
                 run.describe(rows.start)))
 
 

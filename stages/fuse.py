@@ -12,14 +12,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dfusion_core.images.plan import twin_plan
+from dfusion_core.pairing.plan import twin_plan
 from dfusion_core.params import load_params
-from dfusion_core.runtime.artefacts import adapter, output, previous
+from dfusion_core.params.rounds import previous
 from dfusion_core.runtime.entry import run_stage
 from dfusion_core.store import open_stage, read_stage
+from dfusion_core.store.paths import adapter, output
 
 if TYPE_CHECKING:
-    from dfusion_core.diffusion.policy import Policy
+    from dfusion_core.models.policy import Policy
     from dfusion_core.params import Params
     from dfusion_core.store import StageRun
 
@@ -33,7 +34,7 @@ def fuse(round: str) -> None:
     with open_stage("fuse", round=round, params=params, inputs=inputs) as run:
         if run.done or params.pairs == "naive":
             return
-        from dfusion_core.diffusion.policy import load_policy
+        from dfusion_core.models.policy import load_policy
 
         policy = load_policy(params.model, params.sample, adapter(before))
         (twins if params.pairs == "same_noise" else targets)(round, run, params, policy)
@@ -43,9 +44,8 @@ def targets(round: str, run: StageRun, params: Params, policy: Policy) -> None:
     """Fuse every (reference, base) pair."""
     from dfusion_core.attention.layers import present_layers
     from dfusion_core.diffusion.denoise import References, denoise_fused, invert
-    from dfusion_core.extraction import stored_kv
-    from dfusion_core.images.noise import trajectory_noises
-    from dfusion_core.trajectories import tensor
+    from dfusion_core.diffusion.noise import trajectory_noises
+    from dfusion_core.extraction.keys_values import stored_kv
 
     sampled, extracted, cache = (read_stage(name, round) for name in ("sample", "extract", "kv"))
     pairs, empty = extracted.table("pairs"), policy.embed([""])
@@ -53,12 +53,12 @@ def targets(round: str, run: StageRun, params: Params, policy: Policy) -> None:
     for rows in run.unfinished(len(pairs), params.fuse.batch_size):
         part, names = pairs.loc[list(rows)], [run.describe(row) for row in rows]
         references = References(
-            tensor(sampled, "x", part.reference_image), tensor(extracted, "mask", part.reference),
+            sampled.tensor("x", part.reference_image), extracted.tensor("mask", part.reference),
             stored_kv(cache, part.reference.tolist(), params.sample.num_steps, params.fuse))
         _, noise = trajectory_noises(part.base_seed.tolist(), policy.latent_shape, params.sample.num_steps)
         text = policy.embed(part.prompt.tolist())
         x = denoise_fused(
-            policy, tensor(sampled, "x", part.base_image), noise, text, empty, references,
+            policy, sampled.tensor("x", part.base_image), noise, text, empty, references,
             present_layers(policy.unet, params.fuse.layers), params.fuse.first_step, params.fuse.last_step, names)
         if params.pairs == "inversion":
             x = invert(policy, x[:, -1], text, empty, names)
@@ -68,7 +68,7 @@ def targets(round: str, run: StageRun, params: Params, policy: Policy) -> None:
 def twins(round: str, run: StageRun, params: Params, policy: Policy) -> None:
     """Denoise the first half of each prompt's x_T once more, with other step noises."""
     from dfusion_core.diffusion.denoise import denoise
-    from dfusion_core.images.noise import trajectory_noises
+    from dfusion_core.diffusion.noise import trajectory_noises
 
     plan, empty = twin_plan(read_stage("sample", round).table("images")), policy.embed([""])
     run.describe = lambda row: f"twin {row} ('{plan.prompt[row]}', seed {plan.seed[row]})"

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 
+from dfusion_core.models.builtin import model_inputs
 from dfusion_core.params import load_params
-from dfusion_core.runtime.artefacts import model_inputs
 from dfusion_core.runtime.entry import run_stage
 from dfusion_core.store import open_stage
 
@@ -21,11 +21,11 @@ def init(round: str = "init") -> None:
             return
         import pandas as pd
 
-        from dfusion_core.advantages import COLUMNS
         from dfusion_core.models.loading import load_pipeline
         from dfusion_core.models.lora import add_lora, save_lora
-        from dfusion_core.models.model_source import locate
         from dfusion_core.models.pins import FILE, pin
+        from dfusion_core.models.source import locate
+        from dfusion_core.training.advantages import COLUMNS
 
         source = locate(params.model)
         unet = load_pipeline(params.model, source).unet

@@ -6,12 +6,13 @@ writes  sample/  x, log_prob, cross_map, picture (one row an image), images.csv
 
 from __future__ import annotations
 
-from dfusion_core.images.plan import image_plan
+from dfusion_core.pairing.plan import image_plan
 from dfusion_core.params import load_params
-from dfusion_core.prompts import find_file, load_prompts
-from dfusion_core.runtime.artefacts import adapter, output, previous
+from dfusion_core.params.rounds import previous
+from dfusion_core.prompts.reading import find_file, load_prompts
 from dfusion_core.runtime.entry import run_stage
 from dfusion_core.store import open_stage
+from dfusion_core.store.paths import adapter, output
 
 
 def sample(round: str) -> None:
@@ -25,8 +26,8 @@ def sample(round: str) -> None:
             return
         from dfusion_core.attention.masks import item_tokens
         from dfusion_core.diffusion.denoise import denoise
-        from dfusion_core.diffusion.policy import load_policy
-        from dfusion_core.images.noise import trajectory_noises
+        from dfusion_core.diffusion.noise import trajectory_noises
+        from dfusion_core.models.policy import load_policy
 
         images = image_plan(prompts, params.sample.images_per_prompt, params.seed, round)
         policy = load_policy(params.model, params.sample, adapter(before))

@@ -10,9 +10,9 @@ import json
 
 from dfusion_core.params import load_params
 from dfusion_core.rewards.plugins import reward_inputs
-from dfusion_core.runtime.artefacts import output
 from dfusion_core.runtime.entry import run_stage
 from dfusion_core.store import open_stage, read_stage
+from dfusion_core.store.paths import output
 
 
 def score(round: str) -> None:

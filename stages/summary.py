@@ -6,8 +6,8 @@ writes  results/metrics.json, results/alignment.csv, results/updates.csv
 
 from __future__ import annotations
 
+from dfusion_core.evaluation.results import summarise
 from dfusion_core.params import load_params
-from dfusion_core.results import summarise
 from dfusion_core.runtime.entry import run_stage
 from dfusion_core.runtime.ranks import leads
 

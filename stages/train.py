@@ -14,10 +14,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from dfusion_core.params import load_params
-from dfusion_core.runtime.artefacts import adapter, output, previous
+from dfusion_core.params.rounds import previous
 from dfusion_core.runtime.entry import run_stage
 from dfusion_core.runtime.ranks import leads
 from dfusion_core.store import open_stage, read_stage
+from dfusion_core.store.paths import adapter, output
 
 if TYPE_CHECKING:
     from dfusion_core.params import Params
@@ -34,22 +35,22 @@ def train(round: str) -> None:
         if not run.done:
             update(round, before, run, params)
     if leads():
-        from dfusion_core.results import write_training_result
+        from dfusion_core.evaluation.results import write_training_result
 
         write_training_result(round)
 
 
 def update(round: str, before: str, run: StageRun, params: Params) -> None:
     """All optimizer steps of ROUND, from the adapter, optimizer and rewards of the round BEFORE."""
-    from dfusion_core.advantages import advantages, extend
-    from dfusion_core.diffusion.policy import load_policy
     from dfusion_core.models.lora import save_lora
     from dfusion_core.models.pins import FILE as PIN
+    from dfusion_core.models.policy import load_policy
+    from dfusion_core.training.advantages import advantages, extend
     from dfusion_core.training.objectives import needs_advantage, skips_shared_steps
     from dfusion_core.training.optimizer import save_optimizer
     from dfusion_core.training.tracking import write_live
     from dfusion_core.training.trainer import Trainer
-    from dfusion_core.trajectories import load_pairs
+    from dfusion_core.training.trajectories import load_pairs
 
     sampled, scores = read_stage("sample", round), read_stage("score", round).table("scores")
     scores = scores.merge(sampled.table("images")[["image", "prompt"]], on="image", validate="one_to_one")

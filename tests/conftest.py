@@ -30,7 +30,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny project with two rounds published, run once in a session. Not to be changed."""
     from steps import run
 
-    from dfusion_core.runtime.artefacts import ROUND_STAGES
+    from dfusion_core.store.paths import ROUND_STAGES
     from dfusion_core.testing import tiny_params
 
     folder = tmp_path_factory.mktemp("finished")

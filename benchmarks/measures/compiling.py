@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import torch
 
-from dfusion_core.diffusion.compiling import compile_unet
-from dfusion_core.diffusion.policy import Policy
+from dfusion_core.models.compiling import compile_unet
+from dfusion_core.models.policy import Policy
 from dfusion_core.training.trainer import Trainer
 
 from ..bench import Bench

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dfusion_core.commands.plan.costs import Costs, count_costs
+from dfusion_core.commands.plan.disk import WIDTHS, count_disk
+from dfusion_core.commands.plan.workload import Workload, workload
+from dfusion_core.commands.profile import fill
 from dfusion_core.params import load_everything
-from dfusion_core.planning.costs import Costs, count_costs
-from dfusion_core.planning.disk import WIDTHS, count_disk
-from dfusion_core.planning.workload import Workload, workload
-from dfusion_core.profile import fill
 from dfusion_core.store import open_stage
 from dfusion_core.store.schema import ARRAYS
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from dfusion_core.extraction import replay
+from dfusion_core.extraction.keys_values import replay
 from dfusion_core.params.sections import Fuse
 
 from ..bench import ITEMS, Bench, Scene

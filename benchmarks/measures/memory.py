@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import torch
 
+from dfusion_core.commands.plan import networks
+from dfusion_core.commands.plan.counting import saved_bytes, working_bytes
 from dfusion_core.diffusion.ddim import schedule
 from dfusion_core.diffusion.denoise import References, denoise, denoise_fused
 from dfusion_core.models.architectures import KNOWN
 from dfusion_core.params import Lora
-from dfusion_core.planning import networks
-from dfusion_core.planning.counting import saved_bytes, working_bytes
 
 from ..bench import Bench
 from ..models import TOKENS

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from dfusion_core.diffusion.compiling import compile_unet
+from dfusion_core.models.compiling import compile_unet
 
 from ..bench import ITEMS, Bench
 from ..observing import Seen, Side, observe, ratios, times

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from dfusion_core.training.trainer import Trainer
-from dfusion_core.trajectories import Pairs
+from dfusion_core.training.trajectories import Pairs
 
 from ..bench import Bench
 from ..observing import Seen, Side, observe, ratios, times

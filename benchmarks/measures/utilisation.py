@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from dfusion_core.store import open_stage
-from dfusion_core.trajectories import Pairs
+from dfusion_core.training.trajectories import Pairs
 
 from ..bench import Bench
 from ..observing import Seen, observe, seconds, synchronize

@@ -11,7 +11,7 @@ import sys
 import time
 from importlib import import_module
 
-from dfusion_core.runtime.artefacts import ROUND_STAGES
+from dfusion_core.store.paths import ROUND_STAGES
 
 
 def run(stage: str, *arguments: str) -> None:

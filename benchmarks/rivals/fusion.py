@@ -17,8 +17,8 @@ from torch.nn.functional import interpolate, scaled_dot_product_attention
 
 from dfusion_core.attention.layers import cross_attention_modules, self_attention_modules
 from dfusion_core.diffusion import ddim
-from dfusion_core.diffusion.policy import Policy
-from dfusion_core.diffusion.text import Text
+from dfusion_core.models.policy import Policy
+from dfusion_core.models.text import Text
 
 
 @dataclass

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from dfusion_core.diffusion.policy import Policy
-from dfusion_core.diffusion.text import Text
+from dfusion_core.models.policy import Policy
+from dfusion_core.models.text import Text
 
 
 def build(policy: Policy, scheduler: Any) -> Any:

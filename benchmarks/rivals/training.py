@@ -7,11 +7,11 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from dfusion_core.diffusion import ddim
-from dfusion_core.diffusion.policy import Policy
-from dfusion_core.diffusion.text import Text
 from dfusion_core.models.lora import trainable
+from dfusion_core.models.policy import Policy
+from dfusion_core.models.text import Text
 from dfusion_core.params.sections import Train
-from dfusion_core.trajectories import Pairs
+from dfusion_core.training.trajectories import Pairs
 
 
 class Loop:

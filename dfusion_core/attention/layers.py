@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-from ..runtime.errors import DFusionError, did_you_mean
+from ..errors import DFusionError, did_you_mean
 
 UNet: TypeAlias = Any  # diffusers' UNet2DConditionModel, whose attributes type checkers do not see
 

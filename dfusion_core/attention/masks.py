@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..prompt_items import word_spans
-from ..runtime.errors import DFusionError
+from ..errors import DFusionError
+from ..prompts.items import word_spans
 
 Threshold = Literal["absolute", "relative"]
 Merge = Literal["xor", "or"]

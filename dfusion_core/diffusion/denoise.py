@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..attention.control import capturing, fusing
 from ..attention.masks import item_maps
 from . import ddim
-from .policy import Policy, check_finite
-from .text import Text
+from .finite import check_finite
+
+if TYPE_CHECKING:
+    from ..models.policy import Policy
+    from ..models.text import Text
 
 Control = Callable[..., AbstractContextManager[Any]]  # `attention.fusing`, or a rival of it with the same arguments
 

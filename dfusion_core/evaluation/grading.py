@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
-from ..consistency import diversity
-from ..runtime.artefacts import MICRO_CLIP
+from ..models.builtin import MICRO_CLIP, judge_pictures
+from .diversity import diversity
 from .infotext import png
 
 if TYPE_CHECKING:
@@ -33,9 +32,7 @@ def score_images(
         images = images.assign(diversity=diversity(found.embedding, images.prompt.tolist()))
     if reward.clip.name != MICRO_CLIP:  # pictures of another world
         return images
-    from ..microworld.oracle import judge, load_oracle
-
-    right, log_prob = judge(load_oracle(), torch.from_numpy(pictures).permute(0, 3, 1, 2), images.prompt.tolist())
+    right, log_prob = judge_pictures(pictures, images.prompt.tolist())
     return images.assign(right=right.numpy().astype(int), oracle_log_prob=log_prob.numpy())
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..runtime.errors import ModelError
+from ..errors import ModelError
 
 Config = dict[str, Any]
 

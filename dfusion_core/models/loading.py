@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
 
+from ..errors import ModelError, one_line
 from ..runtime.device import pick_device, pick_dtype
-from ..runtime.errors import ModelError, one_line
-from .model_source import Source, locate
+from .kinds import KINDS, pipeline_kind
+from .single_file import load_single_file
+from .source import Source, locate
 
 if TYPE_CHECKING:
     from ..params import Model
 
-# What each kind of pipeline must be told, so that parts that are not needed stay out.
-KINDS: dict[str, dict[str, Any]] = {
-    "StableDiffusionPipeline": {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
-    "StableDiffusionXLPipeline": {"add_watermarker": False},
-}
 LATENT_CHANNELS = 4
 
 
@@ -36,8 +32,6 @@ def load_pipeline(model: Model, source: Source | None = None) -> Any:
     dtype = pick_dtype(model.dtype, pick_device(model.device))
     try:
         if source.is_single_file:
-            from .single_file import load_single_file
-
             pipeline = load_single_file(source.path, model, dtype)
         else:
             kind = pipeline_kind(model, source.path)
@@ -79,15 +73,6 @@ def vectors(file: Path) -> dict[str, torch.Tensor]:
     with safe_open(file, "pt") as opened:
         names = [name for name in opened.keys() if len(opened.get_slice(name).get_shape()) == 1]  # noqa: SIM118
         return {name.removeprefix("text_model."): opened.get_tensor(name) for name in names}
-
-
-def pipeline_kind(model: Model, folder: Path) -> str:
-    """The name of the pipeline's class in diffusers. Raises ModelError for one that this method is not made for."""
-    kind = str(json.loads((folder / "model_index.json").read_text()).get("_class_name"))
-    if kind not in KINDS:
-        raise ModelError(f"model.id: '{model.id}' is a {kind}, and this program knows {', '.join(KINDS)}.",
-                         "Use a Stable Diffusion 1.x, 2.x or XL model for text to image.")
-    return kind
 
 
 def check_kind(model: Model, pipeline: Any) -> None:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch.nn.functional import conv2d, linear
 
-from ..runtime.errors import ModelError, ParamsError, did_you_mean, one_line
+from ..errors import ModelError, ParamsError, did_you_mean, one_line
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel

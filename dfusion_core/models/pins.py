@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..runtime.errors import ModelError
+from ..errors import ModelError
 from ..store import scratch_root
 from ..store.atomic import write_text
 from ..store.json_files import read_json
@@ -14,7 +14,7 @@ from ..store.provenance import hash_file
 
 if TYPE_CHECKING:
     from ..params import Model
-    from .model_source import Source
+    from .source import Source
 
 FILE = "pin.json"
 REMEMBERED = 64 * 2**20  # bytes; files this large are hashed once, and again only when their size or time has changed

@@ -10,9 +10,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..runtime.errors import ModelError, did_you_mean
+from ..errors import ModelError, did_you_mean
 from .architectures import KNOWN, family_of_file
 from .clip_vocabulary import END, clip_tokenizer
+from .kinds import KINDS, pipeline_kind
 
 if TYPE_CHECKING:
     import torch
@@ -31,8 +32,6 @@ SCHEDULER = {"_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_
 def load_single_file(file: Path, model: Model, dtype: torch.dtype) -> Any:
     """The pipeline of a checkpoint file. Raises ModelError where its kind is not known or not certain."""
     import diffusers
-
-    from .loading import KINDS, pipeline_kind
 
     with tempfile.TemporaryDirectory() as temporary:
         configs = _configs(file, model, Path(temporary))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from ..runtime.errors import MOST_LISTED, ParamsError, did_you_mean, listed, short
+from ..errors import MOST_LISTED, ParamsError, did_you_mean, listed, short
 from . import sections as s
 from .strict_yaml import read_yaml
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from ..runtime.errors import short
+from ..errors import short
 
 # What YAML 1.2 reads as a number or a truth value, with the characters that such a text can begin with.
 _SCALARS = (

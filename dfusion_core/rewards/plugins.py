@@ -23,8 +23,8 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
-from ..runtime.artefacts import reward_source
-from ..runtime.errors import RewardError, did_you_mean, one_line, short
+from ..errors import RewardError, did_you_mean, one_line, short
+from ..models.builtin import reward_source
 
 if TYPE_CHECKING:
     import torch

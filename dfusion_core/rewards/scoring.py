@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..runtime.artefacts import reward_source
-from ..runtime.errors import BadNumber, RewardError, one_line
+from ..errors import BadNumber, RewardError, one_line
+from ..models.builtin import reward_source
 from .plugins import Plugin, load_plugin, state_hash
 
 if TYPE_CHECKING:

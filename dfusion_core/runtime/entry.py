@@ -67,7 +67,7 @@ def leave_imports_uncollected() -> None:
 
 def guarded(function: Callable[..., None]) -> Callable[..., None]:
     """`function`, with expected errors printed to stderr and turned into exit codes."""
-    from .errors import DFusionError
+    from ..errors import DFusionError
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> None:
@@ -76,7 +76,7 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
         except DFusionError as error:
             _fail(error)
         except OSError as error:
-            from ..store.disk import explain
+            from ..errors import explain
 
             known = explain(error)
             if known is None:
@@ -90,7 +90,7 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _fail(error: Any) -> None:
-    from .errors import printable
+    from ..errors import printable
 
     print(printable(f"error: {error}"), file=sys.stderr)
     sys.exit(error.exit_code)

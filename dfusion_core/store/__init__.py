@@ -1,8 +1,8 @@
 """The artefact store: stage outputs that are whole or absent, resumable scratch, manifests, readers."""
 
+from .paths import output as output
 from .reading import StageData as StageData
 from .reading import read_stage as read_stage
-from .reading import stage_folder as stage_folder
 from .run import StageRun as StageRun
 from .run import open_stage as open_stage
 from .scratch import scratch_root as scratch_root

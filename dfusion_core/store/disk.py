@@ -5,12 +5,8 @@ import os
 import shutil
 from pathlib import Path
 
-from ..runtime.errors import StoreError
+from ..errors import KEPT, MOVE, StoreError
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
-CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
-KEPT = "What is finished is kept, and the same command continues."
-MOVE = "Free space, or move the scratch folder (.dfusion) to another disk and set DFUSION_SCRATCH to it."
 FEWER = {  # what to lower in params.yaml so that a stage writes less
     "sample": "sample.images_per_prompt",
     "score": "sample.images_per_prompt",
@@ -19,20 +15,6 @@ FEWER = {  # what to lower in params.yaml so that a stage writes less
     "fuse": "sample.images_per_prompt",
     "evaluate": "evaluate.images_per_prompt",
 }
-
-
-def explain(error: OSError) -> StoreError | None:
-    """`error` as something that the user can put right; None where it is no fault of the disk."""
-    what = os.strerror(error.errno).lower() if error.errno else ""
-    path = error.filename2 or error.filename or "a file"  # of a rename: where it was to go
-    if error.errno in FULL:
-        return StoreError(f"store: {path} cannot be written: {what}.", f"{MOVE} {KEPT}")
-    if error.errno in CLOSED:
-        return StoreError(
-            f"store: {path} cannot be opened: {what}.", f"Give this user the right to write there. {KEPT}")
-    if error.errno == errno.EIO:
-        return StoreError(f"store: {path} cannot be read or written: {what}.", f"Its disk may be failing. {KEPT}")
-    return None
 
 
 def existing(folder: Path) -> Path:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..runtime.errors import MissingStage
+from ..errors import MissingStage
 from .hints import how_to_make
 from .manifest import MANIFEST, files_below, read_manifest
 from .provenance import hash_code, hash_file, hash_of

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..runtime.errors import StoreError, one_line
+from ..errors import StoreError, one_line
 from .hints import how_to_mend
 
 

@@ -5,7 +5,7 @@ import os
 import socket
 from pathlib import Path
 
-from ..runtime.errors import StoreError
+from ..errors import StoreError
 from . import atomic
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..runtime.errors import StoreError
+from ..errors import StoreError
 from .hints import how_to_mend
 from .provenance import hash_of
 from .schema import FORMAT_VERSION, OLDEST_VERSION

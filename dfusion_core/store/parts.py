@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..runtime.errors import BadNumber, StoreError
+from ..errors import BadNumber, StoreError
 from . import atomic, tensors
 from .schema import Array, find_array
 from .tensors import AnyArray

@@ -5,16 +5,16 @@ file when it is read. Arrays have a crc32c in every chunk. A stage has read its 
 """
 
 import math
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..runtime.errors import MissingStage, ParamsError, StoreError, did_you_mean, one_line, short
+from ..errors import MissingStage, StoreError, did_you_mean, one_line
 from .hints import how_to_make
 from .manifest import MANIFEST, read_manifest
+from .paths import output
 from .publish import ARRAYS
 from .schema import Array, find_array, shard_rows
 from .tables import read_table
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     import pandas as pd
+    import torch
     import zarr
     from numpy.typing import NDArray
 
@@ -84,6 +85,12 @@ class StageData:
                 "The tables and arrays of this round do not fit each other: 'dfusion verify runs' looks for damage.")
         with self.reading(name):
             return np.asarray(array.oindex[distinct])[place]
+
+    def tensor(self, name: str, which: "Iterable[int]") -> "torch.Tensor":
+        """`rows` as a tensor."""
+        import torch
+
+        return torch.from_numpy(self.rows(name, which))
 
     @contextmanager
     def reading(self, name: str, what: str = "a chunk") -> Iterator[None]:
@@ -157,22 +164,12 @@ def read_stage(stage: str, round: str) -> StageData:
 
     Raises MissingStage naming the command that makes it, StoreError if files are missing or cut short.
     """
-    folder = stage_folder(stage, round)
+    folder = output(stage, round)
     if not (folder / MANIFEST).is_file():
         raise MissingStage(
             f"store: stage {stage} of {round} is not there: no {folder / MANIFEST}.", how_to_make(folder)
         )
     return StageData(folder)
-
-
-def stage_folder(stage: str, round: str) -> Path:
-    """`runs/<round>/<stage>`; init writes what `train` writes in every round: `runs/init/train`.
-
-    Raises ParamsError for a round whose name leads elsewhere.
-    """
-    if not re.fullmatch(r"[A-Za-z0-9][\w-]*", round):
-        raise ParamsError(f"rounds: {short(repr(round))} is no name of a round.", "Rounds are called r00, r01, ... .")
-    return Path("runs", round, "train" if stage == "init" else stage)
 
 
 def array_names(group: "zarr.Group", prefix: str = "") -> list[str]:

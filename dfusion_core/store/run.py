@@ -15,17 +15,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from ..errors import StoreError
 from ..runtime import ranks
-from ..runtime.errors import StoreError
+from ..runtime.progress import track
 from . import atomic, disk, scratch, tensors
 from .inputs import ingredients
 from .lock import Lock
 from .manifest import read_manifest
 from .parts import Parts
-from .progress import track
+from .paths import output
 from .provenance import changes, environment, hash_of
 from .publish import assemble, clean, publish, write_manifest
-from .reading import StageData, read_stage, stage_folder
+from .reading import StageData, read_stage
 from .tensors import AnyArray
 from .verify import Problem, check, verify
 
@@ -40,7 +41,6 @@ __all__ = [
     "StageRun",
     "open_stage",
     "read_stage",
-    "stage_folder",
     "verify",
 ]
 
@@ -73,7 +73,7 @@ class StageRun:
         self._made_of = {**ingredients, "environment": environment()}  # rows of two versions of a library do not mix
         self.done = False
         self.describe: Callable[[int], str] = lambda row: ""  # a stage sets it to say a row's prompt and seed
-        self.output = stage_folder(stage, round)
+        self.output = output(stage, round)
         self._beside = scratch.beside_the_repository()
         apart = f"experiments/{self.fingerprint[:16]}" if self._beside else ""
         self._home = scratch.scratch_root() / apart / round / stage

@@ -8,7 +8,7 @@ where only fused steps are kept, to t = fuse.first_step - i.
 import re
 from dataclasses import dataclass
 
-from ..runtime.errors import StoreError, did_you_mean
+from ..errors import StoreError, did_you_mean
 
 FORMAT_VERSION = 2
 OLDEST_VERSION = 1  # that is still read: its manifest has no checksum of its own

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..runtime.errors import StoreError
+from ..errors import StoreError
 from . import atomic
 from .lock import Lock
 from .manifest import read_manifest

@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..runtime.errors import StoreError, one_line, short
+from ..errors import StoreError, one_line, short
 from .hints import how_to_mend
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.errors import StoreError, one_line
+from ..errors import StoreError, one_line
 
 AnyArray = NDArray[Any]
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..errors import StoreError
 from ..runtime import ranks
-from ..runtime.errors import StoreError
 from .hints import how_to_make, how_to_mend
 from .manifest import MANIFEST, files_below, read_manifest
 from .provenance import hash_file

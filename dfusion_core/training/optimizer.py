@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from ..runtime.errors import StoreError, one_line
+from ..errors import StoreError, one_line
 from ..store.hints import how_to_mend
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")

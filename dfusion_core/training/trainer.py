@@ -18,16 +18,16 @@ import pandas as pd
 import torch
 
 from ..diffusion import ddim
+from ..errors import BadNumber, RatioError
 from ..models.lora import trainable
-from ..runtime.errors import BadNumber, RatioError
 from ..runtime.ranks import add_up, share, world
 from .objectives import remembered, row_loss
 from .optimizer import damping, from_arrays, load_optimizer, to_arrays
 
 if TYPE_CHECKING:
-    from ..diffusion.policy import Policy
+    from ..models.policy import Policy
     from ..params.sections import Algo, Train
-    from ..trajectories import Pairs
+    from .trajectories import Pairs
 
 RATIO_TOLERANCE = 1e-5  # between two passes of the same graph on the same rows
 REPLAY_TOLERANCE = {torch.float32: 1e-3}  # against sampling, another batch shape and a merged adapter

@@ -12,7 +12,7 @@ import pytest
 import zarr
 from harm import flip, put, swap
 
-from dfusion_core.runtime.errors import StoreError
+from dfusion_core.errors import StoreError
 from dfusion_core.store import open_stage, read_stage, verify
 
 ROWS, T = 6, 3

@@ -12,7 +12,7 @@ from clones import call, environment
 from harm import flip
 
 pytestmark = pytest.mark.slow
-VERIFY = ("python", "-m", "dfusion_core.cli", "verify")
+VERIFY = ("python", "-m", "dfusion_core.commands.cli", "verify")
 
 
 @pytest.fixture(scope="module")

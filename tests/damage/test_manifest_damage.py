@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from harm import flip, put
 
-from dfusion_core.runtime.errors import StoreError
+from dfusion_core.errors import StoreError
 from dfusion_core.store import open_stage
 from dfusion_core.store.manifest import MANIFEST, read_manifest, sealed
 

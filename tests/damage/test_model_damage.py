@@ -9,7 +9,7 @@ import pytest
 from harm import cut, flip, flip_any
 from steps import content, forget, run
 
-from dfusion_core.runtime.errors import DFusionError, ModelError, RewardError
+from dfusion_core.errors import DFusionError, ModelError, RewardError
 
 MODEL = ("unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors", "unet/config.json",
          "text_encoder/model.safetensors", "tokenizer/tokenizer.json", "scheduler/scheduler_config.json")

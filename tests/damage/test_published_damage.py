@@ -11,7 +11,7 @@ import pytest
 from harm import ALL, Damage, cut, delete, flip, flip_any, swap
 from steps import content, forget, run
 
-from dfusion_core.runtime.errors import StoreError
+from dfusion_core.errors import StoreError
 from dfusion_core.store import verify
 from dfusion_core.store.manifest import MANIFEST
 
@@ -143,7 +143,7 @@ def test_results_of_a_round(project: Path) -> None:
 def test_the_command_line(project: Path) -> None:
     from typer.testing import CliRunner
 
-    from dfusion_core.cli import app
+    from dfusion_core.commands.cli import app
 
     file = Path("runs/r01/train/optimizer.safetensors")
     flip(file, 1000, 0)
@@ -171,7 +171,7 @@ def test_the_command_line(project: Path) -> None:
 def test_commands_that_only_look(project: Path, folder: str, name: str, command: list[str]) -> None:
     from typer.testing import CliRunner
 
-    from dfusion_core.cli import app
+    from dfusion_core.commands.cli import app
 
     flip(Path("runs", folder, name), 40, 1)
     found = CliRunner().invoke(app, command)

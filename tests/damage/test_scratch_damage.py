@@ -11,7 +11,7 @@ import pytest
 from harm import cut, flip, flip_any, put
 from steps import content, forget, run
 
-from dfusion_core.runtime.errors import StoreError
+from dfusion_core.errors import StoreError
 from dfusion_core.store import tensors
 from dfusion_core.store.parts import Parts
 from dfusion_core.store.run import StageRun

@@ -23,7 +23,7 @@ def differences(quiet: Path, killed: Path) -> list[str]:
     """Files of runs and results that are not the same in both, and what `dfusion verify` and DVC complain about."""
     ours, theirs = (contents(folder) for folder in (quiet, killed))
     wrong = [name for name in sorted(ours.keys() | theirs.keys()) if ours.get(name) != theirs.get(name)]
-    checked = call(killed, sys.executable, "-m", "dfusion_core.cli", "verify", "runs")
+    checked = call(killed, sys.executable, "-m", "dfusion_core.commands.cli", "verify", "runs")
     status = call(killed, "dvc", "status")
     return (wrong + ([] if " 0 problems" in checked else [checked])
             + ([] if "up to date" in status else [status]))

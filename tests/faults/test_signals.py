@@ -15,7 +15,7 @@ from steps import change, content, forget, run
 
 ROOT = Path(__file__).parents[2]
 SENTENCE = "Interrupted; what is finished is kept. Run the same command again to continue.\n"
-COMMANDS = ("stages.sample", "dfusion_core.launch sample")
+COMMANDS = ("stages.sample", "stages sample")
 MOMENTS = (0.0, 0.1, 0.3, 0.7, 1.5, 3.0)  # seconds after the first moment at which a signal is waited for
 
 pytestmark = pytest.mark.slow

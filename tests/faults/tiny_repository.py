@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from dfusion_core.runtime.artefacts import ROUND_STAGES
+from dfusion_core.store.paths import ROUND_STAGES
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("init", *ROUND_STAGES, "summary")

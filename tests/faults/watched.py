@@ -23,7 +23,7 @@ from typing import Any
 
 from shim import build
 
-from dfusion_core.runtime.artefacts import ROUND_STAGES
+from dfusion_core.store.paths import ROUND_STAGES
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

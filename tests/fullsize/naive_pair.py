@@ -10,10 +10,10 @@ from naive_reference import guided, one_row
 from random_models import normal
 from torch import Tensor
 
-from dfusion_core.diffusion.policy import Policy
-from dfusion_core.diffusion.text import Text
+from dfusion_core.models.policy import Policy
 from dfusion_core.models.single_file import SCHEDULER
-from dfusion_core.trajectories import Pairs
+from dfusion_core.models.text import Text
+from dfusion_core.training.trajectories import Pairs
 
 T, BETA = 20, 0.1
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dfusion_core.diffusion.policy import Policy
-from dfusion_core.diffusion.text import Text
+from dfusion_core.models.policy import Policy
+from dfusion_core.models.text import Text
 
 KV = tuple[Tensor, Tensor]
 

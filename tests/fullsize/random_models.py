@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from dfusion_core.diffusion.ddim import schedule
-from dfusion_core.diffusion.policy import Policy
-from dfusion_core.diffusion.text import Text
 from dfusion_core.models.architectures import KNOWN
+from dfusion_core.models.policy import Policy
 from dfusion_core.models.single_file import SCHEDULER
+from dfusion_core.models.text import Text
 
 TOKENS = 77
 SHARPNESS = 1.5  # of attention: at 1 untrained maps are nearly uniform, at 2 the network is chaotic

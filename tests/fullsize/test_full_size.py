@@ -19,9 +19,9 @@ from torch import Tensor
 
 from dfusion_core.attention.control import capturing
 from dfusion_core.diffusion.denoise import References, fused_prediction, fusing
-from dfusion_core.diffusion.policy import Policy, load_policy
-from dfusion_core.diffusion.text import Text
 from dfusion_core.models.lora import add_lora
+from dfusion_core.models.policy import Policy, load_policy
+from dfusion_core.models.text import Text
 from dfusion_core.params.sections import Lora, Model, Sample, Train
 from dfusion_core.testing import tiny_sdxl
 from dfusion_core.training.trainer import Trainer

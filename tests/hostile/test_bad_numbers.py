@@ -19,15 +19,16 @@ from diffusers import AutoencoderKL
 from safetensors.numpy import load_file, save_file
 from steps import change, content, forget, reseal, run
 
-from dfusion_core import extraction, trajectories
 from dfusion_core.attention import control as attention
 from dfusion_core.attention.fusion import resize
 from dfusion_core.diffusion import ddim, denoise
+from dfusion_core.errors import BadNumber, DFusionError, ModelError, StoreError
+from dfusion_core.extraction import masks as extraction
 from dfusion_core.rewards.scoring import Clip
-from dfusion_core.runtime.errors import BadNumber, DFusionError, ModelError, StoreError
 from dfusion_core.store import read_stage
 from dfusion_core.store.reading import StageData
 from dfusion_core.training import trainer as training
+from dfusion_core.training import trajectories
 
 Patch = pytest.MonkeyPatch
 NAN, INF = float("nan"), float("inf")

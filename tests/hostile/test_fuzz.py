@@ -25,21 +25,28 @@ import pytest
 from mutations import Mutation, as_json, as_yaml, by_bytes, by_nodes, by_words, from_nothing
 from steps import reseal
 
-from dfusion_core.adoption import judged
-from dfusion_core.advantages import advantages, extend
-from dfusion_core.images.plan import pair_plan, twin_plan
-from dfusion_core.inspection import describe
+from dfusion_core.adoption.tables import judged
+from dfusion_core.commands.inspect import describe
+from dfusion_core.commands.study.grid import load_study
+from dfusion_core.errors import DFusionError
+from dfusion_core.evaluation.results import (
+    alignment,
+    compare,
+    read_round_result,
+    read_training_result,
+    table_cells,
+    updates,
+)
 from dfusion_core.models.pins import read_pin
+from dfusion_core.pairing.plan import pair_plan, twin_plan
 from dfusion_core.params import load_params, resolved
 from dfusion_core.params.sections import Adopt
-from dfusion_core.prompts import load_prompts
-from dfusion_core.results import alignment, compare, read_round_result, read_training_result, table_cells, updates
+from dfusion_core.prompts.reading import load_prompts
 from dfusion_core.rewards.scoring import check_same
-from dfusion_core.runtime.errors import DFusionError
 from dfusion_core.store import read_stage
 from dfusion_core.store.json_files import read_json
-from dfusion_core.study.grid import load_study
-from dfusion_core.trajectories import load_pairs
+from dfusion_core.training.advantages import advantages, extend
+from dfusion_core.training.trajectories import load_pairs
 
 INPUTS = int(os.environ.get("DFUSION_FUZZ", "75"))  # of each target
 SECONDS = {signal.ITIMER_PROF: 2.0, signal.ITIMER_REAL: 60.0}  # of the processor; at all, for one that only waits

@@ -15,13 +15,13 @@ from PIL import Image
 from steps import change, reseal, run
 from typer.testing import CliRunner, Result
 
-from dfusion_core.cli import app
+from dfusion_core.commands.cli import app
+from dfusion_core.commands.report import write_report
+from dfusion_core.errors import DFusionError, ParamsError, PromptsError, RewardError, StoreError, printable
 from dfusion_core.params import load_params
-from dfusion_core.prompts import load_prompts
-from dfusion_core.report import write_report
-from dfusion_core.runtime.artefacts import ROUND_STAGES
-from dfusion_core.runtime.errors import DFusionError, ParamsError, PromptsError, RewardError, StoreError, printable
+from dfusion_core.prompts.reading import load_prompts
 from dfusion_core.store import read_stage
+from dfusion_core.store.paths import ROUND_STAGES
 from dfusion_core.testing import PROMPTS
 
 OUTSIDE = ("../r00", "../../etc", "/etc", "r00/../../x", ".", "..", "", "r00\0", "-rf", "r 00")

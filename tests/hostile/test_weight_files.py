@@ -14,10 +14,10 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file
 from steps import forget, reseal, run
 
+from dfusion_core.errors import ModelError, StoreError
 from dfusion_core.models.loading import load_pipeline
 from dfusion_core.models.lora import FILE, read_lora
 from dfusion_core.params import load_params
-from dfusion_core.runtime.errors import ModelError, StoreError
 from dfusion_core.training.optimizer import load_optimizer
 
 ADAPTER, OPTIMIZER = Path("runs/r00/train/adapter", FILE), Path("runs/r00/train/optimizer.safetensors")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dfusion_core.runtime.errors import StoreError
+from dfusion_core.errors import StoreError
 from dfusion_core.store import open_stage
 
 ROOT = Path(__file__).parents[2]

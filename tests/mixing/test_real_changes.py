@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from steps import change, content, forget, run
 
-from dfusion_core.runtime.errors import ModelError, RewardError
+from dfusion_core.errors import ModelError, RewardError
 from dfusion_core.store.parts import Parts
 from dfusion_core.store.run import StageRun
 

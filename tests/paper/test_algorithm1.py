@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dfusion_core.images.pairing import pair
+from dfusion_core.pairing.algorithm1 import pair
 
 
 def test_halves() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dfusion_core.adoption import adopted
+from dfusion_core.adoption.rule import adopted
 
 # Rewards exact in binary: reference 0.5, base 0.25, so the lead is 0.25.
 R_r, R_b = torch.tensor(0.5), torch.tensor(0.25)

@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dfusion_core.adoption import adopted
-from dfusion_core.advantages import SMALLEST_STD, advantages
+from dfusion_core.adoption.rule import adopted
 from dfusion_core.attention.fusion import fuse_kv, resize
 from dfusion_core.attention.masks import item_mask, merge
 from dfusion_core.diffusion import ddim
-from dfusion_core.images.pairing import pair
+from dfusion_core.pairing.algorithm1 import pair
+from dfusion_core.training.advantages import SMALLEST_STD, advantages
 
 CONFIG = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000,
           "timestep_spacing": "leading", "steps_offset": 1, "clip_sample": False, "set_alpha_to_one": False}

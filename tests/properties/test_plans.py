@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dfusion_core.images.noise import image_seed, trajectory_noise, twin_seed
-from dfusion_core.images.plan import evaluation_plan, image_plan, pair_plan, twin_plan
+from dfusion_core.diffusion.noise import image_seed, trajectory_noise, twin_seed
+from dfusion_core.pairing.plan import evaluation_plan, image_plan, pair_plan, twin_plan
 from dfusion_core.params.sections import Evaluate
-from dfusion_core.prompts import Prompt, PromptFile
+from dfusion_core.prompts.reading import Prompt, PromptFile
 from dfusion_core.runtime.ranks import share
 from dfusion_core.store.parts import Parts
 from dfusion_core.store.schema import SHARD_BYTES, SHARD_ROWS, shard_rows

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-STAGES = sorted(path.stem for path in (ROOT / "stages").glob("*.py") if path.stem != "__init__")
+STAGES = sorted(path.stem for path in (ROOT / "stages").glob("*.py") if not path.stem.startswith("__"))
 HEAVY = ("torch", "diffusers", "transformers", "peft", "open_clip", "torchvision", "zarr", "dvclive", "matplotlib")
 
 RUN = f"""
@@ -42,11 +42,11 @@ def test_help_of_a_stage(stage: str) -> None:
 
 
 def test_help_of_dfusion() -> None:
-    whole = command("dfusion_core.cli", "--help")
+    whole = command("dfusion_core.commands.cli", "--help")
     assert whole.returncode == 0 and whole.stdout.endswith("loaded:\n")
     for name in ("inspect", "verify", "params", "thresholds", "profile", "plan", "export", "doctor", "report"):
         assert f" {name} " in whole.stdout
-        done = command("dfusion_core.cli", name, "--help")
+        done = command("dfusion_core.commands.cli", name, "--help")
         assert done.returncode == 0 and done.stdout.endswith("loaded:\n")
 
 

@@ -14,7 +14,7 @@ import yaml
 from dfusion_core.params import load_everything
 from dfusion_core.store import closure
 from dfusion_core.store.closure import code_of
-from dfusion_core.store.reading import stage_folder
+from dfusion_core.store.paths import output
 
 ROOT = Path(__file__).parents[2]
 PIPELINE: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -25,7 +25,7 @@ DATA = ("dfusion_core/microworld/weights",)  # read, not imported
 
 def file_of(stage: str) -> Path:
     """The module that the command runs."""
-    found = re.fullmatch(r"python -m dfusion_core\.launch (\w+)( init| \$\{key\})?", STAGES[stage]["cmd"])
+    found = re.fullmatch(r"python -m stages (\w+)( init)?", STAGES[stage]["cmd"])
     assert found, STAGES[stage]["cmd"]
     return ROOT / "stages" / f"{found[1]}.py"
 
@@ -40,7 +40,7 @@ def covers(dep: str, file: str) -> bool:
 
 
 def test_every_stage_file_is_in_the_pipeline() -> None:
-    files = {path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__"}
+    files = {path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__", "__main__"}
     assert {file_of(stage).stem for stage in STAGES} == files
     assert load_everything(ROOT / "params.yaml").launcher.model_fields_set == files
 
@@ -87,7 +87,7 @@ def sections(file: Path) -> Iterator[str]:
 def test_outputs_are_the_folders_that_are_published() -> None:
     for stage, one in STAGES.items():
         for opened in opens(file_of(stage)):
-            folder = stage_folder(opened, "ROUND").as_posix()
+            folder = output(opened, "ROUND").as_posix()
             outs = [re.sub(r"\$\{key\}|(?<=runs/)init(?=/)", "ROUND", out) for out in named(one["outs"])]
             assert folder in outs
 

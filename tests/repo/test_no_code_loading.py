@@ -25,8 +25,8 @@ NETWORK = {"requests", "urllib", "urllib3", "http", "httpx", "aiohttp", "socket"
            "huggingface_hub", "webbrowser"}
 TRACKERS = {"wandb", "mlflow", "comet_ml", "neptune", "sentry_sdk", "posthog", "segment"}
 MAY_TALK = {  # and to whom
-    "dfusion_core/models/model_source.py": {"huggingface_hub"},  # downloads the model that model.id names
-    "dfusion_core/planning/lookup.py": {"huggingface_hub"},  # looks into the Hub's cache on this disk
+    "dfusion_core/models/source.py": {"huggingface_hub"},  # downloads the model that model.id names
+    "dfusion_core/commands/plan/lookup.py": {"huggingface_hub"},  # looks into the Hub's cache on this disk
     "dfusion_core/store/lock.py": {"socket"},  # the name of this machine
 }
 CALLS = {  # what a dotted call must not be, unless a keyword makes it harmless
@@ -132,7 +132,7 @@ def test_no_command_reports_its_use() -> None:
         config.read_string("\n".join(line.strip() for line in (ROOT / file).read_text().splitlines()))
         assert not config.getboolean("core", "analytics") and not config.getboolean("core", "check_update"), file
     assert "DVC's usage analytics are switched off in `.dvc/config`" in (ROOT / "README.md").read_text()
-    code = "import dfusion_core.cli, huggingface_hub.constants as c; assert c.HF_HUB_DISABLE_TELEMETRY"
+    code = "import dfusion_core.commands.cli, huggingface_hub.constants as c; assert c.HF_HUB_DISABLE_TELEMETRY"
     free = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=free, check=True)
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from dfusion_core.diffusion import ddim
-from dfusion_core.diffusion.policy import Policy, load_policy
+from dfusion_core.models.policy import Policy, load_policy
 from dfusion_core.params import load_params
 from dfusion_core.store import read_stage
 from dfusion_core.store.manifest import read_manifest

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from steps import change, content, forget, run
 
+from dfusion_core.errors import DFusionError, MissingStage
 from dfusion_core.params import load_params
 from dfusion_core.rewards.scoring import load_reward
 from dfusion_core.runtime.device import pick_device
-from dfusion_core.runtime.errors import DFusionError, MissingStage
 from dfusion_core.store import read_stage
 
 

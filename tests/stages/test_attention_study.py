@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from dfusion_core.commands.study.attention import figures, layer_sets, load_setting, study_attention, targets, windows
+from dfusion_core.commands.study.variants import VARIANTS
 from dfusion_core.store import read_stage
-from dfusion_core.study.attention import figures, layer_sets, load_setting, study_attention, targets, windows
-from dfusion_core.study.variants import VARIANTS
 
 
 def test_tables_and_pictures(project: Path) -> None:

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 from steps import array, change, forget, policy_of, run
 
-from dfusion_core.diffusion.compiling import compile_unet
-from dfusion_core.runtime.errors import ModelError
+from dfusion_core.errors import ModelError
+from dfusion_core.models.compiling import compile_unet
 
 COMPILED = {"model": {"compile": True}}
 ADAPTER = Path("runs/r00/train/adapter/pytorch_lora_weights.safetensors")

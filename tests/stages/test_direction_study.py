@@ -10,23 +10,22 @@ import pytest
 import torch
 from steps import T, change, run
 
+from dfusion_core.commands.study.directions import log_prob_gradient, minus, scaled, study_directions, windows
 from dfusion_core.diffusion import ddim
-from dfusion_core.diffusion.policy import load_policy
-from dfusion_core.images.noise import trajectory_noises
+from dfusion_core.diffusion.noise import trajectory_noises
+from dfusion_core.errors import MissingStage, ParamsError
 from dfusion_core.models.lora import trainable
+from dfusion_core.models.policy import load_policy
 from dfusion_core.params import load_params
-from dfusion_core.runtime.artefacts import adapter
-from dfusion_core.runtime.errors import MissingStage, ParamsError
 from dfusion_core.store import read_stage
-from dfusion_core.study.directions import log_prob_gradient, minus, scaled, study_directions, windows
-from dfusion_core.trajectories import tensor
+from dfusion_core.store.paths import adapter
 
 
 def test_the_gradient_is_that_of_the_summed_log_probs(project: Path) -> None:
     """A step along it changes the sum of all log-probs by its squared length times the step."""
     params = load_params("model", "sample")
     policy = load_policy(params.model, params.sample, adapter("r00"), train=True)
-    x, prompts = tensor(read_stage("sample", "r00"), "x", [0, 5]), ["a heart holding a balloon"] * 2
+    x, prompts = read_stage("sample", "r00").tensor("x", [0, 5]), ["a heart holding a balloon"] * 2
     steps = range(1, 3)  # t = 3, 2 of 4
     found = log_prob_gradient(policy, x, prompts, steps, rows=3)
     for part, split in zip(found, log_prob_gradient(policy, x, prompts, steps, rows=99), strict=True):
@@ -59,7 +58,7 @@ def test_distillation_descends_the_divergence_from_the_fused_policy(project: Pat
     policy = load_policy(params.model, params.sample, adapter("init"), train=True)
     pairs = read_stage("extract", "r00").table("pairs").head(2)
     _, eps = trajectory_noises(pairs.base_seed.tolist(), policy.latent_shape, params.sample.num_steps)
-    target = tensor(read_stage("fuse", "r00"), "x", pairs.pair)
+    target = read_stage("fuse", "r00").tensor("x", pairs.pair)
     prompts, std = pairs.prompt.tolist(), policy.schedule.std
     found = log_prob_gradient(policy, target, prompts, range(T), 99, eps)
 
@@ -74,7 +73,7 @@ def test_distillation_descends_the_divergence_from_the_fused_policy(project: Pat
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
     assert max(float(part.abs().max()) for part in found) > 1e-4
 
-    base = tensor(read_stage("sample", "r00"), "x", pairs.base_image)
+    base = read_stage("sample", "r00").tensor("x", pairs.base_image)
     own = log_prob_gradient(policy, base, prompts, range(T), 99, eps)
     assert max(float(part.abs().max()) for part in own) < 1e-2 * max(float(part.abs().max()) for part in found)
 

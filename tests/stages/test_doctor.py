@@ -19,13 +19,13 @@ from steps import run
 from typer.testing import CliRunner
 
 from dfusion_core.attention import fusion
-from dfusion_core.cli import app
-from dfusion_core.diffusion.policy import Policy
-from dfusion_core.doctor import folder, installation
-from dfusion_core.doctor.checks import CHECKS
-from dfusion_core.doctor.facts import Facts
-from dfusion_core.doctor.findings import ok
-from dfusion_core.runtime import artefacts
+from dfusion_core.commands.cli import app
+from dfusion_core.commands.doctor import folder, installation
+from dfusion_core.commands.doctor.checks import CHECKS
+from dfusion_core.commands.doctor.facts import Facts
+from dfusion_core.commands.doctor.findings import ok
+from dfusion_core.models.policy import Policy
+from dfusion_core.store import paths as artefacts
 from dfusion_core.testing import tiny_model, tiny_params, tiny_sdxl
 
 ROOT = Path(__file__).parents[2]
@@ -110,7 +110,8 @@ def test_the_table_for_people(sound: Path) -> None:
 
 
 def test_help_loads_nothing_heavy() -> None:
-    code = ("import sys; from dfusion_core.cli import app\ntry: app(['doctor', '--help'])\nexcept SystemExit: pass\n"
+    code = ("import sys; from dfusion_core.commands.cli import app\n"
+            "try: app(['doctor', '--help'])\nexcept SystemExit: pass\n"
             "print('loaded', [name for name in ('torch', 'diffusers', 'dvc', 'pandas', 'rich.table') "
             "if name in sys.modules and name != 'rich.table'])")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)

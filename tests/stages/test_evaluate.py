@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from steps import T, array, change, content, forget, policy_of, run, scheduler
 
-from dfusion_core.images.noise import image_seed, trajectory_noises
-from dfusion_core.runtime.errors import MissingStage
+from dfusion_core.diffusion.noise import image_seed, trajectory_noises
+from dfusion_core.errors import MissingStage
 from dfusion_core.store import read_stage
 
 RESULT = Path("results/rounds/r00.json")

@@ -19,14 +19,14 @@ from safetensors import safe_open
 from steps import array, change, content, forget, policy_of, run
 from typer.testing import CliRunner
 
-from dfusion_core.cli import app
-from dfusion_core.diffusion.policy import Policy
-from dfusion_core.export.base_model import OPEN, Base
-from dfusion_core.export.card import model_card
-from dfusion_core.export.trained import read_trained
-from dfusion_core.export.writing import export_round
-from dfusion_core.results import read_round_result
-from dfusion_core.runtime.errors import ExportError, MissingStage, ParamsError
+from dfusion_core.commands.cli import app
+from dfusion_core.commands.export.base_model import OPEN, Base
+from dfusion_core.commands.export.card import model_card
+from dfusion_core.commands.export.trained import read_trained
+from dfusion_core.commands.export.writing import export_round
+from dfusion_core.errors import ExportError, MissingStage, ParamsError
+from dfusion_core.evaluation.results import read_round_result
+from dfusion_core.models.policy import Policy
 from dfusion_core.store import read_stage
 
 PEFT, KOHYA = "pytorch_lora_weights.safetensors", "dfusion-r01.safetensors"

@@ -11,7 +11,7 @@ import torch
 import yaml
 from steps import T, array, change, content, forget, policy_of, run
 
-from dfusion_core.runtime.errors import MaskError, MissingStage, ParamsError
+from dfusion_core.errors import MaskError, MissingStage, ParamsError
 from dfusion_core.store import read_stage
 from dfusion_core.store.schema import ARRAYS
 

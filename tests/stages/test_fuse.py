@@ -8,12 +8,12 @@ import pytest
 import torch
 from steps import T, array, change, content, forget, policy_of, run, scheduler
 
-from dfusion_core import trajectories
-from dfusion_core.diffusion.policy import Policy
-from dfusion_core.images.noise import trajectory_noises
-from dfusion_core.runtime.errors import BadNumber, ParamsError
+from dfusion_core.diffusion.noise import trajectory_noises
+from dfusion_core.errors import BadNumber, ParamsError
+from dfusion_core.models.policy import Policy
 from dfusion_core.store import read_stage
 from dfusion_core.store.schema import ARRAYS
+from dfusion_core.training import trajectories
 
 SHARED = 1  # steps before fusion: t = 4
 BATCH_TOLERANCE = 1e-4  # of a latent of size 7

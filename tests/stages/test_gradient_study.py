@@ -9,15 +9,14 @@ import pytest
 import torch
 from steps import change, run
 
+from dfusion_core.commands.study.gradients import coherence, figures, gradients, study_gradients
 from dfusion_core.diffusion import ddim
-from dfusion_core.diffusion.policy import load_policy
+from dfusion_core.errors import MissingStage
 from dfusion_core.models.lora import trainable
+from dfusion_core.models.policy import load_policy
 from dfusion_core.params import load_params
-from dfusion_core.runtime.artefacts import adapter
-from dfusion_core.runtime.errors import MissingStage
 from dfusion_core.store import read_stage
-from dfusion_core.study.gradients import coherence, figures, gradients, study_gradients
-from dfusion_core.trajectories import tensor
+from dfusion_core.store.paths import adapter
 
 
 def test_coherence_by_hand() -> None:
@@ -40,7 +39,7 @@ def test_figures_of_equal_and_opposite_pairs() -> None:
 def test_gradients_against_finite_differences(project: Path) -> None:
     params = load_params("model", "sample")
     policy = load_policy(params.model, params.sample, adapter("r00"), train=True)
-    x = tensor(read_stage("sample", "r00"), "x", [0, 1])
+    x = read_stage("sample", "r00").tensor("x", [0, 1])
     text, empty, i = policy.embed(["a heart holding a balloon"] * 2), policy.embed([""]), 2
     found = gradients(policy, x, i, text, empty)
     name, weight = max(trainable(policy.unet).items(), key=lambda item: float(item[1].detach().abs().sum()))

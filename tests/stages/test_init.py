@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 from steps import change, content, forget, policy_of, run
 
-from dfusion_core.diffusion.policy import load_policy
+from dfusion_core.errors import ModelError, ParamsError
+from dfusion_core.models.policy import load_policy
 from dfusion_core.params import load_params
-from dfusion_core.runtime.errors import ModelError, ParamsError
 from dfusion_core.store import verify
 from dfusion_core.store.provenance import hash_file
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from steps import T, array, change, content, forget, policy_of, run, scheduler
 
-from dfusion_core.images.noise import trajectory_noises
+from dfusion_core.diffusion.noise import trajectory_noises
 from dfusion_core.store import read_stage
 
 ALGORITHMS = ("dpo", "ddpo", "dpok")

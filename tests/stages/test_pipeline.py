@@ -13,8 +13,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dfusion_core.runtime.artefacts import ROUND_STAGES
 from dfusion_core.store import verify
+from dfusion_core.store.paths import ROUND_STAGES
 from dfusion_core.testing import tiny_params
 
 ROOT = Path(__file__).parents[2]
@@ -152,7 +152,7 @@ def test_a_study_runs_its_cells_and_goes_on(clone: Path, done: str) -> None:
         "  method: {naive: {pairs: naive}, dfusion: {pairs: dfusion}}\n")
     commit(clone, "study")
     before = (clone / "params.yaml").read_text()
-    python = (sys.executable, "-m", "dfusion_core.cli", "study")
+    python = (sys.executable, "-m", "dfusion_core.commands.cli", "study")
     output = call(clone, *python, "run", "study.yaml", "--out", "found")
     assert "2 to run" in output
     assert (clone / "params.yaml").read_text() == before

@@ -11,11 +11,11 @@ import pytest
 import torch
 from steps import change, run
 
+from dfusion_core.commands.plan.costs import count_costs
+from dfusion_core.commands.plan.disk import count_disk
+from dfusion_core.commands.plan.workload import workload
 from dfusion_core.params import load_everything
-from dfusion_core.planning.costs import count_costs
-from dfusion_core.planning.disk import count_disk
-from dfusion_core.planning.workload import workload
-from dfusion_core.runtime.artefacts import ROUND_STAGES
+from dfusion_core.store.paths import ROUND_STAGES
 
 
 @contextmanager

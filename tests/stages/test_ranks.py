@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from steps import content
 
 from dfusion_core.runtime import ranks
-from dfusion_core.runtime.artefacts import ROUND_STAGES
+from dfusion_core.store.paths import ROUND_STAGES
 from dfusion_core.store.verify import check, published_folders
 from dfusion_core.testing import tiny_params
 

@@ -13,14 +13,14 @@ import pytest
 from PIL import Image
 from steps import change, forget, reseal, run
 
-from dfusion_core.pictures import grey
-from dfusion_core.report import write_report
-from dfusion_core.report.chart import Line, chart, ticks
-from dfusion_core.report.html import document, image, table
-from dfusion_core.report.methods import COLUMNS
-from dfusion_core.report.page import shown
-from dfusion_core.results import read_round_result
-from dfusion_core.runtime.errors import MissingStage, StoreError
+from dfusion_core.commands.report import write_report
+from dfusion_core.commands.report.chart import Line, chart, ticks
+from dfusion_core.commands.report.html import document, image, table
+from dfusion_core.commands.report.methods import COLUMNS
+from dfusion_core.commands.report.page import shown
+from dfusion_core.errors import MissingStage, StoreError
+from dfusion_core.evaluation.results import read_round_result
+from dfusion_core.evaluation.sheets import grey
 from dfusion_core.store.atomic import write_text
 from dfusion_core.store.reading import read_stage
 
@@ -107,7 +107,7 @@ def test_the_table_of_a_study(project: Path) -> None:
 def test_of_many_rounds_some_have_pictures(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And all of them are in the tables."""
     assert shown([f"r{n:02d}" for n in range(40)]) == ["r00", "r06", "r11", "r17", "r22", "r28", "r33", "r39"]
-    monkeypatch.setattr("dfusion_core.report.page.ROUNDS_SHOWN", 1)
+    monkeypatch.setattr("dfusion_core.commands.report.page.ROUNDS_SHOWN", 1)
     found = page()
     assert "Pairs of r00" in found and "Pairs of r01" not in found
     rows = re.findall(r"<tr><td>(\w+)</td>", found[found.index("Pairs, round by round"):found.index("Pairs of r00")])

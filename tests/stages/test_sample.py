@@ -13,9 +13,9 @@ from steps import T, array, change, content, forget, mean_and_std, policy_of, ru
 
 from dfusion_core.attention.control import capturing
 from dfusion_core.attention.masks import item_tokens
-from dfusion_core.diffusion.policy import Policy
-from dfusion_core.images.noise import image_seed, trajectory_noises
-from dfusion_core.runtime.errors import BadNumber, MissingStage, ParamsError, PromptsError
+from dfusion_core.diffusion.noise import image_seed, trajectory_noises
+from dfusion_core.errors import BadNumber, MissingStage, ParamsError, PromptsError
+from dfusion_core.models.policy import Policy
 from dfusion_core.store import read_stage
 from dfusion_core.store.schema import ARRAYS
 from dfusion_core.testing import PROMPTS

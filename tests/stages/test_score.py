@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from steps import array, change, content, forget, reseal, run
 
+from dfusion_core.errors import MissingStage, RewardError
 from dfusion_core.params import load_params
 from dfusion_core.rewards.scoring import load_reward
-from dfusion_core.runtime.errors import MissingStage, RewardError
 from dfusion_core.store import read_stage
 
 PLUGIN = """

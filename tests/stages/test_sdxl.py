@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from steps import run
 
 from dfusion_core.attention.layers import cross_attention_modules, first_cross_up_block, self_attention_modules
-from dfusion_core.diffusion.policy import Policy, load_policy
-from dfusion_core.export.writing import export_round
+from dfusion_core.commands.export.writing import export_round
+from dfusion_core.models.policy import Policy, load_policy
 from dfusion_core.params.sections import Model, Sample
-from dfusion_core.runtime.artefacts import ROUND_STAGES
 from dfusion_core.store import read_stage
+from dfusion_core.store.paths import ROUND_STAGES
 from dfusion_core.testing import tiny_params, tiny_sdxl
 
 TEXTS = ["a heart holding a balloon", "", "the star above the moon"]

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from steps import change, run
 
-from dfusion_core.runtime.errors import MissingStage
+from dfusion_core.errors import MissingStage
 
 
 def test_the_table(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

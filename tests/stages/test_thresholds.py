@@ -14,12 +14,12 @@ from steps import T, array, change, forget, policy_of, run
 from typer.testing import CliRunner
 
 from dfusion_core.attention.control import capturing
-from dfusion_core.cli import app
+from dfusion_core.commands.cli import app
+from dfusion_core.commands.study.sheets import GAP, LABEL, TILE
 from dfusion_core.diffusion.ddim import step
-from dfusion_core.images.noise import image_seed, trajectory_noise
-from dfusion_core.prompts import load_prompts
+from dfusion_core.diffusion.noise import image_seed, trajectory_noise
+from dfusion_core.prompts.reading import load_prompts
 from dfusion_core.store import read_stage
-from dfusion_core.study.sheets import GAP, LABEL, TILE
 
 WORDS = ["a", "heart", "holding", "a", "balloon"]  # each one token; the start token is 0
 

@@ -15,14 +15,14 @@ from safetensors.numpy import load_file
 from steps import T, array, change, content, forget, mean_and_std, policy_of, run
 
 import stages.train
-from dfusion_core.diffusion.policy import Policy
+from dfusion_core.errors import BadNumber, MissingStage, ParamsError, RatioError
 from dfusion_core.models.lora import trainable
+from dfusion_core.models.policy import Policy
 from dfusion_core.params import load_params
-from dfusion_core.runtime.errors import BadNumber, MissingStage, ParamsError, RatioError
 from dfusion_core.store import read_stage
 from dfusion_core.training import trainer as training
 from dfusion_core.training.trainer import Trainer, gradient_scale
-from dfusion_core.trajectories import load_pairs
+from dfusion_core.training.trajectories import load_pairs
 
 BETA = 0.1
 FOLDER = Path("runs/r00/train")

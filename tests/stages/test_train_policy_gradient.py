@@ -12,8 +12,8 @@ import pytest
 import torch
 from steps import T, array, change, content, forget, mean_and_std, policy_of, run
 
-from dfusion_core.diffusion.policy import Policy
 from dfusion_core.models.lora import trainable
+from dfusion_core.models.policy import Policy
 from dfusion_core.params import load_params
 from dfusion_core.store import read_stage
 from dfusion_core.training.trainer import Trainer

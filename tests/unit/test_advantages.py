@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from dfusion_core.advantages import COLUMNS, advantages, extend
-from dfusion_core.runtime.errors import DFusionError
+from dfusion_core.errors import DFusionError
+from dfusion_core.training.advantages import COLUMNS, advantages, extend
 
 EMPTY = pd.DataFrame(columns=list(COLUMNS))
 FIRST = pd.DataFrame({"prompt": ["a", "a", "b", "b"], "reward": [1.0, 3.0, 10.0, 10.0]})

@@ -11,9 +11,9 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from dfusion_core.attention.control import fusing
-from dfusion_core.runtime.errors import ParamsError
-from dfusion_core.study import variants as variants
-from dfusion_core.study.variants import VARIANTS, Pair, controlling
+from dfusion_core.commands.study import variants as variants
+from dfusion_core.commands.study.variants import VARIANTS, Pair, controlling
+from dfusion_core.errors import ParamsError
 
 HEADS, TOKENS, CHANNELS = 2, 6, 3
 R, A = torch.tensor([0, 1]), torch.tensor([2, 3])  # rows of a batch: two references, then two targets

@@ -11,7 +11,7 @@ from transformers import CLIPTokenizer
 
 from dfusion_core.attention.masks import ItemNotFound, item_tokens
 from dfusion_core.models.clip_vocabulary import clip_tokenizer
-from dfusion_core.prompts import Prompt, load_prompts
+from dfusion_core.prompts.reading import Prompt, load_prompts
 
 ORIGINAL = open_clip.tokenizer.SimpleTokenizer()
 SPLIT = {"woolen": ["woo", "len"], "computer": ["compu", "ter"]}  # all words of the 240 prompts that are two tokens

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 import torch
 
-from dfusion_core.consistency import distance, diversity, enlarged, fresh_gain, never_masked, similarity
+from dfusion_core.adoption.figures import distance, enlarged, fresh_gain, never_masked, similarity
+from dfusion_core.evaluation.diversity import diversity
 from dfusion_core.training.optimizer import damping
 
 

@@ -7,10 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from dfusion_core.models.architectures import KNOWN
-from dfusion_core.params import Lora
-from dfusion_core.planning.counting import forward_flops, saved_bytes, training_flops, working_bytes
-from dfusion_core.planning.networks import (
+from dfusion_core.commands.plan.counting import forward_flops, saved_bytes, training_flops, working_bytes
+from dfusion_core.commands.plan.networks import (
     build_reward,
     build_unet,
     build_vae,
@@ -20,6 +18,8 @@ from dfusion_core.planning.networks import (
     text_parameters,
     unet_call,
 )
+from dfusion_core.models.architectures import KNOWN
+from dfusion_core.params import Lora
 
 MIB, FP32 = 2**20, 4
 ROWS, WIDE, NARROW, RANK = 5, 8, 3, 2
@@ -87,9 +87,9 @@ def test_attention_keeps_no_scores() -> None:
 
 def test_meta_device_agrees_with_real_tensors() -> None:
     """The U-Net of the micro-world, on both."""
+    from dfusion_core.commands.plan.lookup import find_architecture
+    from dfusion_core.commands.plan.networks import materialise
     from dfusion_core.params import Model
-    from dfusion_core.planning.lookup import find_architecture
-    from dfusion_core.planning.networks import materialise
 
     architecture, found = find_architecture(Model()), []
     for device in ("meta", "cpu"):

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from dfusion_core.diffusion.policy import load_policy
-from dfusion_core.doctor.effort import SECONDS, Effort, choose
-from dfusion_core.doctor.facts import Facts, listed
-from dfusion_core.doctor.findings import Finding, from_error, ok
-from dfusion_core.doctor.folder import unwritable
-from dfusion_core.doctor.hardware import available_cores, free_memory, products
-from dfusion_core.doctor.logprobs import judged
-from dfusion_core.doctor.passes import one_step
-from dfusion_core.doctor.runner import Check, run_checks
+from dfusion_core.commands.doctor.effort import SECONDS, Effort, choose
+from dfusion_core.commands.doctor.facts import Facts, listed
+from dfusion_core.commands.doctor.findings import Finding, from_error, ok
+from dfusion_core.commands.doctor.folder import unwritable
+from dfusion_core.commands.doctor.hardware import available_cores, free_memory, products
+from dfusion_core.commands.doctor.logprobs import judged
+from dfusion_core.commands.doctor.passes import one_step
+from dfusion_core.commands.doctor.runner import Check, run_checks
+from dfusion_core.errors import ModelError
+from dfusion_core.models.policy import load_policy
 from dfusion_core.params.sections import Everything, Sample, Train
-from dfusion_core.runtime.errors import ModelError
 from dfusion_core.testing import tiny_model
 
 PAPER = Everything(sample=Sample(num_steps=20, batch_size=4), train=Train(micro_batch=8))

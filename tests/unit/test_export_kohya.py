@@ -15,12 +15,12 @@ from peft import LoraConfig
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from dfusion_core.export.base_model import OPEN, Base, family
-from dfusion_core.export.kohya import kohya_file, kohya_metadata, kohya_tensors, sgm_name
-from dfusion_core.export.proof import largest, predict, prove
+from dfusion_core.commands.export.base_model import OPEN, Base, family
+from dfusion_core.commands.export.kohya import kohya_file, kohya_metadata, kohya_tensors, sgm_name
+from dfusion_core.commands.export.proof import largest, predict, prove
+from dfusion_core.errors import ExportError
 from dfusion_core.models.lora import FILE, adapter_tensors, add_lora, save_lora, trainable
 from dfusion_core.params import Lora
-from dfusion_core.runtime.errors import ExportError
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 SMALL = {"sample_size": 16, "norm_num_groups": 4, "cross_attention_dim": 12, "attention_head_dim": 4}

@@ -14,11 +14,11 @@ from markdown_it import MarkdownIt
 from PIL import Image
 
 from dfusion_core import __version__
+from dfusion_core.commands.export import markdown as md
+from dfusion_core.commands.export.base_model import OPEN, SD1, SD2, SDXL, UNKNOWN, Base, identify, licence
+from dfusion_core.commands.export.card import licence as licence_section
+from dfusion_core.commands.export.card import public
 from dfusion_core.evaluation.infotext import Adapter, pictures_text, png
-from dfusion_core.export import markdown as md
-from dfusion_core.export.base_model import OPEN, SD1, SD2, SDXL, UNKNOWN, Base, identify, licence
-from dfusion_core.export.card import licence as licence_section
-from dfusion_core.export.card import public
 from dfusion_core.params import Sample
 
 NASTY = ["a | b `c` <script>alert(1)</script>", "1. **bold** _it_ [x](http://e.x) ![y](z)", "- a\n# b\n\n<!-- c",

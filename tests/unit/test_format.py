@@ -15,10 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dfusion_core.export.kohya import kohya_file, kohya_tensors
+from dfusion_core.commands.export.kohya import kohya_file, kohya_tensors
+from dfusion_core.errors import StoreError
 from dfusion_core.models.lora import FILE, add_lora, load_lora, read_lora, save_lora, trainable
 from dfusion_core.params import Lora
-from dfusion_core.runtime.errors import StoreError
 from dfusion_core.store import open_stage, read_stage, verify
 from dfusion_core.store.manifest import MANIFEST, sealed
 from dfusion_core.store.schema import FORMAT_VERSION, OLDEST_VERSION

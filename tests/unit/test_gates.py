@@ -21,9 +21,9 @@ from benchmarks.observing import look, observe, ratios
 from benchmarks.result import Check, Result, at_least, at_most
 from benchmarks.rivals.training import d3po
 from dfusion_core.attention.control import capturing
+from dfusion_core.commands.plan.counting import forward_flops
+from dfusion_core.commands.plan.networks import build_unet, unet_call
 from dfusion_core.models.architectures import KNOWN
-from dfusion_core.planning.counting import forward_flops
-from dfusion_core.planning.networks import build_unet, unet_call
 
 CPU = torch.device("cpu")
 PAPER = Sizes(steps=20, images=1, targets=1, pairs=1, micro_batch=3, repeats=0)  # T = 20, fused from 18

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from dfusion_core.cli import app
+from dfusion_core.commands.cli import app
 from dfusion_core.store import open_stage
 
 T = 3

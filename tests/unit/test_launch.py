@@ -14,9 +14,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def launch(folder: Path, *arguments: str, launcher: str = "python") -> subprocess.CompletedProcess[str]:
-    """`python -m dfusion_core.launch` where params.yaml has this launcher for init."""
+    """`python -m stages` where params.yaml has this launcher for init."""
     (folder / "params.yaml").write_text(yaml.safe_dump({"launcher": {"init": launcher}}))
-    return subprocess.run([sys.executable, "-m", "dfusion_core.launch", *arguments], cwd=folder, capture_output=True,
+    return subprocess.run([sys.executable, "-m", "stages", *arguments], cwd=folder, capture_output=True,
                           text=True, check=False, env=os.environ | {"PYTHONPATH": str(ROOT), "WORD": "two words"})
 
 
@@ -45,5 +45,5 @@ def test_a_program_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("arguments", [(), ("trian", "r00")])
 def test_a_stage_that_is_not_there(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     done = launch(tmp_path, *arguments)
-    assert done.returncode == 2 and "usage: python -m dfusion_core.launch STAGE [ROUND]" in done.stderr
+    assert done.returncode == 2 and "usage: python -m stages STAGE [ROUND]" in done.stderr
     assert ("Did you mean 'train'?" in done.stderr) == bool(arguments)

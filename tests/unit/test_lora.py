@@ -13,10 +13,10 @@ from peft import LoraConfig
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from dfusion_core.errors import ModelError, ParamsError
 from dfusion_core.microworld.locate import WEIGHTS
 from dfusion_core.models.lora import FILE, add_lora, load_lora, save_lora, trainable
 from dfusion_core.params import Lora
-from dfusion_core.runtime.errors import ModelError, ParamsError
 
 X, TIMESTEP = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([401, 1])
 TEXT = torch.randn(2, 16, 96, generator=torch.Generator().manual_seed(1))

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from dfusion_core.errors import ModelError
 from dfusion_core.models import pins
 from dfusion_core.models.loading import load_pipeline
-from dfusion_core.models.model_source import locate
 from dfusion_core.models.pins import check_pin, pin
+from dfusion_core.models.source import locate
 from dfusion_core.params.sections import Model
-from dfusion_core.runtime.errors import ModelError
 from dfusion_core.testing import tiny_model
 
 TEXT = ("model_index.json", "scheduler/scheduler_config.json", "text_encoder/config.json", "tokenizer/tokenizer.json",

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import torch
 
-from dfusion_core.images.noise import image_seed, trajectory_noise, trajectory_noises
+from dfusion_core.diffusion.noise import image_seed, trajectory_noise, trajectory_noises
 
 SHAPE = (4, 8, 8)
 SEED_0 = 2_554_445_001_369_418_227

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dfusion_core.thresholds.otsu import otsu
+from dfusion_core.commands.thresholds.otsu import otsu
 
 
 def between(values: np.ndarray, threshold: float) -> float:

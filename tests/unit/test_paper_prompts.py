@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dfusion_core.prompts import Prompt, PromptFile, load_prompts
+from dfusion_core.prompts.reading import Prompt, PromptFile, load_prompts
 
 BEHAVIOUR = re.compile(r"a (?P<first>[a-z]+) (?P<verb>[a-z]+) (?:a )?(?P<second>[a-z]+)")
 ATTRIBUTE = re.compile(r"a (?P<colour>[a-z]+) and (?P<material>[a-z]+) (?P<first>[a-z]+)")

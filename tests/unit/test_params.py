@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from dfusion_core.errors import ParamsError
 from dfusion_core.params import explain, load_params, resolved
-from dfusion_core.runtime.errors import ParamsError
 
 
 def write(folder: Path, text: str) -> Path:
@@ -125,7 +125,7 @@ def test_every_parameter_is_explained(tmp_path: Path) -> None:
 
 def test_reading_parameters_imports_no_heavy_library() -> None:
     code = (
-        "import sys, dfusion_core.store, dfusion_core.params, dfusion_core.prompts, dfusion_core.cli; "
+        "import sys, dfusion_core.store, dfusion_core.params, dfusion_core.prompts, dfusion_core.commands.cli; "
         "print([m for m in ('torch', 'diffusers', 'zarr', 'pandas', 'xarray') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,18 +11,18 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from dfusion_core.commands.plan.costs import Costs, count_costs
+from dfusion_core.commands.plan.devices import GIB, PUBLISHED, named_device
+from dfusion_core.commands.plan.disk import Disk, dvc_copies
+from dfusion_core.commands.plan.estimate import Plan, Stage, seconds
+from dfusion_core.commands.plan.lookup import find_architecture
+from dfusion_core.commands.plan.memory import Memory, stage_memory
+from dfusion_core.commands.plan.verdict import disk_full, problems, too_large
+from dfusion_core.commands.plan.workload import Work, workload
+from dfusion_core.commands.profile import fill
+from dfusion_core.errors import ModelError
 from dfusion_core.models.architectures import KNOWN
 from dfusion_core.params import Model, load_everything
-from dfusion_core.planning.costs import Costs, count_costs
-from dfusion_core.planning.devices import GIB, PUBLISHED, named_device
-from dfusion_core.planning.disk import Disk, dvc_copies
-from dfusion_core.planning.estimate import Plan, Stage, seconds
-from dfusion_core.planning.lookup import find_architecture
-from dfusion_core.planning.memory import Memory, stage_memory
-from dfusion_core.planning.verdict import disk_full, problems, too_large
-from dfusion_core.planning.workload import Work, workload
-from dfusion_core.profile import fill
-from dfusion_core.runtime.errors import ModelError
 from dfusion_core.testing import tiny_params
 
 ROOT = Path(__file__).parents[2]
@@ -62,7 +62,7 @@ def test_training_fits_24_gb_at_micro_batch_4(sd21: tuple[Any, Costs]) -> None:
 
 def test_keys_and_values_of_a_reference(sd21: tuple[Any, Costs]) -> None:
     """K and V of ten modules have 13,926,400 numbers a row and step; 18 steps, two halves, four bytes."""
-    from dfusion_core.planning.disk import count_disk
+    from dfusion_core.commands.plan.disk import count_disk
 
     params, costs = sd21
     assert count_disk(workload(params), costs, params).of_reference == 13_926_400 * 18 * 2 * 4
@@ -189,7 +189,7 @@ def test_a_single_file_is_told_by_its_shapes(tmp_path: Path) -> None:
 
 def dfusion(*arguments: str) -> tuple[int, str]:
     """Exit code, and stdout and stderr together."""
-    from dfusion_core.cli import app
+    from dfusion_core.commands.cli import app
 
     done = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
     return done.exit_code, done.output

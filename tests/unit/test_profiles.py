@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from dfusion_core.commands.profile import FOLDER, PARAMS, PROFILES, fill, is_shipped, prompt_file
+from dfusion_core.errors import ParamsError
 from dfusion_core.params import explain, load_everything, resolved
 from dfusion_core.params.sections import UNCHOSEN
 from dfusion_core.params.strict_yaml import read_yaml
-from dfusion_core.profile import FOLDER, PARAMS, PROFILES, fill, is_shipped, prompt_file
-from dfusion_core.runtime.errors import ParamsError
 
 ROOT = Path(__file__).parents[2]
 PAPER_SIZE = [name for name in PROFILES if name != "micro"]
@@ -25,7 +25,7 @@ SDXL = {"sample.maps", "fuse.layers"}
 
 
 def dfusion(*arguments: str) -> tuple[int, str]:
-    from dfusion_core.cli import app
+    from dfusion_core.commands.cli import app
 
     done = CliRunner().invoke(app, ["profile", *arguments], env={"COLUMNS": "200"})
     return done.exit_code, done.output
@@ -47,7 +47,7 @@ def test_the_files_are_those_that_are_listed() -> None:
 
 def test_the_default_is_the_micro_profile() -> None:
     assert (ROOT / "params.yaml").read_text() == (FOLDER / "micro.yaml").read_text(), (
-        "params.yaml changed: copy it to dfusion_core/profiles/micro.yaml")
+        "params.yaml changed: copy it to dfusion_core/params/profiles/micro.yaml")
 
 
 @pytest.mark.parametrize("name", PAPER_SIZE)
@@ -71,8 +71,8 @@ def test_every_parameter_is_in_every_profile(name: str) -> None:
 
 @pytest.mark.parametrize("name", PAPER_SIZE)
 def test_prompts_have_what_the_masks_ask_for(name: str, tmp_path: Path) -> None:
-    from dfusion_core.extraction import thresholds
-    from dfusion_core.prompts import load_prompts
+    from dfusion_core.extraction.masks import thresholds
+    from dfusion_core.prompts.reading import load_prompts
 
     params = load_everything(chosen(name, tmp_path))
     prompts = load_prompts(params.prompts.file)
@@ -149,7 +149,8 @@ def test_bad_input_writes_nothing(arguments: tuple[str, ...], code: int, said: s
 
 @pytest.mark.parametrize("command", ["profile", "plan"])
 def test_help_loads_nothing_heavy(command: str) -> None:
-    program = ("import sys; from dfusion_core.cli import app\ntry: app(sys.argv[1:])\nexcept SystemExit: pass\n"
+    program = ("import sys; from dfusion_core.commands.cli import app\n"
+               "try: app(sys.argv[1:])\nexcept SystemExit: pass\n"
                "print(sorted({'torch', 'diffusers', 'transformers', 'open_clip', 'zarr'} & set(sys.modules)))")
     done = subprocess.run([sys.executable, "-c", program, command, "--help"], capture_output=True, text=True, cwd=ROOT)
     assert "Usage: " in done.stdout and done.stdout.endswith("[]\n")

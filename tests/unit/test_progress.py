@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from dfusion_core.store import progress
+from dfusion_core.runtime import progress
 
 
 def test_a_log_file_gets_a_line_a_minute() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dfusion_core.prompt_items import MarkError, read_marks, word_spans
+from dfusion_core.prompts.items import MarkError, read_marks, word_spans
 
 
 @pytest.mark.parametrize(("marked", "text", "items"), [

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dfusion_core.prompts import Prompt, checked_prompts, load_prompts
-from dfusion_core.runtime.errors import PromptsError
+from dfusion_core.errors import PromptsError
+from dfusion_core.prompts.reading import Prompt, checked_prompts, load_prompts
 
 
 def write(folder: Path, text: str) -> Path:

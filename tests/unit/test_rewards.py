@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+from dfusion_core.errors import RewardError
 from dfusion_core.params.sections import Reward
 from dfusion_core.rewards.plugins import load_plugin, reward_inputs, state_hash
 from dfusion_core.rewards.scoring import check_same, load_reward, on_tensors
-from dfusion_core.runtime.errors import RewardError
 from dfusion_core.testing import tiny_clip
 
 CPU = torch.device("cpu")

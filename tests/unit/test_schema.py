@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dfusion_core.runtime.errors import StoreError
+from dfusion_core.errors import StoreError
 from dfusion_core.store.schema import ARRAYS, find_array, shard_rows
 
 

@@ -14,11 +14,11 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from safetensors.torch import save_file
 from transformers import AutoConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from dfusion_core.diffusion.policy import load_policy
+from dfusion_core.errors import ModelError
 from dfusion_core.models.loading import load_pipeline
+from dfusion_core.models.policy import load_policy
 from dfusion_core.models.single_file import write_configs
 from dfusion_core.params.sections import Model, Sample
-from dfusion_core.runtime.errors import ModelError
 from dfusion_core.testing import tiny_model
 
 RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",

@@ -14,7 +14,7 @@ import pytest
 import xarray
 import zarr
 
-from dfusion_core.runtime.errors import BadNumber, MissingStage, StoreError
+from dfusion_core.errors import BadNumber, MissingStage, StoreError
 from dfusion_core.store import StageRun, open_stage, read_stage, verify
 from dfusion_core.store.provenance import hash_file
 

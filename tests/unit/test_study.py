@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dfusion_core.study import comparing
-from dfusion_core.study.grid import Study, StudyError, load_study
-from dfusion_core.study.running import _append, read_rows, run_study
+from dfusion_core.commands.study import comparing
+from dfusion_core.commands.study.grid import Study, StudyError, load_study
+from dfusion_core.commands.study.running import _append, read_rows, run_study
 
 ROOT = Path(__file__).parents[2]
 PARAMS = "algo: dpo\npairs: dfusion\nseed: 0\nrounds:\n  r00: {prev: init}\n  r01: {prev: r00}\n"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dfusion_core.prompts import load_prompts
-from dfusion_core.runtime.errors import PromptsError
-from dfusion_core.thresholds.writing import with_thresholds, write_thresholds
+from dfusion_core.commands.thresholds.writing import with_thresholds, write_thresholds
+from dfusion_core.errors import PromptsError
+from dfusion_core.prompts.reading import load_prompts
 
 MIXED = """\
 # my prompts

@@ -1,0 +1,92 @@
+"""How alike the two images of a pair look, and what fusion gained: the figures of one round's pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ..store import StageData
+
+
+@dataclass(frozen=True)
+class Views:
+    """n images as they are looked at: pictures (n, row, column, 3) uint8, embeddings (n, d) of unit length."""
+
+    picture: NDArray[np.uint8]
+    embedding: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, sampled: StageData, scored: StageData, images: Iterable[int]) -> Views:
+        """Sampled images, from the outputs of ``sample`` and ``score``."""
+        wanted = list(images)
+        return cls(sampled.rows("picture", wanted), scored.rows("embedding", wanted))
+
+
+def distance(a: NDArray[np.uint8], b: NDArray[np.uint8], where: NDArray[np.bool_] | None = None) -> float:
+    """Mean absolute difference of pictures (n, row, column, 3), 0 to 1; only ``where`` (n, row, column), if given."""
+    difference = np.abs(a.astype(np.float32) - b).mean(axis=-1) / 255
+    return float(difference.mean() if where is None else difference[where].mean())
+
+
+def similarity(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """Mean cosine of unit-length embeddings (n, d), pair by pair."""
+    return float((a * b).sum(axis=1).mean())
+
+
+def enlarged(maps: NDArray[Any], size: tuple[int, ...]) -> NDArray[Any]:
+    """Maps (..., y, x) at ``size`` (row, column), nearest neighbour, as masks are in fusion."""
+    rows, columns = (np.arange(wanted) * have // wanted for wanted, have in zip(size, maps.shape[-2:], strict=True))
+    return maps[..., rows, :][..., columns]
+
+
+def never_masked(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Pixels (n, *size) that no step's mask (n, step, y, x) covers."""
+    touched: NDArray[np.bool_] = np.any(mask, axis=1)
+    return ~enlarged(touched, size)
+
+
+def fused_figures(
+    training: pd.DataFrame, base: Views, reference: Views, target: Views, mask: NDArray[np.bool_],
+) -> dict[str, Any]:
+    """Figures of fused pairs: all views and masks (n, ...) one row a row of ``training``.
+
+    ``target_gain`` and ``reference_lead`` are rewards over the base's. A method that makes consistent pairs has
+    ``target_distance`` well below ``reference_distance``, next to nothing outside the mask, and
+    ``target_similarity`` (cosine of image embeddings) above ``reference_similarity``.
+    """
+    outside = never_masked(mask, base.picture.shape[1:3])
+    return {
+        "pairs": len(training), "adopted": int(training.adopted.sum()), "adopted_share": float(training.adopted.mean()),
+        "reference_lead": float((training.reference_reward - training.base_reward).mean()),
+        "target_gain": float((training.target_reward - training.base_reward).mean()),
+        "mask_coverage": float(mask.mean()),
+        "reference_distance": distance(reference.picture, base.picture),
+        "target_distance": distance(target.picture, base.picture),
+        "target_distance_outside": distance(target.picture, base.picture, outside) if outside.any() else None,
+        "reference_similarity": similarity(reference.embedding, base.embedding),
+        "target_similarity": similarity(target.embedding, base.embedding)}
+
+
+def fresh_gain(pairs: pd.DataFrame, images: pd.DataFrame, scores: pd.DataFrame) -> float:
+    """What any other image of the prompt gains over the pairs' bases, on average.
+
+    Bases are chosen for their low score, so an image that has nothing to do with the reference gains too
+    (regression to the mean). Only a ``target_gain`` above this, or one at a smaller distance from the base, shows that
+    the reference had a part in it.
+    """
+    of_prompt = images.merge(scores[["image", "reward"]], on="image").groupby("prompt_id").reward.mean()
+    return float((pairs.prompt_id.map(of_prompt) - pairs.base_reward).mean())
+
+
+def pair_figures(winner_reward: pd.Series, loser_reward: pd.Series, first: Views, second: Views) -> dict[str, Any]:
+    """Figures of pairs that were not fused."""
+    return {"pairs": len(winner_reward), "reward_gap": float((winner_reward - loser_reward).mean()),
+            "pair_distance": distance(first.picture, second.picture),
+            "pair_similarity": similarity(first.embedding, second.embedding)}

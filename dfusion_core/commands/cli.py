@@ -1,0 +1,174 @@
+"""The `dfusion` command. Heavy libraries are imported inside the commands, so that --help is immediate."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from ..errors import StoreError
+from ..runtime.entry import guarded
+from .doctor.command import doctor
+from .export.command import export
+from .plan.command import plan
+from .profile import profile
+from .study.command import app as study
+from .thresholds.command import thresholds
+
+app = typer.Typer(
+    help="Look at, check and configure the runs of a D-Fusion pipeline. The runs themselves: dvc repro.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+app.add_typer(study, name="study")
+app.command()(export)
+app.command()(thresholds)
+app.command()(profile)
+app.command()(plan)
+app.command()(doctor)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"dfusion {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Shared options."""
+
+
+@app.command()
+@guarded
+def inspect(
+    path: Annotated[
+        str, typer.Argument(help="A stage's output, as r00/sample; or an array in it, as r00/sample/x.")
+    ],
+    picture: Annotated[Path | None, typer.Option(help="Write a contact sheet to this PNG file.")] = None,
+    array: Annotated[str, typer.Option(help="The array to draw; needed if PATH holds several.")] = "",
+    rows: Annotated[str, typer.Option(help="The rows to draw, as 0:8 or 3.")] = "0:8",
+) -> None:
+    """Show arrays, tables and files of an output, or draw one array with --picture."""
+    from rich.console import Console
+
+    from .inspect import tree
+
+    if picture is None:
+        Console(width=None if sys.stdout.isatty() else 200).print(tree(path))
+    else:
+        _draw(path, picture, array, _row_range(rows))
+
+
+@app.command()
+@guarded
+def verify(
+    paths: Annotated[list[Path], typer.Argument(help="Outputs, folders with outputs in them, as runs; or .dvc/cache.")],
+) -> None:
+    """Compare every file of outputs with the hashes in their manifests; exit code 1 if something is wrong."""
+    from ..store.dvc_cache import check_cache, is_cache
+    from ..store.verify import check, published_folders
+
+    caches = [path for path in paths if is_cache(path)]
+    folders = [folder for path in paths if path not in caches for folder in published_folders(path)]
+    problems = [problem for folder in folders for problem in check(folder, read=True)]
+    problems += [problem for cache in caches for problem in check_cache(cache)]
+    for problem in problems:
+        print(problem)
+    print(f"{len(folders) + len(caches)} folders checked, {len(problems)} problems.")
+    if problems:
+        sys.exit(1)
+
+
+@app.command()
+@guarded
+def params(
+    path: Annotated[Path, typer.Option(help="The parameter file.")] = Path("params.yaml"),
+) -> None:
+    """Every parameter: its value here, its default, where the default comes from, and its meaning."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from ..params import resolved
+
+    table = Table("parameter", "value", "default", "from", "meaning", box=None)
+    for row, value in resolved(path):
+        source = "ours" if row.paper == "ours" else "paper"
+        cells = (
+            row.key,
+            _shown(value),
+            "" if value == row.default else _shown(row.default),
+            source,
+            row.description,
+        )
+        table.add_row(*map(escape, cells), style=None if value == row.default else "bold")
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+@app.command()
+@guarded
+def report(
+    out: Annotated[Path, typer.Option(help="The page to write; a PNG of the fixed seeds goes beside it.")] = Path(
+        "results/report.html"),
+    study: Annotated[list[Path] | None, typer.Option(
+        help="A study's folder, whose table of methods is shown as well; may be repeated.", show_default=False)] = None,
+) -> None:
+    """One self-contained HTML page about the run in this folder."""
+    from .report import write_report
+
+    write_report(out, study or [])
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, opens in any browser without a server. "
+          f"{out.with_suffix('.png').name}: the fixed seeds, a row a round.")
+
+
+def _shown(value: object) -> str:
+    import json
+
+    return json.dumps(value)
+
+
+def _row_range(text: str) -> slice:
+    first, colon, last = text.partition(":")
+    try:
+        start = int(first or 0)
+        stop = int(last) if last else None
+    except ValueError:
+        raise typer.BadParameter(f"--rows {text}: rows are given as 0:8 or 3.") from None
+    return slice(start, stop if colon else start + 1)
+
+
+def _draw(path: str, picture: Path, name: str, rows: slice) -> None:
+    import numpy as np
+
+    from ..evaluation.sheets import contact_sheet
+    from ..store.reading import StageData, array_names
+    from .inspect import dimensions, locate
+
+    folder, inside = locate(path)
+    data = StageData(folder)
+    names = array_names(data.arrays)
+    name = name or inside or (names[0] if len(names) == 1 else "")
+    if not name:
+        raise StoreError(
+            f"inspect: {folder} has the arrays {', '.join(names)}.", "Choose one with --array NAME."
+        )
+    array = data.array(name)
+    with data.reading(name):
+        values = np.asarray(array[rows])
+    if not len(values):
+        raise StoreError(f"inspect: there are no such rows; '{name}' has {array.shape[0]}.", "See --rows.")
+    if picture.suffix.lower() != ".png":
+        raise typer.BadParameter(f"--picture {picture}: the name must end in .png.")
+    contact_sheet(values, dimensions(array), name).save(picture)
+    print(f"{picture}: {len(values)} rows of {name}.")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,51 @@
+"""What a check says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ...errors import DFusionError, one_line
+
+Verdict = Literal["ok", "warning", "failed", "skipped"]
+Details = Sequence[dict[str, Any]]  # rows of a table, the same keys in each
+PER_STEP = "t"  # the key by which rows of several checks are put side by side
+
+
+@dataclass(frozen=True)
+class Finding:
+    """``failed``: a run would stop, or its results would be wrong. ``warning``: it runs, but look at this.
+
+    ``found`` is what was seen, ``remedy`` the next command or the key to change.
+    """
+
+    verdict: Verdict
+    found: str
+    remedy: str = ""
+    details: Details = ()
+
+
+def ok(found: str, remedy: str = "", details: Details = ()) -> Finding:
+    """As it should be; ``remedy`` may say what could be better still."""
+    return Finding("ok", found, remedy, details)
+
+
+def warning(found: str, remedy: str, details: Details = ()) -> Finding:
+    """Works, but not as one would expect."""
+    return Finding("warning", found, remedy, details)
+
+
+def failed(found: str, remedy: str, details: Details = ()) -> Finding:
+    """A run would stop here, or give wrong results."""
+    return Finding("failed", found, remedy, details)
+
+
+def from_error(error: Exception) -> Finding:
+    """An error of this program has its remedy; any other is one that nobody has foreseen."""
+    if isinstance(error, DFusionError):
+        return failed(error.message.rstrip("."), error.hint.strip())
+    if type(error).__name__ in ("OutOfMemoryError", "MemoryError"):  # torch's, without importing it
+        return failed(f"out of memory: {one_line(error)}", "See 'dfusion plan' for what fits and which key to lower.")
+    return failed(f"{type(error).__name__}: {one_line(error)}",
+                  "This was not foreseen: report it with the output of 'dfusion doctor --json'.")

@@ -1,0 +1,52 @@
+"""params.yaml, the prompt file, and the items of the prompts as tokens of the model."""
+
+from __future__ import annotations
+
+import warnings
+
+from .facts import Facts, listed
+from .findings import Finding, failed, ok, warning
+
+
+def params(facts: Facts) -> Finding:
+    """params.yaml is valid, across its sections too."""
+    from ...params import load_everything
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        facts.params = load_everything(facts.file)
+    found = facts.params
+    if said:
+        return warning("; ".join(str(one.message).rstrip(".") for one in said), f"Correct it in {facts.file}.")
+    return ok(f"{found.algo}, pairs: {found.pairs}, {len(found.rounds)} rounds, model {found.model.id}, "
+              f"reward {found.reward.model}")
+
+
+def prompts(facts: Facts) -> Finding:
+    """The prompt file is valid, has as many prompts as are asked for, and the thresholds that Eq. 4 will want."""
+    from ...extraction.masks import thresholds
+    from ...prompts.reading import load_prompts
+
+    asked = facts.params.prompts
+    chosen = load_prompts(asked.file).first(asked.train_count, asked.test_count)
+    facts.prompts, facts.text = chosen.train, chosen.train[0].text
+    for prompt in chosen.train:
+        thresholds(prompt, facts.params.extract)  # raises where a prompt has none and needs some
+    return ok(f"{len(chosen.train)} training and {len(chosen.test)} test prompts of {asked.file}")
+
+
+def items(facts: Facts) -> Finding:
+    """Each item of a training prompt has tokens among those that the text encoder reads."""
+    from ...attention.masks import ItemNotFound, item_tokens
+
+    missing, split = [], 0
+    for prompt in facts.prompts:
+        for item in prompt.items:
+            try:
+                split += len(item_tokens(facts.policy.tokenizer, prompt.text, item)) > 1
+            except ItemNotFound as error:
+                missing.append(error.message.rstrip("."))
+    if missing:
+        return failed(listed(missing, 2), f"Shorten the prompt or choose other items in {facts.params.prompts.file}.")
+    count = sum(len(prompt.items) for prompt in facts.prompts)
+    return ok(f"{count} items of {len(facts.prompts)} prompts, {split} of them with several tokens")

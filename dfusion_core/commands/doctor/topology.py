@@ -1,0 +1,112 @@
+"""Where the U-Net has attention, and what fuse.layers, sample.maps and lora.targets take of it."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ...attention.layers import (
+    SAME_RESOLUTION,
+    LayerError,
+    cross_attention_modules,
+    first_cross_up_block,
+    layer_paths,
+    present_layers,
+    self_attention_modules,
+)
+from ...models.lora import add_lora, load_lora, save_lora, trainable
+from .facts import Facts
+from .findings import Finding, failed, ok, warning
+
+
+def topology(facts: Facts) -> Finding:
+    """Every layer with attention: modules, heads, positions, and which parameters take it."""
+    there = with_attention(facts)
+    rows = [row(facts, name) for name in there]
+    own, cross = (sum(one[kind] for one in rows) for kind in ("self-attention", "cross-attention"))
+    found = f"attention in {', '.join(there)}: {own} self-attention and {cross} cross-attention modules"
+    return ok(found, details=rows)
+
+
+def row(facts: Facts, name: str) -> dict[str, Any]:
+    """What a layer has, and how many of its modules are fused, read for maps, and adapted."""
+    unet, params = facts.policy.unet, facts.params
+    prefix, size = f"{layer_paths(unet)[name]}.", resolution(facts, name)
+    own, cross = self_attention_modules(unet, [name]), cross_attention_modules(unet, name)
+    key, _ = facts.kv[f"{name}.0"]
+    return {
+        "layer": name, "resolution": f"{size}x{size}", "tokens": size * size, "heads": key.shape[1],
+        "channels a head": key.shape[3], "self-attention": len(own), "cross-attention": len(cross),
+        "fused": len(own) if name in params.fuse.layers else 0,
+        "maps": sum(path.startswith(prefix) for path in _map_modules(facts)),
+        "adapted": sum(path.startswith(prefix) for paths in _named(facts).values() for path in paths)}
+
+
+def with_attention(facts: Facts) -> tuple[str, ...]:
+    """The names of the layers that have attention."""
+    return present_layers(facts.policy.unet, list(layer_paths(facts.policy.unet)))
+
+
+def resolution(facts: Facts, layer: str) -> int:
+    """Height and width of a layer's attention at the model's own size, from the keys of the test forward."""
+    tokens: int = facts.kv[f"{layer}.0"][0].shape[2]
+    return math.isqrt(tokens) * facts.policy.latent_shape[1] // facts.effort.side
+
+
+def fused_layers(facts: Facts) -> Finding:
+    """The layers of fuse.layers that are here: a stage leaves the others out without a word."""
+    unet, wanted, there = facts.policy.unet, facts.params.fuse.layers, with_attention(facts)
+    paper = [name for name in there if name == "mid" or name.startswith("up_")]
+    remedy = f"Set fuse.layers to [{', '.join(paper)}]: the paper's choice, from mid on."
+    try:
+        present = present_layers(unet, wanted)
+    except LayerError as error:
+        return failed(f"{error.message} {error.hint}", remedy)
+    found = f"{len(self_attention_modules(unet, present))} self-attention modules of {', '.join(present)}"
+    absent = [name for name in wanted if name not in present]
+    if absent:
+        return warning(f"{found}; without attention here: {', '.join(absent)} (there is {', '.join(there)})", remedy)
+    return ok(found)
+
+
+def map_layer(facts: Facts) -> Finding:
+    """sample.maps names cross-attention that is here, of the first up block that has any."""
+    unet, wanted = facts.policy.unet, facts.params.sample.maps
+    first = first_cross_up_block(unet)
+    remedy = f"Set sample.maps to {first}: the first up block with cross-attention, as in the paper."
+    try:
+        count = len(cross_attention_modules(unet, wanted))
+    except LayerError as error:
+        return failed(f"{error.message} {error.hint}", remedy)
+    size = resolution(facts, first if wanted == SAME_RESOLUTION else wanted)
+    found = f"{count} cross-attention modules of {wanted}, maps of {size}x{size}"
+    return ok(found) if wanted in (first, SAME_RESOLUTION) else warning(f"{found}; {first} comes before it", remedy)
+
+
+def adapter_layers(facts: Facts) -> Finding:
+    """lora.targets names layers; then the adapter is there, as `train` would load it."""
+    unet, lora, layers = facts.policy.unet, facts.params.lora, _named(facts)
+    add_lora(unet, lora, facts.params.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        save_lora(unet, Path(folder))
+        unet.delete_adapters("default")
+        load_lora(unet, Path(folder), train=True)
+    count = sum(weights.numel() for weights in trainable(unet).values())
+    each = ", ".join(f"{target} {len(paths)}" for target, paths in layers.items())
+    return ok(f"layers: {each}; {count:,} trainable weights of rank {lora.rank}")
+
+
+def _map_modules(facts: Facts) -> tuple[str, ...]:
+    try:
+        return cross_attention_modules(facts.policy.unet, facts.params.sample.maps)
+    except LayerError:  # another check says so
+        return ()
+
+
+def _named(facts: Facts) -> dict[str, list[str]]:
+    """The layers that each of lora.targets names, by peft's rule."""
+    names = [name for name, _ in facts.policy.unet.named_modules()]
+    targets = facts.params.lora.targets
+    return {target: [name for name in names if f".{name}".endswith(f".{target}")] for target in targets}

@@ -1,0 +1,89 @@
+"""The diffusion model: found, unchanged, loaded, finite, and sampled by DDIM as the paper does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .facts import Facts, listed
+from .findings import Finding, failed, ok, warning
+
+if TYPE_CHECKING:
+    from ...models.source import Source
+    from ...params.sections import Model
+
+GIB = 2**30
+MILLION = 1e6
+
+
+def files(facts: Facts) -> Finding:
+    """The model's files are here, or can be fetched."""
+    from ...models.pins import read_pin
+    from ...models.source import locate
+    from ...params.rounds import INIT
+    from ...store.paths import adapter
+
+    pinned = read_pin(adapter(INIT))
+    facts.source = locate(facts.params.model, pinned["revision"] if pinned else None)
+    source = facts.source
+    where = f", revision {source.revision}, in {source.path}" if source.revision else ""
+    return ok(f"{len(source.files)} files of {facts.params.model.id}{where}")
+
+
+def pinned(facts: Facts) -> Finding:
+    """The files are those that `init` wrote down, if it ran."""
+    from ...models.pins import check_pin, read_pin
+    from ...params.rounds import INIT
+    from ...store.paths import adapter
+
+    pin = read_pin(adapter(INIT))
+    if pin is None:
+        return ok("nothing is pinned yet: 'init' writes the hashes down")
+    check_pin(pin, facts.params.model, facts.source)
+    return ok(f"{len(pin['files'])} files as init found them")
+
+
+def model(facts: Facts) -> Finding:
+    """The model can be loaded, is of a known kind, and none of its weights is NaN or infinite."""
+    from ...models.policy import load_policy
+
+    policy = load_policy(facts.params.model, facts.params.sample, None)
+    encoders = {f"text encoder {number}": encoder for number, (_, encoder) in enumerate(policy.encode.parts, 1)}
+    parts = {"U-Net": policy.unet, "autoencoder": policy.vae} | encoders
+    bad = [f"{name}'s {key}" for name, part in parts.items() for key, weight in part.named_parameters()
+           if not weight.isfinite().all()]
+    if bad:
+        return failed(f"NaN or infinite: {listed(bad, 2)}",
+                      "Get the model's files once more; if model.dtype is fp16, try fp32.")
+    facts.policy = policy
+    sizes = (f"{name} {sum(p.numel() for p in part.parameters()) / MILLION:.1f}" for name, part in parts.items())
+    return ok(f"million weights: {', '.join(sizes)}; latents {'x'.join(map(str, policy.latent_shape))}, "
+              f"pictures {policy.picture_size}x{policy.picture_size}")
+
+
+def scheduler(facts: Facts) -> Finding:
+    """How the model is sampled, and where that is not as in the paper. One that DDIM cannot sample is not loaded."""
+    from diffusers import DDIMScheduler
+
+    steps = facts.policy.schedule
+    given = DDIMScheduler.from_config(scheduler_config(facts.source, facts.params.model)).config
+    found = (f"{steps.prediction_type}, {given.timestep_spacing} spacing, {steps.num_steps} steps from timestep "
+             f"{int(steps.timesteps[0])} to {int(steps.timesteps[-1])}, noise of the last {float(steps.std[-1]):.2g}")
+    if given.timestep_spacing != "leading":
+        return warning(f"{found}; the paper's spacing is leading",
+                       "Nothing has to be done; to repeat the paper change the model's scheduler_config.json.")
+    if given.set_alpha_to_one:
+        return warning(f"{found}; the model has set_alpha_to_one, with which the last step would have no noise",
+                       "Nothing has to be done: that step ends at the first training timestep all the same.")
+    return ok(f"{found}; set_alpha_to_one false")
+
+
+def scheduler_config(source: Source, model: Model) -> dict[str, Any]:
+    """What the model's files, or the configurations given for a single file, say of its scheduler."""
+    from ...models.single_file import SCHEDULER
+
+    folder = Path(model.config or "") if source.is_single_file else source.path
+    file = folder / "scheduler" / "scheduler_config.json"
+    found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else SCHEDULER
+    return found

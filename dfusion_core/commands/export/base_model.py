@@ -1,0 +1,99 @@
+"""What readers of an adapter must know of the model it belongs to: its family, its name, its licence."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from ...models.builtin import MICROWORLD, model_name
+
+SD_WIDTHS = (320, 640, 1280, 1280)
+FAMILIES = {768: "sd_v1", 1024: "sd_v2"}  # by the width of the text encoder
+SDXL_WIDTH = 2048
+# ModelSpec's names of what kohya's tools call ss_base_model_version
+ARCHITECTURES = {"sd_v1": "stable-diffusion-v1", "sd_v2": "stable-diffusion-v2-512",
+                 "sd_v2_v": "stable-diffusion-v2-768-v", "sdxl_base_v1-0": "stable-diffusion-xl-v1-base"}
+
+
+class Licence(NamedTuple):
+    """The Hub's id of a licence, its title, and where its text is."""
+
+    id: str
+    title: str
+    link: str
+
+
+SD1 = Licence("creativeml-openrail-m", "CreativeML Open RAIL-M",
+              "https://github.com/CompVis/stable-diffusion/blob/main/LICENSE")
+SD2 = Licence("openrail++", "CreativeML Open RAIL++-M",
+              "https://github.com/Stability-AI/stablediffusion/blob/main/LICENSE-MODEL")
+SDXL = Licence("openrail++", "CreativeML Open RAIL++-M",
+               "https://github.com/Stability-AI/generative-models/blob/main/model_licenses/LICENSE-SDXL1.0")
+OPEN = Licence("apache-2.0", "Apache License 2.0", "https://www.apache.org/licenses/LICENSE-2.0")
+UNKNOWN = Licence("other", "not known", "")
+# Mirrors keep the name of the model; the licence of the weights is the same there.
+NAMES = {r"stable-diffusion-v1-[1-5]": SD1, r"stable-diffusion-2(-1)?(-base)?": SD2,
+         r"stable-diffusion-xl-base-[\d.]+": SDXL}
+
+
+@dataclass(frozen=True)
+class Base:
+    """``id`` is what people may see: a name on the Hub, or the last part of a local path. ``version`` is that of
+    kohya's tools, or ``id`` for a U-Net that they do not know. ``sgm``: they use the layer names of SDXL's own code."""
+
+    id: str
+    on_hub: bool
+    version: str
+    v_prediction: bool
+    sgm: bool
+    licence: Licence
+
+    @property
+    def known(self) -> bool:
+        """Can ComfyUI and A1111 run this model?"""
+        return self.version in ARCHITECTURES
+
+
+def identify(model_id: str, unet: Any, prediction_type: str) -> Base:
+    """The base model of an adapter. ``unet`` is the U-Net's config, ``prediction_type`` the scheduler's."""
+    name = model_name(model_id)
+    v_prediction = prediction_type == "v_prediction"
+    return Base(
+        id=name, on_hub=bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)),
+        version=family(unet, v_prediction) or name, v_prediction=v_prediction,
+        sgm=unet.addition_embed_type == "text_time", licence=licence(model_id))
+
+
+def family(unet: Any, v_prediction: bool) -> str | None:
+    """kohya's name of the U-Net's family, or None where the architecture is none of Stable Diffusion's."""
+    if unet.addition_embed_type == "text_time":
+        return "sdxl_base_v1-0" if unet.cross_attention_dim == SDXL_WIDTH else None
+    if tuple(unet.block_out_channels) != SD_WIDTHS or unet.cross_attention_dim not in FAMILIES:
+        return None
+    found = FAMILIES[unet.cross_attention_dim]
+    return f"{found}_v" if v_prediction and found == "sd_v2" else found
+
+
+def licence(model_id: str) -> Licence:
+    """The licence of known weights, of the built-in model, or the one that a local folder's model card names."""
+    if model_id == MICROWORLD:
+        return OPEN
+    for pattern, known in NAMES.items():
+        if re.fullmatch(pattern, Path(model_id).name):
+            return known
+    named = _licence_of_card(Path(model_id) / "README.md")
+    return Licence(named, named, "") if named else UNKNOWN
+
+
+def _licence_of_card(card: Path) -> str:
+    """The entry ``license`` of a model card, or nothing."""
+    try:
+        _, head, _ = card.read_text(encoding="utf-8").split("---\n", 2)
+        found = yaml.safe_load(head)["license"]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return ""
+    return found if isinstance(found, str) and re.fullmatch(r"[\w.+-]+", found) else ""

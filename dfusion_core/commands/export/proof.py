@@ -1,0 +1,82 @@
+"""Does an exported file do what the trained adapter does? Asked of diffusers' own loader, on a fresh model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...errors import ExportError
+from ...models.lora import load_lora
+
+TIMESTEPS = (801, 101)  # one of much, one of little noise
+TOKENS = 77
+SIDE = 32  # latents of this height and width at most: any size shows a difference
+TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}  # allowed error as a share of the adapter's effect
+ROUNDING = 1e-5  # of the U-Net's arithmetic in fp32, as a share of its largest output
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Largest differences of noise predictions: ``effect`` of the adapter against the base model, ``error`` of the
+    file against the adapter."""
+
+    file: str
+    dtype: str
+    effect: float
+    error: float
+
+
+@torch.no_grad()
+def predict(unet: Any) -> torch.Tensor:
+    """The U-Net's output for fixed random latents and text (2, c, h, w), in fp32 on the CPU."""
+    config, n = unet.config, len(TIMESTEPS)
+    random = torch.Generator().manual_seed(0)
+    side = min(int(config.sample_size), SIDE)
+    latents = torch.randn(n, config.in_channels, side, side, generator=random)
+    text = torch.randn(n, TOKENS, config.cross_attention_dim, generator=random)
+    added = None
+    if config.addition_embed_type == "text_time":  # SDXL: pooled text, and six numbers about the size
+        width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+        added = {"text_embeds": torch.randn(n, width, generator=random),
+                 "time_ids": torch.tensor([[1024.0, 1024.0, 0.0, 0.0, 1024.0, 1024.0]] * n)}
+    found: torch.Tensor = unet.eval()(latents, torch.tensor(TIMESTEPS), text, added_cond_kwargs=added).sample
+    return found
+
+
+def prove(fresh: Callable[[], Any], adapter: Path, files: Mapping[Path, str]) -> list[Proof]:
+    """Compare each file (with its dtype) with the adapter of a folder, and that with the base model.
+
+    ``fresh`` loads the pipeline anew, in fp32 on the CPU. Raises ExportError if the adapter changes nothing, or if a
+    file differs from it by more than rounding.
+    """
+    from diffusers.utils import logging
+
+    logging.set_verbosity_error()  # it warns that there is nothing for the text encoder, which is as it should be
+    base = predict(fresh().unet)
+    unet = fresh().unet
+    load_lora(unet, adapter, train=True)
+    ours = predict(unet)
+    effect = largest(ours - base)
+    if effect <= ROUNDING * largest(base):  # layers with an adapter may round differently, whatever it holds
+        raise ExportError(f"export: the adapter in {adapter} changes nothing: noise predictions are the base model's.",
+                          "Train it first, or export it anyway with --no-check.")
+    proofs = []
+    for file, dtype in files.items():
+        pipeline = fresh()
+        pipeline.load_lora_weights(file.parent, weight_name=file.name, use_safetensors=True)
+        proof = Proof(file.name, dtype, effect, largest(predict(pipeline.unet) - ours))
+        if proof.error > TOLERANCE[dtype] * effect + ROUNDING * largest(ours):
+            raise ExportError(
+                f"export: {file.name} does not do what the adapter does: noise predictions differ by {proof.error:.2g} "
+                f"where the adapter changes them by {effect:.2g}.", "Please report this; --no-check writes it anyway.")
+        proofs.append(proof)
+    return proofs
+
+
+def largest(values: torch.Tensor) -> float:
+    """The largest absolute value."""
+    return float(values.abs().max())

@@ -1,0 +1,93 @@
+"""What a row, a picture and a reference cost with the model, adapter and reward that the parameters name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from . import counting, networks
+from .lookup import find_architecture
+
+if TYPE_CHECKING:
+    from ...models.architectures import Architecture
+    from ...params.sections import Everything
+
+
+@dataclass(frozen=True)
+class Costs:
+    """FLOPs and bytes of one of each. Weights are in bytes as they lie on the device."""
+
+    architecture: Architecture
+    unet_weights: int
+    other_weights: int  # of the autoencoder and the text encoders
+    adapter_parameters: int
+    row_flops: int
+    trained_row_flops: int  # forward and backward
+    row_working: int
+    trained_row_saved: int
+    decode_flops: int
+    decode_working: int
+    reward_weights: int
+    score_flops: int
+    score_working: int
+    sizes: dict[str, int]  # of the schema's dimensions
+    kv: dict[str, tuple[int, int, int]]  # (head, token, channel) of each array of a reference's keys and values
+
+
+def count_costs(params: Everything, dtype: torch.dtype) -> Costs:
+    """Count everything on the meta device. Raises ModelError, LayerError, ParamsError and RewardError."""
+    architecture = find_architecture(params.model)
+    unet = networks.build_unet(architecture, dtype)
+    row = networks.unet_call(unet, 1, networks.tokens_of(architecture))
+    adapted = networks.build_unet(architecture, dtype, params.lora)
+    trained_row = networks.unet_call(adapted, 1, networks.tokens_of(architecture))
+    vae = networks.build_vae(architecture, dtype)
+    decode = networks.decode_call(vae, unet)
+    clip, picture_size, features = networks.build_reward(params.reward.model)
+    score = networks.reward_call(clip, picture_size)
+    size, width = dtype.itemsize, torch.float32.itemsize
+    return Costs(
+        architecture=architecture,
+        unet_weights=networks.parameters(unet) * size,
+        other_weights=networks.parameters(vae) * vae.dtype.itemsize + networks.text_parameters(architecture) * size,
+        adapter_parameters=networks.parameters(adapted) - networks.parameters(unet),
+        row_flops=counting.forward_flops(row),
+        trained_row_flops=counting.training_flops(trained_row),
+        row_working=counting.working_bytes(row, unet.parameters()),
+        trained_row_saved=counting.saved_bytes(trained_row, adapted.parameters()),
+        decode_flops=counting.forward_flops(decode),
+        decode_working=counting.working_bytes(decode, vae.parameters()),
+        reward_weights=networks.parameters(clip) * width,
+        score_flops=counting.forward_flops(score),
+        score_working=counting.working_bytes(score, clip.parameters()),
+        sizes=_sizes(params, unet, row, decode) | {"feature": features}, kv=_kv(params, unet, row))
+
+
+def _sizes(
+    params: Everything, unet: networks.Network, row: counting.Forward, decode: counting.Forward
+) -> dict[str, int]:
+    """Sizes of the schema's dimensions, from what the stages' own code would be given."""
+    from ...attention.control import capturing
+
+    with counting.FusedAttention(), torch.no_grad(), capturing(unet, params.sample.maps) as tap:
+        row()
+        map_y, map_x = tap.maps().shape[1:3]
+        picture_rows, picture_columns = decode().shape[-2:]
+    side, steps = unet.config.sample_size, params.sample.num_steps
+    return {"state": steps + 1, "step": steps, "channel": unet.config.in_channels, "height": side, "width": side,
+            "map_y": map_y, "map_x": map_x, "row": picture_rows, "column": picture_columns, "rgb": 3}
+
+
+def _kv(params: Everything, unet: networks.Network, row: counting.Forward) -> dict[str, tuple[int, int, int]]:
+    """Keys and values that one row leaves in the fused layers."""
+    from ...attention.control import recording_kv
+    from ...attention.layers import present_layers
+
+    layers = present_layers(unet, params.fuse.layers)
+    with counting.FusedAttention(), torch.no_grad(), recording_kv(unet, layers) as tap:
+        row()
+    shapes = {f"{name}/{which}": tensor.shape[1:]
+              for name, both in tap.kv.items() for which, tensor in zip("KV", both, strict=True)}
+    return {name: (shape[0], shape[1], shape[2]) for name, shape in shapes.items()}

@@ -1,0 +1,73 @@
+"""Which network a model id stands for, without loading a weight and without a network connection.
+
+A local folder and a cached Hub repository say it in their config.json files; a single .safetensors file by its tensors'
+shapes, or ``model.config`` does. For a Hub name that is not cached the published configurations are assumed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...errors import ModelError, one_line
+from ...models.architectures import KNOWN, Architecture, family_of_file
+from ...models.builtin import model_source
+
+if TYPE_CHECKING:
+    from ...params import Model
+
+# How the names of Hub repositories say which family they are; the first that is found counts.
+NAMES = (("sdxl", r"xl"), ("sd21", r"diffusion-2.*base|sd-?2.*base"), ("sd21-v", r"diffusion-2|sd-?2|2[-.]1"),
+         ("sd15", r"diffusion-v?1|sd-?1|1[-.][45]"))
+
+
+def find_architecture(model: Model) -> Architecture:
+    """The architecture of ``model.id``. Raises ModelError where nothing tells it."""
+    path = Path(model_source(model.id)).expanduser()
+    if path.is_dir():
+        return _from_files(model.id, lambda name: path / name)
+    if path.suffix == ".safetensors":
+        if model.config is not None and Path(model.config).is_dir():
+            folder = Path(model.config)
+            return _from_files(model.id, lambda name: folder / name)
+        return replace(KNOWN[model.config if model.config in KNOWN else family_of_file(path)], assumed=True)
+    cached = _from_cache(model.id, model.revision)
+    if cached is not None:
+        return cached
+    for family, pattern in NAMES:
+        if re.search(pattern, model.id, re.IGNORECASE):
+            return replace(KNOWN[family], assumed=True)
+    raise ModelError(
+        f"plan: model.id: '{model.id}' is not on this machine, and its name does not tell which architecture it is.",
+        "Download it first, or set model.id to the folder that it is in.")
+
+
+def _from_files(name: str, find: Callable[[str], Path]) -> Architecture:
+    """Read the config.json files that ``find`` gives by their names in the repository."""
+    try:
+        unet, vae = (json.loads(find(f"{part}/config.json").read_text()) for part in ("unet", "vae"))
+        text = [find(f"{part}/config.json") for part in ("text_encoder", "text_encoder_2")]
+        return Architecture(name, unet, vae, tuple(json.loads(file.read_text()) for file in text if file.exists()))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"plan: model.id: '{name}' is no model in diffusers format: {one_line(error)}.",
+                         "Set model.id to a folder with unet/config.json and vae/config.json in it.") from error
+
+
+def _from_cache(repository: str, revision: str | None) -> Architecture | None:
+    """A Hub repository whose configurations were downloaded before; asks no server."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    def find(name: str) -> Path:
+        found = try_to_load_from_cache(repository, name, revision=revision)
+        return Path(found) if isinstance(found, str) else Path(name, "is-not-cached")
+
+    try:
+        cached = all(find(f"{part}/config.json").exists() for part in ("unet", "vae"))
+    except HFValidationError:  # neither a name on the Hub nor a folder that exists
+        return None
+    return _from_files(repository, find) if cached else None

@@ -1,0 +1,68 @@
+"""Peak memory of each stage on the device: weights, activations, what autograd saves, optimizer state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ...params.sections import Everything
+    from .costs import Costs
+
+GIB = 2**30
+ADAM = 4 * 4  # bytes for each weight of the adapter: itself, its gradient and AdamW's two moments, fp32
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """What comes on top of tensors: ``base`` bytes of libraries or a GPU's context, and the allocator's ``factor``."""
+
+    base: int
+    factor: float
+
+
+ON_GPU = Overhead(GIB // 2, 1.1)  # an assumption
+ON_CPU = Overhead(int(0.9 * GIB), 1.6)  # what the micro-world's stages were measured to take; see docs/planning.md
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a stage's peak: ``fixed`` whatever the batch, and ``each`` for one more unit of ``knob``, the key of
+    params.yaml that sets the batch (empty where none does)."""
+
+    fixed: int
+    each: int
+    batch: int
+    knob: str
+    overhead: Overhead = ON_GPU
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the batch that is set."""
+        return self.overhead.base + int(self.overhead.factor * (self.fixed + self.batch * self.each))
+
+    def largest(self, limit: int) -> int:
+        """The largest batch whose peak is at most ``limit`` bytes; 0 if none is."""
+        room = (limit - self.overhead.base) / self.overhead.factor - self.fixed
+        return max(0, int(room // self.each)) if self.each else 0
+
+
+def stage_memory(params: Everything, costs: Costs, overhead: Overhead = ON_GPU) -> dict[str, Memory]:
+    """The peak of every stage."""
+    model = costs.unet_weights + costs.other_weights
+    drawing = max(2 * costs.row_working, costs.decode_working)  # an image: two rows, later a picture
+    # A target's two rows and its reference's; stored keys and values take less than the rows that they replace.
+    fusing = max(4 * costs.row_working, costs.decode_working)
+    training = 4 * (costs.trained_row_saved + costs.row_working)  # winner and loser, two rows each
+    scoring = Memory(costs.reward_weights, costs.score_working, params.reward.batch_size, "reward.batch_size")
+    found = {
+        "sample": Memory(model, drawing, params.sample.batch_size, "sample.batch_size"),
+        "score": scoring,
+        "extract": Memory(model + 2 * costs.row_working, 0, 1, ""),
+        "fuse": Memory(model, fusing, params.fuse.batch_size, "fuse.batch_size"),
+        "adopt": scoring,
+        "train": Memory(model + ADAM * costs.adapter_parameters, training, params.train.micro_batch,
+                        "train.micro_batch"),
+        # The reward is loaded beside the model, once the images are there.
+        "evaluate": Memory(model + costs.reward_weights, drawing, params.evaluate.batch_size, "evaluate.batch_size")}
+    return {name: replace(memory, overhead=overhead) for name, memory in found.items()}

@@ -1,0 +1,178 @@
+"""The networks of a run on the meta device, with calls of the shapes that the stages make."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ...errors import RewardError, did_you_mean
+from ...models.builtin import reward_source
+from ...models.lora import add_lora, keep_in_fp32
+
+if TYPE_CHECKING:
+    from ...models.architectures import Architecture, Config
+    from ...params import Lora
+
+Network = Any  # diffusers' and open_clip's classes, whose attributes type checkers do not see
+META = torch.device("meta")
+TOKENS = 77  # of a prompt, where the text encoder's configuration does not say
+
+
+def build_unet(architecture: Architecture, dtype: torch.dtype, lora: Lora | None = None) -> Network:
+    """The U-Net without data, frozen; with ``lora`` its adapter in fp32, as it is trained."""
+    from diffusers import UNet2DConditionModel
+
+    unet = _built(UNet2DConditionModel, architecture.unet, dtype)
+    if lora is not None:
+        add_lora(unet, lora, seed=0)
+        keep_in_fp32(unet)
+    return unet
+
+
+def build_vae(architecture: Architecture, dtype: torch.dtype) -> Network:
+    """The autoencoder without data; SDXL's is kept in fp32, because it overflows in 16 bits."""
+    from diffusers import AutoencoderKL
+
+    vae = _built(AutoencoderKL, architecture.vae, dtype)
+    return vae.float() if len(architecture.text) > 1 and vae.config.force_upcast else vae
+
+
+def _built(kind: Any, config: Config, dtype: torch.dtype) -> Network:
+    with META:
+        network = kind.from_config(config)
+    return torch.nn.Module.to(network, dtype=dtype).eval().requires_grad_(False)  # diffusers' own `to` warns
+
+
+def text_parameters(architecture: Architecture) -> int:
+    """Weights of all text encoders."""
+    import transformers
+
+    total = 0
+    for config in architecture.text:
+        kind = (config.get("architectures") or ["CLIPTextModel"])[0]
+        with META:
+            encoder = getattr(transformers, kind)(transformers.CLIPTextConfig(**config))
+        total += parameters(encoder)
+    return total
+
+
+def build_reward(name: str) -> tuple[Network, int, int]:
+    """The reward's CLIP without data, the height of its pictures, and the width of its embeddings.
+
+    Raises RewardError for a name that open_clip does not know.
+    """
+    import open_clip
+
+    config = _reward_config(reward_source(name))
+    custom = config.get("custom_text") or "hf_model_name" in config["text_cfg"]
+    kind = open_clip.CustomTextCLIP if custom else open_clip.CLIP
+    arguments = {key: value for key, value in config.items() if key != "custom_text"}
+    with META:
+        network = kind(**arguments)
+    size = config["vision_cfg"].get("image_size", 224)
+    return network.eval().requires_grad_(False), max(size) if isinstance(size, list) else size, config["embed_dim"]
+
+
+def _reward_config(source: str) -> Config:
+    import open_clip
+
+    if source.startswith("local-dir:"):
+        file = Path(source.removeprefix("local-dir:"), "open_clip_config.json")
+        try:
+            config: Config = json.loads(file.read_text())["model_cfg"]
+            return config
+        except (OSError, ValueError, KeyError) as error:
+            raise RewardError(f"plan: reward.model: {file} cannot be read: {error}.", "Set reward.model.") from error
+    found: Config | None = open_clip.get_model_config(source)
+    if found is None:
+        raise RewardError(f"plan: reward.model: open_clip knows no architecture '{source}'.",
+                          did_you_mean(source, open_clip.list_models()) or "Set reward.model.")
+    return found
+
+
+def parameters(network: Network) -> int:
+    """Number of weights."""
+    return sum(p.numel() for p in network.parameters())
+
+
+def tokens_of(architecture: Architecture) -> int:
+    """Tokens of a prompt."""
+    return int(architecture.text[0].get("max_position_embeddings", TOKENS)) if architecture.text else TOKENS
+
+
+def unet_call(unet: Network, rows: int, tokens: int, device: torch.device = META) -> Callable[[], Tensor]:
+    """A forward of ``rows`` latents of the model's own size, with SDXL's added conditions where the U-Net has them."""
+    kind, size = {"device": device, "dtype": unet.dtype}, unet.config.sample_size
+    x = torch.zeros(rows, unet.config.in_channels, size, size, **kind)
+    text = torch.zeros(rows, tokens, unet.config.cross_attention_dim, **kind)
+    time = torch.full((rows,), 500, device=device)
+    added: dict[str, Any] = {}
+    if unet.config.addition_embed_type == "text_time":
+        pooled = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
+        added["added_cond_kwargs"] = {
+            "text_embeds": torch.zeros(rows, pooled, **kind), "time_ids": torch.zeros(rows, 6, **kind)}
+
+    def forward() -> Tensor:
+        out: Tensor = unet(x, time, text, **added).sample
+        return out
+
+    return forward
+
+
+def block_call(unet: Network, rows: int, tokens: int, device: torch.device = META) -> Callable[[], Tensor]:
+    """A forward of the U-Net's first block with attention alone, at the size that the model's latents have there."""
+    level, block = first_block(unet)
+    channels, side = unet.config.block_out_channels, unet.config.sample_size >> level
+    kind = {"device": device, "dtype": unet.dtype}
+    x = torch.zeros(rows, channels[max(0, level - 1)], side, side, **kind)
+    time = torch.zeros(rows, unet.time_embedding.linear_2.out_features, **kind)
+    text = torch.zeros(rows, tokens, unet.config.cross_attention_dim, **kind)
+
+    def forward() -> Tensor:
+        out: Tensor = block(x, time, encoder_hidden_states=text)[0]
+        return out
+
+    return forward
+
+
+def first_block(unet: Network) -> tuple[int, Network]:
+    """The first down block with attention, and which one it is."""
+    return next((k, block) for k, block in enumerate(unet.down_blocks) if hasattr(block, "attentions"))
+
+
+def materialise(network: Network, device: torch.device) -> None:
+    """Give a network without data small random weights on the device, in place, laid out as ``load_policy`` does."""
+    network.to_empty(device=device)
+    if device.type == "cpu":
+        network.to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(std=0.02)
+
+
+def decode_call(vae: Network, unet: Network) -> Callable[[], Tensor]:
+    """Decoding of one latent."""
+    size = unet.config.sample_size
+    latent = torch.zeros(1, unet.config.in_channels, size, size, device=META, dtype=vae.dtype)
+
+    def decode() -> Tensor:
+        out: Tensor = vae.decode(latent).sample
+        return out
+
+    return decode
+
+
+def reward_call(clip: Network, size: int) -> Callable[[], Tensor]:
+    """The embedding of one picture."""
+    picture = torch.zeros(1, 3, size, size, device=META)
+
+    def embed() -> Tensor:
+        out: Tensor = clip.encode_image(picture)
+        return out
+
+    return embed

@@ -1,0 +1,97 @@
+"""How fast this very device is at this very U-Net: a few timed passes with random weights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ...errors import ModelError
+from . import counting, networks
+from .devices import Device, found_device
+
+if TYPE_CHECKING:
+    from ...params.sections import Everything
+    from .costs import Costs
+
+LONG = 1e12  # FLOPs of a pass: one that is longer takes many seconds on a CPU, and a block stands for the U-Net
+SECONDS = 1.0  # of timed passes
+Call = Callable[[], Tensor]
+
+
+def measured_device(params: Everything, costs: Costs, device: torch.device, dtype: torch.dtype) -> Device:
+    """The device with its FLOP/s in this model's forward and training passes, at the parameters' batch sizes.
+
+    Where a pass of the whole U-Net would not fit or take long, its first block with attention is timed instead.
+    """
+    name, memory = found_device(device)
+    rows = _rows(2 * params.sample.batch_size, costs.row_flops, costs.row_working, costs, device)
+    trained = _rows(4 * params.train.micro_batch, costs.trained_row_flops, costs.trained_row_saved, costs, device)
+    plain, adapted = (networks.build_unet(costs.architecture, dtype, lora) for lora in (None, params.lora))
+    tokens = networks.tokens_of(costs.architecture)
+    forward = _rate(plain, rows, tokens, device, train=False)
+    training = _rate(adapted, trained, tokens, device, train=True)
+    what = (f"the U-Net with random weights, {rows} rows forward, {trained} rows trained" if rows and trained
+            else "the U-Net's first block with attention, random weights")
+    return Device(name, memory, forward, training, f"measured here: {what}")
+
+
+def _rows(wanted: int, flops: int, bytes_each: int, costs: Costs, device: torch.device) -> int:
+    """Rows of a timed pass; 0 where not the whole U-Net is timed."""
+    if device.type == "cuda":
+        room = torch.cuda.mem_get_info(device)[0] // 2 - costs.unet_weights
+        return max(0, min(wanted, room // bytes_each))
+    return wanted if wanted * flops < LONG else 0
+
+
+def _rate(unet: networks.Network, rows: int, tokens: int, device: torch.device, *, train: bool) -> float:
+    """FLOP/s of passes of the U-Net, or with ``rows`` 0 of one row through its first block with attention."""
+    part, call = (unet, networks.unet_call) if rows else (networks.first_block(unet)[1], networks.block_call)
+    on_meta = call(unet, max(1, rows), tokens)
+    flops = counting.training_flops(on_meta) if train else counting.forward_flops(on_meta)
+    networks.materialise(part, device)
+    run = call(unet, max(1, rows), tokens, device)
+    return flops / _seconds(_trained(run) if train else torch.no_grad()(run), device)
+
+
+def _trained(run: Call) -> Call:
+    """A forward pass and the way back to the adapter."""
+
+    def both() -> Tensor:
+        out = run()
+        out.backward(torch.ones_like(out))
+        return out
+
+    return both
+
+
+def _seconds(run: Call, device: torch.device) -> float:
+    """Seconds of one call: the mean over about a second, after one call that warms up."""
+
+    def passed(count: int) -> float:
+        start = time.perf_counter()
+        for _ in range(count):
+            run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    passed(1)
+    count = max(1, int(SECONDS / passed(1)))
+    return passed(count) / count
+
+
+def here(wanted: str, named: str) -> torch.device:
+    """The device that the parameters choose, or the kind of a named one. Raises ModelError for a GPU that is absent."""
+    from ...runtime.device import pick_device
+
+    if named:
+        return torch.device("cuda")
+    device = pick_device(wanted)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"plan: model.device: is {wanted}, and there is no GPU here.",
+                         "Plan for another machine with 'dfusion plan --device rtx4090', or set model.device to auto.")
+    return device

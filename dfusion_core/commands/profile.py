@@ -1,0 +1,183 @@
+"""`dfusion profile`: complete parameter files for the models that the method is known to be of use for."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import typer
+
+from ..runtime.entry import guarded
+
+FOLDER = Path(__file__).parents[1] / "params" / "profiles"
+PARAMS = Path("params.yaml")
+TEMPLATES = ("behaviour", "attribute", "relation")  # of the paper: Tables 4, 5 and 6
+
+PROFILES = {  # in the order in which they are listed
+    "micro": "the built-in micro-world: two rounds in minutes on two CPU cores",
+    "sd15": "Stable Diffusion 1.5 at the paper's size, 24 GB",
+    "sd21": "the paper's experiment: Stable Diffusion 2.1-base, 40 rounds of 640 images, 40 GB or more",
+    "sd21-24gb": "the same on a 24 GB card, as in the paper",
+    "sdxl": "Stable Diffusion XL at 1024 pixels, 48 GB or more",
+}
+
+
+class Chosen(NamedTuple):
+    """A profile's text with the model and the prompts that the user chose."""
+
+    text: str
+    model: str
+    prompts: str
+
+
+@guarded
+def profile(
+    name: Annotated[str, typer.Argument(help="One of those that 'dfusion profile' lists.")] = "",
+    model: Annotated[str, typer.Option(
+        help="model.id: a name on the Hub, a folder, or a .safetensors file.")] = "",
+    prompts: Annotated[str, typer.Option(
+        help="The paper's prompts (behaviour, attribute or relation), or a prompt file.")] = "",
+    force: Annotated[bool, typer.Option(
+        "--force", help="Replace a params.yaml that was changed by hand; it is kept as params.yaml.bak.")] = False,
+) -> None:
+    """Write a ready params.yaml, and print the commands that come next. Without NAME: list the profiles."""
+    if not name:
+        for known, about in PROFILES.items():
+            print(f"{known:<10} {about}")
+        return
+    chosen = fill(name, model, prompts)
+    for line in write(chosen, force):
+        print(line)
+    print(f"params.yaml: the profile {name}; model {chosen.model}, prompts {chosen.prompts}.")
+    print(next_commands(name, chosen))
+
+
+def fill(name: str, model: str = "", prompts: str = "") -> Chosen:
+    """The profile with model.id and prompts.file as chosen; an empty text leaves what the profile says.
+
+    Raises typer.BadParameter for an unknown name, PromptsError for a prompt file that cannot be used.
+    """
+    from ..prompts.reading import load_prompts
+
+    text = shipped(name)
+    if model:
+        text = set_key(text, "model", "id", model)
+    if prompts:
+        file = prompt_file(name, prompts)
+        load_prompts(file)
+        text = set_key(text, "prompts", "file", file)
+    return Chosen(text, get_key(text, "model", "id"), get_key(text, "prompts", "file"))
+
+
+def shipped(name: str) -> str:
+    """A profile as it is in the package. Raises typer.BadParameter with the closest name."""
+    from ..errors import did_you_mean
+
+    if name not in PROFILES:
+        hint = did_you_mean(name, PROFILES)
+        raise typer.BadParameter(f"there is no profile '{name}', only {', '.join(PROFILES)}. {hint}".rstrip())
+    return (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def prompt_file(name: str, prompts: str) -> str:
+    """The file of a template of the paper (for ``micro`` its likeness in the micro-world), else the file itself."""
+    world = "micro" if name == "micro" else "paper"
+    return f"dfusion_core/prompts/{world}_{prompts}.yaml" if prompts in TEMPLATES else prompts
+
+
+def write(chosen: Chosen, force: bool) -> list[str]:
+    """Write params.yaml atomically; returns what happened to the old one. Raises ParamsError rather than lose it."""
+    from ..errors import ParamsError
+    from ..store.atomic import write_bytes, write_text
+
+    said = []
+    if PARAMS.exists() and not is_shipped(PARAMS.read_bytes().decode(errors="replace")):
+        if not force:
+            raise ParamsError(
+                f"profile: {PARAMS} was changed by hand: it differs from every profile.",
+                "Keep it under another name, or run this command again with --force: it is then kept as "
+                f"{backup_name()}.")
+        backup = backup_name()
+        write_bytes(backup, PARAMS.read_bytes())
+        said = [f"{backup}: what {PARAMS} was before."]
+    write_text(PARAMS, chosen.text)
+    return said
+
+
+def backup_name() -> Path:
+    """params.yaml.bak, or with a number behind it where that is taken."""
+    names = (Path(f"{PARAMS}.bak{number or ''}") for number in range(1000))
+    return next(name for name in names if not name.exists())
+
+
+def is_shipped(text: str) -> bool:
+    """Whether a file is what this command writes: a profile, whatever its model and prompts."""
+    try:
+        model, prompts = get_key(text, "model", "id"), get_key(text, "prompts", "file")
+    except ValueError:
+        return False
+    return any(set_key(set_key(shipped(name), "model", "id", model), "prompts", "file", prompts) == text
+               for name in PROFILES)
+
+
+def set_key(text: str, section: str, key: str, value: str) -> str:
+    """The text of a parameter file with another value of ``section.key``; the comment behind it stays."""
+    line = _line(text, section, key)
+    said = f"{line[1]}{value if _is_plain(value) else json.dumps(value)}"
+    return text[:line.start()] + (f"{said:<23}  {line[3]}" if line[3] else said) + text[line.end():]
+
+
+def _is_plain(value: str) -> bool:
+    """Whether YAML reads the value as this very text without quotes: `true` and `1e4` it does not."""
+    import yaml
+
+    from ..params.strict_yaml import StrictLoader
+
+    try:
+        return not re.search(r"[\s#\"]", value) and bool(StrictLoader(value).get_single_data() == value)
+    except yaml.YAMLError:
+        return False
+
+
+def get_key(text: str, section: str, key: str) -> str:
+    """The value of ``section.key``, a text. Raises ValueError if there is none."""
+    found = _line(text, section, key)[2].strip()
+    return str(json.loads(found)) if found.startswith('"') else found
+
+
+def _line(text: str, section: str, key: str) -> re.Match[str]:
+    """The line of ``section.key`` in three parts: up to the value, the value, the comment. Raises ValueError."""
+    begin = re.search(rf"^{section}:\n", text, re.MULTILINE)
+    value = r"\"(?:[^\"\\]|\\.)*\"|[^\s#\"]+"
+    line = re.compile(rf"^(  {key}: )({value})[ ]*(#.*)?$", re.MULTILINE)
+    found = line.search(text, begin.end()) if begin else None
+    if found is None:
+        raise ValueError(f"there is no {section}.{key}")
+    return found
+
+
+def next_commands(name: str, chosen: Chosen) -> str:
+    """The commands of the experiment, in order, each with what it does."""
+    from ..params.sections import UNCHOSEN
+
+    choose = [(f"dfusion profile {name} --model ID_OR_FOLDER", "choose the model: a copy on the Hub, a folder, a file")]
+    paper = [
+        ("dvc exp run -S algo=ddpo", "D-Fusion with DDPO (Eq. 8) instead of DPO"),
+        ("dvc exp run -S algo=dpok", "D-Fusion with DPOK (Eq. 9)"),
+        ("dvc exp run -S pairs=naive", "the paper's baseline: DPO on the references themselves"),
+        ("dvc exp run -S algo=ddpo -S pairs=naive", "DDPO alone"),
+        ("dvc exp run -S algo=dpok -S pairs=naive", "DPOK alone"),
+        ("dvc exp run -S pairs=inversion", "the paper's ablation: trajectories by DDIM inversion"),
+        *((f"dvc exp run -S prompts.file={prompt_file(name, other)}", f"the prompts of template {number}")
+          for number, other in enumerate(TEMPLATES, 1) if prompt_file(name, other) != chosen.prompts),
+        ("dvc exp show", "all of them in one table")]
+    commands = [
+        *(choose if chosen.model == UNCHOSEN else []),
+        ("dfusion doctor", "check this machine and the model"),
+        ("dfusion plan", "images, updates, hours, memory and disk, before anything runs"),
+        ("dvc repro", "the run: D-Fusion with DPO (Eq. 6)"),
+        ("dfusion report", "the whole run on one page"), *paper]
+    width = max(len(command) for command, _ in commands)
+    return "Next:\n" + "\n".join(f"  {command:<{width}}  # {about}" for command, about in commands)

@@ -1,0 +1,118 @@
+"""From a study's rows to its tables: mean gains over the base model, and differences from the baseline, with intervals.
+
+The unit that is repeated is a training (a seed), and each has its prompts: intervals are percentile bootstraps over
+both, seeds and prompts drawn anew and crossed. A seed's images are the same for every method, so differences are
+paired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ...evaluation.results import MEASURES, SPLITS
+from .grid import Study, StudyError
+
+RESAMPLES = 4_000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def bootstrap(groups: list[NDArray[np.float64]], seed: int = 0) -> NDArray[np.float64]:
+    """Means (RESAMPLES,) over groups of (repetition, prompt) values, both axes drawn anew in each group.
+
+    The same ``seed`` and shapes draw the same rows, so that two methods can be held against each other draw by draw.
+    """
+    random = np.random.default_rng(seed)
+    total = np.zeros(RESAMPLES)
+    for values in groups:
+        rows = random.integers(0, values.shape[0], (RESAMPLES, values.shape[0]))
+        columns = random.integers(0, values.shape[1], (RESAMPLES, values.shape[1]))
+        total += values[rows[:, :, None], columns[:, None, :]].mean(axis=(1, 2))
+    return total / len(groups)
+
+
+def estimate(draws: NDArray[np.float64], groups: list[NDArray[np.float64]]) -> Estimate:
+    """The mean of the groups' means, and the interval of the draws."""
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return Estimate(float(np.mean([values.mean() for values in groups])), float(low), float(high))
+
+
+def last_round(prompts: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each cell's last round."""
+    return prompts[prompts["round"] == prompts.groupby("cell")["round"].transform("last")]
+
+
+def gains(prompts: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """One row per method, group, split and measure: gain over the base, and the difference from the baseline.
+
+    A group is a level of the factors between the first (the repetition) and the last (the method); "all" is their mean.
+    A method's seeds are those that it shares with the baseline. Raises StudyError without a finished pair of cells.
+    """
+    repeat, *between = study.factors[:-1]
+    rows = []
+    final = last_round(prompts).assign(group=lambda t: t[between].agg("-".join, axis=1) if between else "all")
+    names = list(final.group.unique())
+    groups = {name: [name] for name in names} | ({"all": names} if len(names) > 1 else {})
+    for split in SPLITS:
+        for measure in MEASURES:
+            column = f"{measure}_gain"
+            if column not in final or not (final.split == split).any():
+                continue
+            wide = final[final.split == split].pivot_table(
+                index=["group", repeat, study.compared], columns="prompt", values=column)
+            for method in final[study.compared].unique():
+                for label, chosen in groups.items():
+                    found = _compared(wide, chosen, method, study)
+                    if found:
+                        rows.append({"method": method, "group": label, "split": split, "measure": measure} | found)
+    if not rows:
+        raise StudyError(f"{study.name}: no cell of the baseline '{study.baseline}' is finished yet.",
+                         "Run 'dfusion study run' first.")
+    return pd.DataFrame(rows)
+
+
+def _compared(wide: pd.DataFrame, chosen: list[str], method: str, study: Study) -> dict[str, float]:
+    """Gain of the method, and its difference from the baseline, over the chosen groups; {} if a group has none."""
+    ours, theirs = [], []
+    for group in chosen:
+        here = wide[wide.index.get_level_values(0) == group].droplevel(0).dropna(axis=1)
+        seeds = [seed for seed in here.index.get_level_values(0).unique()
+                 if (seed, method) in here.index and (seed, study.baseline) in here.index]
+        if not seeds:
+            return {}
+        ours.append(here.loc[[(seed, method) for seed in seeds]].to_numpy())
+        theirs.append(here.loc[[(seed, study.baseline) for seed in seeds]].to_numpy())
+    draws, others = bootstrap(ours), bootstrap(theirs)
+    gain = estimate(draws, ours)
+    difference = estimate(draws - others, [a - b for a, b in zip(ours, theirs, strict=True)])
+    return {"seeds": min(len(values) for values in ours), "gain": gain.mean, "gain_low": gain.low,
+            "gain_high": gain.high, "difference": difference.mean, "difference_low": difference.low,
+            "difference_high": difference.high}
+
+
+def shown(row: Mapping[Any, Any], name: str) -> str:
+    """An estimate of a row of ``gains`` with its interval."""
+    return f"{row[name]:+.4f} [{row[f'{name}_low']:+.4f}, {row[f'{name}_high']:+.4f}]"
+
+
+def means(prompts: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """Table 1 of the paper: mean of each measure per method and group, with the base model as the first row."""
+    _, *between = study.factors[:-1]
+    final = last_round(prompts)
+    base = prompts[prompts["round"] == "init"].assign(**{study.compared: "base"})
+    measures = [name for name in MEASURES if name in prompts]
+    table = pd.concat([base, final]).groupby([study.compared, *between, "split"], sort=False)[measures].mean()
+    return table.round(4).reset_index()

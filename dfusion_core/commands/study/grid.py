@@ -1,0 +1,171 @@
+"""The file of a study: factors with levels, each level a set of parameters; every combination is a cell.
+
+    common: {evaluate.images_per_prompt: 12}         # in every cell, on top of params.yaml
+    factors:                                         # the first varies slowest
+      seed: {"0": {seed: 0}, "1": {seed: 1}}
+      method:
+        naive: {algo: dpo, pairs: naive}
+        dfusion: {algo: dpo, pairs: dfusion}
+    baseline: naive                                  # the level of the last factor that the others are held against
+
+Keys are those of params.yaml; "~rounds.r01" takes one away and "+rounds.r02.prev" adds one, as in `dvc exp run -S`.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import math
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import DFusionError, ParamsError, did_you_mean, short
+from ...params.loading import load_everything
+from ...params.strict_yaml import read_yaml
+
+KEYS = ("common", "factors", "baseline")
+LEVEL = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")  # it becomes a part of an experiment's name
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # its first part
+MOST_CELLS = 1_000
+
+
+class StudyError(DFusionError):
+    """The file of a study is missing or not valid, or the study has no results yet."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One experiment: its level of each factor, and the parameters that differ from params.yaml."""
+
+    levels: dict[str, str]
+    changes: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Its levels, joined by hyphens."""
+        return "-".join(self.levels.values())
+
+    @property
+    def group(self) -> str:
+        """Its levels but the last, joined by hyphens: cells that differ in nothing but what is compared."""
+        return "-".join([*self.levels.values()][:-1]) or "all"
+
+    @property
+    def overrides(self) -> list[str]:
+        """The changes as arguments of `dvc exp run -S`."""
+        return [key if key.startswith("~") else f"{key}={json.dumps(value)}" for key, value in self.changes.items()]
+
+    def params(self, original: dict[str, Any]) -> str:
+        """The text of its params.yaml (JSON, which is YAML too), from that of the workspace. Raises ParamsError."""
+        content = copy.deepcopy(original)
+        for key, value in self.changes.items():
+            _change(content, key, copy.deepcopy(value))
+        return json.dumps(content, indent=1) + "\n"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study's name (that of its file), its cells in the order they run, and what is compared with what."""
+
+    name: str
+    cells: list[Cell]
+    factors: list[str]
+    baseline: str
+
+    @property
+    def compared(self) -> str:
+        """The last factor: its levels are compared with one another, within each combination of the others."""
+        return self.factors[-1]
+
+
+def load_study(file: Path, params: Path = Path("params.yaml")) -> Study:
+    """The study of the file, with every cell's parameters checked. Raises StudyError or ParamsError."""
+    load_everything(params)  # what the cells change has to be valid itself
+    data = _read(file)
+    factors: dict[str, dict[str, Any]] = data["factors"]
+    cells = []
+    for chosen in itertools.product(*(levels.items() for levels in factors.values())):
+        levels = dict(zip(factors, (name for name, _ in chosen), strict=True))
+        changes = dict(data["common"])
+        for _, some in chosen:
+            changes |= some
+        cells.append(Cell(levels, changes))
+    _check(file, cells, params)
+    last = list(factors)[-1]
+    baseline = str(data.get("baseline", next(iter(factors[last]))))
+    if baseline not in factors[last]:
+        raise StudyError(f"{file.name}: baseline: the factor '{last}' has no level '{short(baseline)}'.",
+                         did_you_mean(baseline, factors[last]))
+    return Study(file.stem, cells, list(factors), baseline)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """The file with every level's changes as a mapping. Raises StudyError."""
+    if not NAME.fullmatch(file.stem):
+        raise StudyError(f"{file}: the name of a study's file is that of its experiments: letters, digits, '_', '-'.")
+    try:
+        data = read_yaml(file)
+    except (OSError, ValueError) as error:
+        raise StudyError(f"{file}: {error}.", "A study is described in docs/studies.md.") from None
+    if not isinstance(data, dict) or not isinstance(data.get("factors"), dict) or not data["factors"]:
+        raise StudyError(f"{file.name}: factors: a study needs at least one factor with its levels.")
+    for key in data:
+        if key not in KEYS:
+            raise StudyError(f"{file.name}: {short(str(key))}: there is no such key.", did_you_mean(str(key), KEYS))
+    data["common"] = _changes(f"{file.name}: common", data.get("common"))
+    data["factors"] = {str(factor): _levels(f"{file.name}: factors.{short(str(factor))}", levels)
+                       for factor, levels in data["factors"].items()}
+    cells = math.prod(map(len, data["factors"].values()))
+    if cells > MOST_CELLS:
+        raise StudyError(f"{file.name}: factors: {cells} combinations; a study has at most {MOST_CELLS}.")
+    return data
+
+
+def _levels(where: str, levels: Any) -> dict[str, dict[str, Any]]:
+    if not isinstance(levels, dict) or not levels:
+        raise StudyError(f"{where}: must be levels with parameters, as 'naive: {{...}}'.")
+    for level in levels:
+        if not LEVEL.fullmatch(str(level)):
+            raise StudyError(f"{where}: '{short(str(level))}' must be of a-z, 0-9 and single '_'.")
+    return {str(level): _changes(f"{where}.{level}", changes) for level, changes in levels.items()}
+
+
+def _changes(where: str, changes: Any) -> dict[str, Any]:
+    """Parameters, none where nothing is said."""
+    if changes is not None and not (isinstance(changes, dict) and all(isinstance(key, str) for key in changes)):
+        raise StudyError(f"{where}: must be parameters (got {short(repr(changes))}).")
+    return changes or {}
+
+
+def _check(file: Path, cells: list[Cell], params: Path) -> None:
+    """Validate params.yaml with each cell's changes, as its stages will. Raises StudyError naming the cell."""
+    original = read_yaml(params) or {}
+    with tempfile.TemporaryDirectory() as folder:
+        changed = Path(folder, "params.yaml")
+        for cell in cells:
+            try:
+                changed.write_text(cell.params(original), encoding="utf-8")
+                load_everything(changed)
+            except ParamsError as error:
+                raise StudyError(f"{file.name}: {cell.name}: {error}") from None
+
+
+def _change(content: dict[str, Any], key: str, value: Any) -> None:
+    """One change in place: set an existing key, add with "+", take away with "~"."""
+    *parents, last = key.lstrip("+~").split(".")
+    for parent in parents:
+        if key.startswith("+"):
+            content.setdefault(parent, {})
+        if not isinstance(content.get(parent), dict):
+            raise ParamsError(f"{short(key)}: params.yaml has no '{short(parent)}'.", did_you_mean(parent, content))
+        content = content[parent]
+    if not key.startswith("+") and last not in content:
+        raise ParamsError(f"{short(key)}: params.yaml has no such key.", did_you_mean(last, content))
+    if key.startswith("~"):
+        del content[last]
+    else:
+        content[last] = value

@@ -1,0 +1,110 @@
+"""Running a study's cells one after the other, and keeping what the comparison needs."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ...errors import short
+from ...evaluation.results import WATCHED
+from ...params.rounds import INIT
+from ...store.atomic import write_text
+from ...store.lock import Lock
+from ...store.paths import output, pairs_result
+from .direct import forget, run_here
+from .grid import Cell, Study, StudyError
+from .outputs import Outputs
+
+CELLS, PROMPTS = "cells.csv", "prompts.csv"
+
+
+def run_study(study: Study, out: Path, only: str = "", direct: bool = False) -> None:
+    """Run every cell that has no row in ``out``/cells.csv yet, and of these only those whose name the regular
+    expression ``only`` finds.
+
+    Each is `dvc exp run --temp`: the workspace stays as it is, and stages that another cell has run already come from
+    DVC's cache. ``direct``: without DVC, all stages in this process. After each cell its rows are in cells.csv and
+    prompts.csv, so an interrupted study goes on where it was. Raises StudyError if an experiment fails.
+    """
+    try:
+        chosen = re.compile(only)
+    except re.error as error:
+        raise StudyError(f"--only {short(only)}: is no regular expression: {error}.") from error
+    known = set(read_rows(out / CELLS, study.factors).cell)
+    wanted = [cell for cell in study.cells if cell.name not in known and chosen.search(cell.name)]
+    print(f"{study.name}: {len(study.cells)} cells, {len(known)} done, {len(wanted)} to run.", flush=True)
+    for number, cell in enumerate(wanted):
+        print(f"[{number + 1} of {len(wanted)}] {cell.name}: {' '.join(cell.overrides)}", flush=True)
+        started = time.monotonic()
+        found = run_here(study.name, cell) if direct else _experiment(f"{study.name}-{cell.name}", cell)
+        _keep(out, cell, found, time.monotonic() - started)
+        if direct and not any(other.group == cell.group for other in wanted[number + 1:]):
+            forget(study.name, cell)
+
+
+def _experiment(name: str, cell: Cell) -> Outputs:
+    from dvc.api import DVCFileSystem
+
+    command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--force", "--name", name]
+    command += [part for change in cell.overrides for part in ("--set-param", change)]
+    found = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if found.returncode:
+        print(found.stdout, file=sys.stderr)
+        raise StudyError(f"the experiment {name} failed with exit code {found.returncode}; its output is above.",
+                         "Run the same command again to go on from it.")
+    files = DVCFileSystem(rev=name)
+    rounds = sorted(Path(path).stem for path in files.ls("results/rounds", detail=False))
+    return Outputs([name for name in rounds if name != INIT], lambda path: str(files.read_text(str(path))))
+
+
+def _keep(out: Path, cell: Cell, found: Outputs, seconds: float) -> None:
+    """Add the cell's rows: figures of its pairs, and per round, split and prompt the means beside the base's."""
+    base = _images(found, INIT)
+    prompts = [_by_prompt(base, base, INIT)] + [
+        _by_prompt(_images(found, name), base, name) for name in found.rounds]
+    row: dict[str, Any] = {
+        "cell": cell.name, **cell.levels, "rounds": len(found.rounds),
+        "images_per_round": len(found.table(output("sample", found.rounds[0]) / "images.csv")),
+        "seconds": round(seconds)}
+    row |= json.loads(found.read(pairs_result(found.rounds[-1])))
+    labels = {"cell": cell.name, **cell.levels}
+    lock = Lock(out / ".lock", "the results of this study", wait=True)  # other clones may write there as well
+    try:
+        _append(out / PROMPTS, pd.concat([table.assign(**labels) for table in prompts]), list(cell.levels))
+        _append(out / CELLS, pd.DataFrame([row]), list(cell.levels))
+    finally:
+        lock.release()
+
+
+def _images(found: Outputs, round: str) -> pd.DataFrame:
+    return found.table(output("evaluate", round) / "images.csv")
+
+
+def _by_prompt(images: pd.DataFrame, base: pd.DataFrame, round: str) -> pd.DataFrame:
+    """One row a prompt: images, mean of each measure, and its mean gain over the base on the same seeds."""
+    measures = [name for name in WATCHED if name in images]
+    gains = images[measures] - base[measures].to_numpy()
+    table = images.assign(**{f"{name}_gain": gains[name] for name in measures})
+    groups = table.groupby(["split", "prompt"], sort=False)
+    means = groups[[*measures, *(f"{name}_gain" for name in measures)]].mean().round(6)
+    return means.assign(images=groups.size()).reset_index().assign(round=round)
+
+
+def read_rows(file: Path, factors: list[str]) -> pd.DataFrame:
+    """The table, with levels as text (a seed's name is no number); empty if there is none yet."""
+    return pd.read_csv(file, dtype=dict.fromkeys(factors, str)) if file.exists() else pd.DataFrame({"cell": []})
+
+
+def _append(file: Path, rows: pd.DataFrame, factors: list[str]) -> None:
+    """Add a cell's rows; those that an interrupted run left of it are replaced."""
+    before = read_rows(file, factors)
+    before = before[~before.cell.isin(rows.cell)]
+    rows = rows[["cell", *factors, *(name for name in rows if name not in ("cell", *factors))]]
+    write_text(file, pd.concat([before, rows] if len(before) else [rows], ignore_index=True).to_csv(index=False))

@@ -1,0 +1,67 @@
+"""The sheet to judge thresholds by: for each item the pictures, its map over them, and what the mask takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...adoption.figures import enlarged
+from ...store.atomic import write_bytes
+from ..study.sheets import TILE, Column, sheet
+from .measuring import Measured, Proposal
+
+SHOWN = 4  # images of a prompt
+OUTSIDE = 0.2  # brightness of what no step's mask takes
+Pixels = NDArray[np.uint8]  # (image, row, column, 3)
+
+
+def draw_thresholds(found: Sequence[tuple[Measured, Sequence[Proposal]]], file: Path) -> None:
+    """Write the sheet as PNG: a row per prompt and item, three tiles per image.
+
+    The map is the mean over the fused steps. In the third tile the picture is as bright as the share of fused steps
+    whose mask holds there.
+    """
+    labels: list[str] = []
+    rows: list[list[Pixels]] = []  # per row: pictures, maps and masks of its images
+    for measured, proposals in found:
+        pictures = np.stack([_fitted(picture) for picture in measured.pictures[:SHOWN]])
+        for index, proposal in enumerate(proposals):
+            maps = measured.maps[:SHOWN, :, index]
+            labels.append(f"{measured.prompt.text}: {proposal.item} >= {proposal.threshold}")
+            rows.append([pictures, _with_heat(pictures, maps), _masked(pictures, maps >= proposal.threshold)])
+    columns = [Column(title, np.stack([row[kind][image] for row in rows])) for image in range(len(rows[0][0]))
+               for kind, title in enumerate((f"image {image + 1}", "map", "mask"))]
+    buffer = BytesIO()
+    sheet(columns, labels, per_line=len(columns)).save(buffer, "PNG")
+    write_bytes(file, buffer.getvalue())
+
+
+def _fitted(picture: Pixels) -> Pixels:
+    """A picture at the size of a tile; a small one is enlarged without smoothing."""
+    from PIL import Image
+
+    how = Image.Resampling.NEAREST if max(picture.shape) < TILE else Image.Resampling.LANCZOS
+    return np.asarray(Image.fromarray(picture).resize((TILE, TILE), how))
+
+
+def _with_heat(pictures: Pixels, maps: NDArray[np.float32]) -> Pixels:
+    """Maps (image, step, y, x) as heat over the pictures in grey, all on one scale: black is 0, white the largest."""
+    mean = maps.mean(axis=1)
+    heat = enlarged(mean / max(float(mean.max()), 1e-12), pictures.shape[1:3])[..., None]
+    colours = (heat * 3 - np.arange(3)).clip(0, 1) * 255  # first red, then green, then blue: black, red, yellow, white
+    grey = pictures.mean(axis=-1, keepdims=True)
+    return _bytes(0.4 * grey + 0.6 * colours)
+
+
+def _masked(pictures: Pixels, masks: NDArray[np.bool_]) -> Pixels:
+    share = enlarged(masks.mean(axis=1), pictures.shape[1:3])[..., None]
+    return _bytes(pictures * (OUTSIDE + (1 - OUTSIDE) * share))
+
+
+def _bytes(values: NDArray[np.floating]) -> Pixels:
+    found: Pixels = np.rint(values).astype(np.uint8)
+    return found

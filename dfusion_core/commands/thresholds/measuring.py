@@ -1,0 +1,99 @@
+"""A few images of each prompt with the maps of its items, and the thresholds that these suggest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...attention.masks import item_tokens
+from ...diffusion.denoise import denoise
+from ...diffusion.noise import image_seed, trajectory_noises
+from ...models.policy import Policy, load_policy
+from ...params import Params
+from ...prompts.reading import Prompt
+from .otsu import otsu
+
+SEEDS = "thresholds"  # in the place of a round: images that no round samples
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Images of one prompt: ``pictures`` (image, row, column, 3) and the items' maps A_t^cross of Eq. 4 at the steps
+    that are fused, ``maps`` (image, step, item, y, x)."""
+
+    prompt: Prompt
+    pictures: NDArray[np.uint8]
+    maps: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What the maps of one item suggest. All thresholds are attention probabilities.
+
+    ``separability``: 0 to 1, how clearly the map's values fall into two groups. ``relative``:
+    extract.relative_threshold times the mean of the maps. ``covered``: per image the share of positions and steps that
+    the mask takes at ``threshold``.
+    """
+
+    item: str
+    threshold: float
+    separability: float
+    relative: float
+    covered: tuple[float, ...]
+
+
+def measure(params: Params, prompts: Sequence[Prompt], images: int, adapter: Path | None) -> Iterator[Measured]:
+    """Sample ``images`` images of each prompt with the model of ``params``, prompt by prompt.
+
+    Needs the sections model, sample, fuse and seed. Raises ItemNotFound and BadNumber.
+    """
+    policy = load_policy(params.model, params.sample, adapter)
+    empty = policy.embed([""])
+    tokens = [[item_tokens(policy.tokenizer, prompt.text, item) for item in prompt.items] for prompt in prompts]
+    for index, prompt in enumerate(prompts):
+        seeds = [image_seed(params.seed, SEEDS, index, n) for n in range(images)]
+        yield _sampled(policy, params, prompt, seeds, tokens[index], empty)
+
+
+def _sampled(
+    policy: Policy, params: Params, prompt: Prompt, seeds: Sequence[int], tokens: list[tuple[int, ...]], empty: Any
+) -> Measured:
+    steps = params.sample.num_steps
+    fused = slice(steps - params.fuse.first_step, steps - params.fuse.last_step + 1)
+    pictures, maps = [], []
+    for start in range(0, len(seeds), params.sample.batch_size):
+        part = seeds[start:start + params.sample.batch_size]
+        text = policy.embed([prompt.text] * len(part))
+        found = denoise(
+            policy, *trajectory_noises(part, policy.latent_shape, steps), text, empty,
+            [f"'{prompt.text}', seed {seed}" for seed in part], [tokens] * len(part), params.sample.maps)
+        assert found.cross_map is not None
+        pictures.append(policy.decode(found.x[:, -1]).numpy())
+        maps.append(found.cross_map[:, fused].float().numpy())
+    return Measured(prompt, np.concatenate(pictures), np.concatenate(maps))
+
+
+def proposals(measured: Measured, relative_threshold: float) -> list[Proposal]:
+    """A threshold for each item of the prompt, with three significant digits.
+
+    The values are those that Eq. 4 compares with thr_o: every position of every image at every fused step.
+    """
+    found = []
+    for index, item in enumerate(measured.prompt.items):
+        maps = measured.maps[:, :, index]
+        exact, separability = otsu(maps)
+        threshold = rounded(exact)
+        covered = (maps >= threshold).mean(axis=(1, 2, 3))
+        found.append(Proposal(item, threshold, separability, rounded(relative_threshold * float(maps.mean())),
+                              tuple(map(float, covered))))
+    return found
+
+
+def rounded(value: float) -> float:
+    """With three significant digits: the paper's own thresholds have one or two."""
+    return float(f"{value:.3g}")

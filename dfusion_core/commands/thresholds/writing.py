@@ -1,0 +1,106 @@
+"""Thresholds written into a prompt file: only the places that change are edited, all else stays as it is.
+
+YAML's own parser says where each value begins and ends in the text. So comments, order and layout are kept, and after
+the edit the file is read again and must say what was meant.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import yaml
+
+from ...errors import PromptsError
+from ...params.strict_yaml import StrictLoader
+from ...prompts.reading import PromptFile, checked_prompts
+from ...store.atomic import write_bytes
+
+Thresholds = Sequence[tuple[float, ...]]
+Edit = tuple[int, int, str]  # from, to, what comes there
+
+
+def write_thresholds(file: Path, thresholds: Thresholds) -> None:
+    """Give the first training prompts of ``file`` these thresholds, one tuple a prompt. Raises PromptsError."""
+    write_bytes(file, with_thresholds(file, thresholds).encode())
+
+
+def with_thresholds(file: Path, thresholds: Thresholds) -> str:
+    """The text of ``file`` with these thresholds.
+
+    Raises PromptsError where editing would not give that: values that are shared through YAML anchors.
+    """
+    text = file.read_bytes().decode()
+    before = checked_prompts(StrictLoader(text).get_single_data(), file.name)
+    edits = [edit for node, values in zip(_entries(text), thresholds, strict=False)
+             for edit in _edits(text, node, values)]
+    for start, end, new in sorted(edits, reverse=True):
+        text = text[:start] + new + text[end:]
+    if not _says(text, before, thresholds):
+        raise PromptsError(
+            f"thresholds: {file} cannot be edited in its place: it shares values through YAML anchors, or its layout "
+            "is unusual.", "Run it without --write and copy the thresholds of the table.")
+    return text
+
+
+def _says(text: str, before: PromptFile, thresholds: Thresholds) -> bool:
+    """Whether the text holds the prompts of before with these thresholds."""
+    count = len(thresholds)
+    changed = [replace(prompt, thresholds=values)
+               for prompt, values in zip(before.train[:count], thresholds, strict=True)]
+    try:
+        after = checked_prompts(StrictLoader(text).get_single_data(), "")
+    except (yaml.YAMLError, PromptsError):
+        return False
+    return after == PromptFile((*changed, *before.train[count:]), before.test)
+
+
+def _entries(text: str) -> list[yaml.Node]:
+    """The entries of the list of training prompts."""
+    root = StrictLoader(text).get_single_node()
+    entries = _value(root, "train") if isinstance(root, yaml.MappingNode) else root
+    assert isinstance(entries, yaml.SequenceNode)  # the file was read before
+    return list(entries.value)
+
+
+def _value(mapping: yaml.MappingNode, key: str) -> yaml.Node | None:
+    return next((value for name, value in mapping.value if name.value == key), None)
+
+
+def _edits(text: str, entry: yaml.Node, values: tuple[float, ...]) -> Iterator[Edit]:
+    """What gives one entry its thresholds."""
+    new = json.dumps(list(values))
+    if isinstance(entry, yaml.ScalarNode):
+        prompt = json.dumps(entry.value, ensure_ascii=False)
+        yield entry.start_mark.index, _end(text, entry), f"{{prompt: {prompt}, thresholds: {new}}}"
+        return
+    assert isinstance(entry, yaml.MappingNode)
+    old = _value(entry, "thresholds")
+    if isinstance(old, yaml.SequenceNode):  # number by number: there may be comments between them
+        for node, value in zip(old.value, values, strict=False):
+            yield node.start_mark.index, _end(text, node), json.dumps(value)
+    elif old is not None:  # nothing, or null
+        yield old.start_mark.index, _end(text, old), f" {new}"
+    else:
+        yield _appended(text, entry, f"thresholds: {new}")
+
+
+def _appended(text: str, entry: yaml.MappingNode, new: str) -> Edit:
+    """A last key: behind a comma in {...}, else on a line of its own."""
+    end = _end(text, entry.value[-1][1])
+    if entry.flow_style:
+        return end, end, f", {new}"
+    end_of_line = text.find("\n", end)
+    end = end_of_line if end_of_line >= 0 else len(text)
+    return end, end, f"\n{' ' * entry.start_mark.column}{new}"
+
+
+def _end(text: str, node: yaml.Node) -> int:
+    """Where a value ends; the parser's end of a block value is where the next one begins."""
+    while isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
+        last = node.value[-1]
+        node = last[1] if isinstance(last, tuple) else last
+    start, end = node.start_mark.index, node.end_mark.index
+    return start + len(text[start:end].rstrip())

@@ -1,0 +1,121 @@
+"""What goes wrong for a user, as a small family. Every message reads: where, what, why, next command.
+
+`message` says where, what and why; `hint` says what to do next. Programming mistakes stay `assert` or plain
+exceptions: they deserve a traceback, these do not.
+"""
+
+import errno
+import os
+import unicodedata
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+LONGEST = 80  # characters of something wrong that a message quotes
+MOST_LISTED = 30  # mistakes in one message
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+KEPT = "What is finished is kept, and the same command continues."
+MOVE = "Free space, or move the scratch folder (.dfusion) to another disk and set DFUSION_SCRATCH to it."
+
+
+class DFusionError(Exception):
+    """Something the user can put right. The command line prints it and exits with 1."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".rstrip()
+
+
+class ParamsError(DFusionError):
+    """params.yaml is missing, unreadable or not valid."""
+
+
+class PromptsError(DFusionError):
+    """A prompt file is missing, unreadable or not valid."""
+
+
+class ModelError(DFusionError):
+    """The diffusion model or the adapter cannot be loaded, or is not one this method can work on."""
+
+
+class RewardError(DFusionError):
+    """The reward model cannot be loaded, or does not fit the images."""
+
+
+class MaskError(DFusionError):
+    """A mask cannot be made, or would fuse nothing."""
+
+
+class RatioError(DFusionError):
+    """The log-probs of this process are not those that the trajectories were made with."""
+
+
+class StoreError(DFusionError):
+    """An artefact on disk is locked, damaged, incomplete, or is asked for a name that it does not hold."""
+
+
+class MissingStage(StoreError):
+    """A stage's output is needed and is not there yet."""
+
+
+class BadNumber(StoreError):
+    """A NaN or an infinity was about to be stored."""
+
+
+class LaunchError(DFusionError):
+    """A stage's launcher cannot be started."""
+
+
+class ExportError(DFusionError):
+    """An export would replace something, cannot be written, or does not do what the adapter does."""
+
+
+def did_you_mean(wrong: str, known: Iterable[str]) -> str:
+    """`Did you mean 'x'?` for the known name closest to `wrong`, or an empty string if none is close."""
+    if len(wrong) > LONGEST:  # comparing takes time that grows with the square of it
+        return ""
+    close = get_close_matches(wrong, [str(name) for name in known], n=1)
+    return f"Did you mean '{close[0]}'?" if close else ""
+
+
+def short(text: str, limit: int = LONGEST) -> str:
+    """`text`, cut where it is longer than a message should quote."""
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def listed(mistakes: Sequence[str], count: int = 0) -> str:
+    """Mistakes for a message, a line each; of very many (`count`, if not all are given) the first ones."""
+    left = max(count, len(mistakes)) - MOST_LISTED
+    more = [f"and {left} more"] if left > 0 else []
+    return "\n".join(f"  {line}" for line in [*mistakes[:MOST_LISTED], *more])
+
+
+def printable(text: str) -> str:
+    """`text` as a terminal may show it: of control characters only newline and tab are left as they are."""
+    return "".join(c if unicodedata.category(c) not in ("Cc", "Cs") or c in "\n\t" else repr(c)[1:-1] for c in text)
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """The message of another library's error in one line, cut where it goes on about other things."""
+    return " ".join(str(error).split()).rstrip(".")[:limit]
+
+
+def explain(error: OSError) -> StoreError | None:
+    """`error` as something that the user can put right; None where it is no fault of the disk."""
+    what = os.strerror(error.errno).lower() if error.errno else ""
+    path = error.filename2 or error.filename or "a file"  # of a rename: where it was to go
+    if error.errno in FULL:
+        return StoreError(f"store: {path} cannot be written: {what}.", f"{MOVE} {KEPT}")
+    if error.errno in CLOSED:
+        return StoreError(
+            f"store: {path} cannot be opened: {what}.", f"Give this user the right to write there. {KEPT}")
+    if error.errno == errno.EIO:
+        return StoreError(f"store: {path} cannot be read or written: {what}.", f"Its disk may be failing. {KEPT}")
+    return None

@@ -1,1 +1,0 @@
-"""Which images are made, from which noise, and which become a pair."""

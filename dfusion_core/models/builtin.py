@@ -1,0 +1,64 @@
+"""The names of the built-in micro-world in params.yaml, and what they stand for.
+
+No other module outside ``microworld`` knows that world.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..microworld.locate import CLIP
+from ..microworld.locate import WEIGHTS as WEIGHTS
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+MICROWORLD, MICRO_CLIP = "micro-world", "micro-clip"
+MODEL_INDEX = "model_index.json"  # in every folder in diffusers format
+
+
+def model_source(model_id: str) -> str:
+    """The id to load: the built-in model's folder for "micro-world", else the id itself."""
+    return str(WEIGHTS) if model_id == MICROWORLD else model_id
+
+
+def model_name(model_id: str) -> str:
+    """The name of a model for others: an id of the Hub as it is, of a local path the last part only."""
+    return Path(model_id).name if Path(model_id).exists() or Path(model_id).is_absolute() else model_id
+
+
+def model_inputs(model_id: str) -> dict[str, Path]:
+    """The model as an input of ``init``: its folder or file where it is local, so that other weights are noticed."""
+    path = Path(model_source(model_id))
+    return {"model": path} if path.is_file() or (path / MODEL_INDEX).is_file() else {}  # and not a whole disk
+
+
+def reward_source(name: str) -> str:
+    """What open_clip loads: the built-in model's folder for "micro-clip", else the name itself."""
+    return f"local-dir:{CLIP}" if name == MICRO_CLIP else name
+
+
+def judge_pictures(pictures: NDArray[np.uint8], prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Whether each picture (n, row, column, rgb) of the micro-world shows its prompt, by the oracle.
+
+    Returns bool (n,), and the log-probability of that (n,).
+    """
+    import torch
+
+    from ..microworld.oracle import judge, load_oracle
+
+    return judge(load_oracle(), torch.from_numpy(pictures).permute(0, 3, 1, 2), prompts)
+
+
+def draw_prompt(prompt: str, seed: int = 0, size: int = 64) -> NDArray[np.uint8]:
+    """A drawn picture (size, size, rgb) of a prompt of the micro-world."""
+    import numpy as np
+
+    from ..microworld.scenes import draw, scene_for_prompt
+
+    drawn: NDArray[np.uint8] = draw(scene_for_prompt(prompt, np.random.default_rng(seed)), size)
+    return drawn

@@ -1,0 +1,117 @@
+"""The policy: a text-to-image diffusion model with its adapter, and the few things the stages ask of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..diffusion.ddim import Schedule, schedule
+from ..diffusion.finite import check_finite
+from ..errors import ModelError
+from ..runtime.device import pick_device
+from .loading import load_pipeline
+from .lora import load_lora
+from .pins import check_pin, read_pin
+from .source import locate
+from .text import Text, TextEncoder, guided
+
+if TYPE_CHECKING:
+    from ..params import Model, Sample
+
+
+@dataclass
+class Policy:
+    """A loaded model. ``schedule`` holds the DDIM coefficients of Eq. 1 for the sampling parameters."""
+
+    unet: Any
+    vae: Any
+    encode: TextEncoder
+    tokenizer: Any
+    schedule: Schedule
+    guidance_scale: float
+    device: torch.device
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of a latent."""
+        size = int(self.unet.config.sample_size)
+        return int(self.unet.config.in_channels), size, size
+
+    @property
+    def picture_size(self) -> int:
+        """Height and width of a picture, in pixels."""
+        halvings = len(self.vae.config.block_out_channels) - 1
+        return self.latent_shape[1] << halvings
+
+    def embed(self, texts: Sequence[str]) -> Text:
+        """What the U-Net is told of n texts, on the device and in the U-Net's dtype."""
+        return self.encode(texts, self.unet.dtype)
+
+    def predict_noise(self, x_t: torch.Tensor, step: int | torch.Tensor, text: Text, empty: Text) -> torch.Tensor:
+        """Guided prediction for latents (n, c, h, w) at step index ``step`` (an int, or one per latent).
+
+        One batch of 2 n rows: first all unconditional halves, then all conditional ones. ``text`` are the n prompts,
+        ``empty`` the empty one. Returns fp32: noise, or a velocity where ``schedule.prediction_type`` says so.
+        """
+        n = len(x_t)
+        timestep = self.schedule.timesteps[torch.as_tensor(step)].expand(n).to(self.device)
+        rows = torch.cat([x_t, x_t]).to(self.unet.dtype)
+        words = guided(empty, text)
+        out: torch.Tensor = self.unet(rows, torch.cat([timestep, timestep]), words.states,
+                                      added_cond_kwargs=self._conditions(words)).sample
+        without, with_text = out.float().chunk(2)
+        return without + self.guidance_scale * (with_text - without)
+
+    def _conditions(self, words: Text) -> dict[str, torch.Tensor] | None:
+        """SDXL's further conditions: the pooled prompt; sizes of original and target, nothing cut off."""
+        if words.pooled is None:
+            return None
+        side = self.picture_size
+        sizes = torch.tensor([[side, side, 0, 0, side, side]], dtype=words.states.dtype, device=self.device)
+        return {"text_embeds": words.pooled, "time_ids": sizes.expand(len(words), -1)}
+
+    @torch.no_grad()
+    def decode(self, x_0: torch.Tensor, describe: Sequence[str] = ()) -> torch.Tensor:
+        """Pictures (n, height, width, 3) uint8 of final latents. Raises BadNumber: as a byte a NaN would be black."""
+        latents = x_0.to(self.device, self.vae.dtype) / self.vae.config.scaling_factor
+        pixels: torch.Tensor = self.vae.decode(latents).sample.float()
+        check_finite(pixels, "the decoded picture", describe)
+        return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
+
+
+def load_policy(model: Model, sample: Sample, adapter: Path | None, *, train: bool = False) -> Policy:
+    """The model with its adapter: merged for sampling, or separate and trainable.
+
+    ``adapter`` is a folder that ``save_lora`` wrote, or None for the bare model. Where a pin lies beside it, the model
+    must be the one that was pinned. Raises ModelError.
+    """
+    pinned = read_pin(adapter)
+    source = locate(model, pinned["revision"] if pinned else None)
+    check_pin(pinned, model, source)
+    pipeline = load_pipeline(model, source)
+    device = pick_device(model.device)
+    encode = TextEncoder(pipeline)
+    for part in (pipeline.unet, pipeline.vae, *(encoder for _, encoder in encode.parts)):
+        part.to(device).eval().requires_grad_(False)
+    if len(encode.parts) > 1 and pipeline.vae.config.force_upcast:  # SDXL's autoencoder overflows in fp16
+        pipeline.vae.float()
+    if device.type == "cpu":  # convolutions there are faster with channels last
+        pipeline.unet.to(memory_format=torch.channels_last)
+        pipeline.vae.to(memory_format=torch.channels_last)
+    if adapter is not None:
+        load_lora(pipeline.unet, adapter, train=train)
+    if model.compile:
+        from .compiling import compile_unet
+
+        compile_unet(pipeline.unet)
+    try:
+        steps = schedule(pipeline.scheduler, num_steps=sample.num_steps, eta=sample.eta)
+    except ValueError as error:
+        raise ModelError(
+            f"model.id: '{model.id}' cannot be sampled by DDIM: {error}.", "See docs/models.md.") from error
+    return Policy(unet=pipeline.unet, vae=pipeline.vae, encode=encode, tokenizer=pipeline.tokenizer, schedule=steps,
+                  guidance_scale=sample.guidance_scale, device=device)

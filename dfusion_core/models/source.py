@@ -1,0 +1,127 @@
+"""Where a model's files are: a folder in diffusers format, a single .safetensors file, or a repository on the Hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import ModelError, one_line
+from .builtin import MODEL_INDEX, model_source
+
+if TYPE_CHECKING:
+    from ..params import Model
+
+PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")  # what has weights
+SECONDS = 10.0  # to wait for the Hub's first answer
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model on disk. ``files`` are the names, below ``path``, of all that is read of it; ``revision`` is the
+    commit of a Hub repository, else None. A single file has its own name only."""
+
+    path: Path
+    files: tuple[str, ...]
+    revision: str | None = None
+
+    @property
+    def is_single_file(self) -> bool:
+        """Whether all weights are in one file."""
+        return self.path.is_file()
+
+
+def locate(model: Model, pinned: str | None = None) -> Source:
+    """Find the model, and download it if it is on the Hub and not here yet.
+
+    ``pinned`` is the commit that ``init`` found; it wins over ``model.revision``. Raises ModelError.
+    """
+    path = Path(model_source(model.id)).expanduser()
+    if path.is_dir():
+        inside = path.rglob("*") if (path / MODEL_INDEX).is_file() else ()
+        return Source(path, _needed(model, (file.relative_to(path).as_posix() for file in inside if file.is_file())))
+    if path.suffix in PICKLES:
+        raise ModelError(
+            f"model.id: '{model.id}' is a pickle, which may run a program when it is read; only safetensors is read.",
+            "Use the model's .safetensors file, or convert it where you trust it.")
+    if path.is_file():
+        return Source(path, (path.name,))
+    if path.suffix == ".safetensors" or not HUB_ID.fullmatch(model.id):
+        raise ModelError(f"model.id: there is no folder or file '{model.id}'.",
+                         "Set model.id to a folder in diffusers format, a .safetensors file, a name on the Hub as "
+                         "OWNER/NAME, or micro-world.")
+    return _from_hub(model, pinned or model.revision)
+
+
+def _from_hub(model: Model, revision: str | None) -> Source:
+    """The repository's needed files in the Hub's cache, fetched where they are missing.
+
+    What is in the cache is used as well where the Hub cannot be reached, or no longer has the repository.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        info = HfApi().model_info(model.id, revision=revision, timeout=SECONDS)
+        names = _needed(model, (one.rfilename for one in info.siblings or ()))
+        folder = snapshot_download(model.id, revision=info.sha, allow_patterns=list(names), etag_timeout=SECONDS)
+        return Source(Path(folder), names, info.sha)
+    except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError) as error:
+        problem = ModelError(
+            f"model.id: the Hub does not give '{model.id}'{f' at {revision}' if revision else ''}: {one_line(error)}.",
+            "Check the name; for a private or gated model run 'hf auth login'; docs/models.md says where models that "
+            "left the Hub may be found.")
+    except ModelError:
+        raise
+    except Exception as error:  # no network, offline mode, the Hub is down: the HTTP library has errors of its own
+        problem = ModelError(
+            f"model.id: '{model.id}' is not in the Hub's cache, and the Hub cannot be reached: {one_line(error)}.",
+            "Fetch it where there is a network ('hf download'), or set model.id to a local folder or file.")
+    path = _cached(model.id, revision)
+    if path is None:
+        raise problem
+    names = _needed(model, (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()))
+    return Source(path, names, path.name)  # a folder of the cache is called by its commit
+
+
+def _cached(name: str, revision: str | None) -> Path | None:
+    """The folder in the Hub's cache, if there is one; it holds some of the repository's files only."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=revision, local_files_only=True))
+    except IncompleteSnapshotError as error:  # incomplete for one who wants every file of it
+        return Path(error.snapshot_path)
+    except LocalEntryNotFoundError:
+        return None
+
+
+def _needed(model: Model, names: Iterable[str]) -> tuple[str, ...]:
+    """Of all files those that a pipeline is made from. Raises ModelError where a part has no safetensors."""
+    there = sorted(names)
+    if MODEL_INDEX not in there:
+        raise ModelError(f"model.id: '{model.id}' is not in diffusers format: it has no {MODEL_INDEX}.",
+                         "Set model.id to the folder that holds it, or to a .safetensors file.")
+    kept = [name for name in there if name == MODEL_INDEX or name.startswith(("tokenizer", "scheduler/"))]
+    for part in PARTS:
+        inside = [name for name in there if name.startswith(f"{part}/")]
+        weights = [name for name in inside if _is_variant(name, model.variant)]
+        if inside and not weights:
+            files = ", ".join(name for name in inside if name.endswith((".safetensors", *PICKLES))) or "no weights"
+            raise ModelError(
+                f"model.variant: {part} of '{model.id}' has no safetensors of the variant {model.variant or 'null'}: "
+                f"there is {files}.", "Set model.variant to one that is there, or use another copy of the model.")
+        kept += [name for name in inside if name.endswith("config.json")] + weights
+    return tuple(sorted(kept))
+
+
+def _is_variant(name: str, variant: str | None) -> bool:
+    """Whether a file holds weights of this variant, as diffusers and transformers name them; with their index."""
+    middle = f"\\.{re.escape(variant)}" if variant else ""
+    return re.fullmatch(rf"[^/]+/(diffusion_pytorch_model|model)({middle}|{middle}-\d+-of-\d+|-\d+-of-\d+{middle})"
+                        rf"\.safetensors|[^/]+/[\w.]+\.safetensors\.index{middle}\.json", name) is not None

@@ -1,0 +1,1 @@
+"""Which images are made, and which become a pair (Algorithm 1)."""

@@ -1,0 +1,1 @@
+"""Prompt files, their items, and the paper's prompts as data."""

@@ -1,0 +1,44 @@
+"""Where everything below ``runs/`` and ``results/`` lies."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ..errors import ParamsError, short
+from ..params.rounds import INIT
+
+RUNS = Path("runs")
+RESULTS = Path("results")
+ROUND_STAGES = ("sample", "score", "extract", "fuse", "adopt", "train", "evaluate")  # in their order
+
+
+def output(stage: str, round: str) -> Path:
+    """The folder that a stage publishes for a round: ``runs/<round>/<stage>``.
+
+    ``init`` writes what ``train`` writes in every round: ``runs/init/train``. Raises ParamsError for a round whose name
+    leads elsewhere.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][\w-]*", round):
+        raise ParamsError(f"rounds: {short(repr(round))} is no name of a round.", "Rounds are called r00, r01, ... .")
+    return RUNS / round / ("train" if stage == INIT else stage)
+
+
+def adapter(round: str) -> Path:
+    """The folder with the adapter that ``train`` (or ``init``) wrote."""
+    return output("train", round) / "adapter"
+
+
+def round_result(round: str) -> Path:
+    """The metrics file of one round's evaluation."""
+    return RESULTS / "rounds" / f"{round}.json"
+
+
+def pairs_result(round: str) -> Path:
+    """The metrics file of one round's pairs."""
+    return RESULTS / "pairs" / f"{round}.json"
+
+
+def training_result(round: str) -> Path:
+    """What the summary needs of one round's training."""
+    return RESULTS / "training" / f"{round}.json"
