@@ -11,9 +11,13 @@ from pathlib import Path
 
 import pytest
 
+# what tests share: `left_out`, `steps`, `clones`
+sys.path += [str(Path(__file__).parent / name) for name in (".", "stages", "nodes")]
+pytest_plugins = ["left_out"]
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the network
-sys.path += [str(Path(__file__).with_name(name)) for name in ("stages", "nodes")]  # what tests share: `steps`, `clones`
+
 
 
 @pytest.fixture

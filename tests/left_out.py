@@ -1,0 +1,52 @@
+"""Leaves out the tests marked ``slow`` unless ``--everything`` is given, and says at the end what was left out.
+
+A file or a test that is named on the command line runs whole.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+LEFT_OUT = pytest.StashKey[Counter[str]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--everything", action="store_true", help="run the tests marked slow as well")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[LEFT_OUT] = Counter()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    named = any("::" in argument or argument.endswith(".py") for argument in config.args)
+    if config.getoption("everything") or config.getoption("markexpr") or named:
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    items[:] = [item for item in items if not item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=slow)
+    root = config.rootpath / "tests"
+    config.stash[LEFT_OUT].update(Path(item.path).relative_to(root).parts[0] for item in slow)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    output = getattr(session.config, "workeroutput", None)  # of a process of pytest-xdist
+    if output is not None:
+        output["left_out"] = dict(session.config.stash[LEFT_OUT])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    node.config.stash[LEFT_OUT] = Counter(getattr(node, "workeroutput", {}).get("left_out", {}))  # the same in each
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    counts = config.stash[LEFT_OUT]
+    if counts:
+        where = ", ".join(f"{folder} {count}" for folder, count in sorted(counts.items()))
+        terminalreporter.write_line(
+            f"{counts.total()} slow tests were left out ({where}). The whole suite: python -m pytest -n 2 --everything")
