@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,8 +11,9 @@ import torch
 from dfusion_core.attention.layers import present_layers
 from dfusion_core.attention.masks import item_mask, merge
 from dfusion_core.diffusion.ddim import schedule
-from dfusion_core.diffusion.denoise import References, Trajectories, denoise, denoise_fused
+from dfusion_core.diffusion.denoise import Capture, Trajectories, denoise
 from dfusion_core.diffusion.noise import trajectory_noises
+from dfusion_core.fusion.targets import References, denoise_fused
 from dfusion_core.models.lora import trainable
 from dfusion_core.models.policy import Policy
 from dfusion_core.models.text import Text
@@ -30,7 +30,7 @@ ABOVE_MEAN = 1.0  # an item is where its map is above its mean
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured. ``first_step`` is nine tenths of ``steps``, as the paper's 18 of 20."""
+    """How much is measured. ``first_t`` is nine tenths of ``steps``, as the paper's 18 of 20."""
 
     steps: int
     images: int  # sampled together
@@ -40,7 +40,7 @@ class Sizes:
     repeats: int
 
     @property
-    def first_step(self) -> int:
+    def first_t(self) -> int:
         return self.steps * 9 // 10
 
 
@@ -120,21 +120,22 @@ class Bench:
         items = item_mask(maps.flatten(0, 1), ABOVE_MEAN, "relative").view(maps.shape)
         return Scene(x_T, noise, sampled, merge(items.flatten(0, 1)).view(n, -1, *maps.shape[-2:]))
 
-    def texts(self, policy: Policy, n: int) -> tuple[Text, Text]:
-        """The prompt n times, and the empty one."""
-        return policy.embed([PROMPT] * n), policy.embed([""])
+    def text(self, policy: Policy, n: int) -> Text:
+        """The prompt n times."""
+        return policy.embed([PROMPT] * n)
 
     def sample(self, policy: Policy, x_T: torch.Tensor, noise: torch.Tensor, capture: bool = True) -> Trajectories:
         """What the stage sample does with one batch."""
         n = len(x_T)
-        return denoise(policy, x_T, noise, *self.texts(policy, n), self.names(n), [ITEMS] * n if capture else None)
+        maps = Capture("up_1", [ITEMS] * n, len(ITEMS)) if capture else None
+        return denoise(policy, x_T, noise, self.text(policy, n), maps)
 
     def fuse(self, policy: Policy, scene: Scene, references: References | None = None) -> torch.Tensor:
         """What the stage fuse does with one batch: (n, T + 1, c, h, w)."""
         n = scene.count
         return denoise_fused(
-            policy, scene.sampled.x[n:], scene.noise[n:], *self.texts(policy, n), references or scene.references,
-            self.layers, self.sizes.first_step, 1, self.names(n))
+            policy, scene.sampled.x[n:], scene.noise[n:], self.text(policy, n), references or scene.references,
+            self.layers, range(self.sizes.steps - self.sizes.first_t, self.sizes.steps))
 
     @cached_property
     def targets(self) -> Pairs:
@@ -152,7 +153,7 @@ class Bench:
         first = shared_steps(winner, sampled.x[n:]) if skip else torch.zeros(n, dtype=torch.long)
         advantage = torch.tensor([[1.0], [-1.0]]).expand(2, n).contiguous()
         return Pairs(winner, sampled.x[n:], [PROMPT], torch.zeros(n, dtype=torch.long), first, sampled.log_prob[n:],
-                     advantage, list(self.names(n)))
+                     advantage)
 
     def train_settings(self, **changes: Any) -> Train:
         """The paper's, with one optimizer step an inner epoch."""
@@ -169,7 +170,3 @@ class Bench:
     def at_least(self, cpu: float, gpu: float) -> Bar:
         """The bar of this kind of device."""
         return at_least(gpu if self.device.type == "cuda" else cpu)
-
-    @staticmethod
-    def names(n: int) -> Sequence[str]:
-        return [f"row {row}" for row in range(n)]

@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
+BAD_NUMBER_HINT = "If model.dtype is fp16, try fp32; a learning rate that is too high does this as well."
 LONGEST = 80  # characters of something wrong that a message quotes
 MOST_LISTED = 30  # mistakes in one message
 
@@ -67,6 +68,22 @@ class MissingStage(StoreError):
 
 class BadNumber(StoreError):
     """A NaN or an infinity was about to be stored."""
+
+
+class NotFinite(ArithmeticError):
+    """A NaN or an infinity in row ``row`` of a batch; ``t`` is the paper's timestep, None where there is none.
+
+    The stage that knows what its rows are turns it into BadNumber.
+    """
+
+    def __init__(self, what: str, row: int, t: int | None = None) -> None:
+        super().__init__(f"{what} of row {row} is NaN or infinite{'' if t is None else f' at t = {t}'}")
+        self.what, self.row, self.t = what, row, t
+
+    def named(self, row_name: str) -> BadNumber:
+        """The error for users. row_name: what the row is, such as its prompt and seed."""
+        at = "" if self.t is None else f" at t = {self.t}"
+        return BadNumber(f"{self.what} of {row_name} is NaN or infinite{at}.", BAD_NUMBER_HINT)
 
 
 class LaunchError(DFusionError):

@@ -26,8 +26,8 @@ Every key that `params.yaml` may hold. A key that is not there takes the default
 
 `dfusion params` prints the same table for the `params.yaml` at hand. A wrong file is refused by every stage before it
 starts; all mistakes are listed together, each with its key. Rules that need more than one key are checked too:
-`fuse.last_step <= fuse.first_step <= sample.num_steps`; `train.last_step <= fuse.first_step`;
-`train.last_step <= train.first_step <= sample.num_steps`; no layer twice; `train.betas` in [0, 1);
+`fuse.last_t <= fuse.first_t <= sample.num_steps`; `train.last_t <= fuse.first_t`;
+`train.last_t <= train.first_t <= sample.num_steps`; no layer twice; `train.betas` in [0, 1);
 `sample.images_per_prompt` divisible by 4 for `pairing.mode: top_quarter_twice`; each round called `r00`, `r01`, ... and
 starting from `init` or from a round with a smaller number.
 

@@ -1,9 +1,11 @@
 """Adopt: keep a target where it scores well enough (Eq. 7), else fall back to its reference.
 
-With ``pairs: same_noise`` there is nothing to adopt: of an image and its twin the better one wins.
+With ``pairs: same_noise`` there is nothing to adopt: of an image and its twin the better one wins. Pairs with equal
+rewards are left out.
 
 reads   sample/, score/, extract/, fuse/
-writes  adopt/  training.csv: per pair the winner, the loser and their rewards; figures.json: gains and distances
+writes  adopt/  training.csv: winner and loser of each pair; targets.csv: which targets were adopted
+                (dfusion, inversion); figures.json: gains and distances
         results/pairs/ROUND.json: the same figures for ``dvc metrics``
 """
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
     from dfusion_core.params import Params
     from dfusion_core.rewards.scoring import Pictures, Scores
-    from dfusion_core.store import StageData
+    from dfusion_core.store import StageData, StageRun
 
 Figures = dict[str, Any]
 
@@ -39,66 +41,80 @@ def adopt(round: str) -> None:
     with open_stage("adopt", round=round, params=params, inputs=inputs) as run:
         if not run.done:
             make = {"naive": references, "same_noise": twins}.get(params.pairs, targets)
-            training, figures = make(round, params)
-            run.write_table("training", training)
-            run.path("figures.json").write_text(json.dumps(figures, indent=2) + "\n")
-            if "adopted" in figures:
-                run.say(f"{figures['adopted']} of {figures['pairs']} targets adopted")
+            write(run, *make(round, run, params))
     if leads():
         write_text(pairs_result(round), (output("adopt", round) / "figures.json").read_text())
 
 
-def targets(round: str, params: Params) -> tuple[pd.DataFrame, Figures]:
+def write(run: StageRun, training: pd.DataFrame, figures: Figures) -> None:
+    """The training set without ties, and its figures."""
+    from dfusion_core.adoption.tables import without_ties
+
+    different = without_ties(training)
+    figures["ties"] = len(training) - len(different)
+    run.write_table("training", different)
+    run.path("figures.json").write_text(json.dumps(figures, indent=2) + "\n")
+    if "adopted" in figures:
+        run.say(f"{figures['adopted']} of {figures['pairs']} targets adopted")
+    if figures["ties"]:
+        run.say(f"{figures['ties']} of {len(training)} pairs have equal rewards and are left out")
+
+
+def targets(round: str, run: StageRun, params: Params) -> tuple[pd.DataFrame, Figures]:
     """Targets, or the references of those that are not good enough, against bases, by Eq. 7."""
     from dfusion_core.adoption.figures import Views, fresh_gain, fused_figures
-    from dfusion_core.adoption.tables import judged, kept
+    from dfusion_core.adoption.tables import fused_training, target_table
 
     sampled, scored, extracted = (read_stage(name, round) for name in ("sample", "score", "extract"))
     pairs = extracted.table("pairs")
+    without_mask = extracted.table("references").empty_mask[pairs.reference].to_numpy()
     target = read_stage("fuse", round).rows("picture", pairs.pair)
-    scores = rescore(params, scored, target, pairs)
-    every = judged(pairs, scores.reward, params.adopt)
+    scores = rescore(run, params, scored, target, pairs)
+    table = target_table(pairs, scores.reward, without_mask, params.adopt)
+    run.write_table("targets", table)
     base, reference = (Views.of(sampled, scored, pairs[f"{name}_image"]) for name in ("base", "reference"))
-    figures = fused_figures(every, base, reference, Views(target, scores.embedding),
+    figures = fused_figures(pairs, table, base, reference, Views(target, scores.embedding),
                             extracted.rows("mask", pairs.reference))
     figures["fresh_gain"] = fresh_gain(pairs, sampled.table("images"), scored.table("scores"))
-    return kept(every, params.adopt), figures
+    figures["empty_masks"] = int(without_mask.sum())
+    return fused_training(pairs, table, params.adopt), figures
 
 
-def references(round: str, params: Params) -> tuple[pd.DataFrame, Figures]:
+def references(round: str, run: StageRun, params: Params) -> tuple[pd.DataFrame, Figures]:
     """The references themselves against bases: naive pairs."""
     from dfusion_core.adoption.figures import Views, pair_figures
-    from dfusion_core.adoption.tables import judged
+    from dfusion_core.adoption.tables import reference_training
 
     sampled, scored, extracted = (read_stage(name, round) for name in ("sample", "score", "extract"))
-    training = judged(extracted.table("pairs"), None, params.adopt)
-    reference, base = (Views.of(sampled, scored, training[f"{name}_image"]) for name in ("reference", "base"))
-    return training, pair_figures(training.winner_reward, training.base_reward, reference, base)
+    pairs = extracted.table("pairs")
+    training = reference_training(pairs)
+    reference, base = (Views.of(sampled, scored, pairs[f"{name}_image"]) for name in ("reference", "base"))
+    return training, pair_figures(training, reference, base)
 
 
-def twins(round: str, params: Params) -> tuple[pd.DataFrame, Figures]:
+def twins(round: str, run: StageRun, params: Params) -> tuple[pd.DataFrame, Figures]:
     """Images against their twins."""
     from dfusion_core.adoption.figures import Views, pair_figures
-    from dfusion_core.adoption.tables import twin_table
+    from dfusion_core.adoption.tables import twin_training
 
     sampled, scored, fused = (read_stage(name, round) for name in ("sample", "score", "fuse"))
     plan = fused.table("twins")
     twin = fused.rows("picture", plan.pair)
-    scores = rescore(params, scored, twin, plan)
-    training = twin_table(plan, scored.table("scores"), scores.reward)
-    return training, pair_figures(training.winner_reward, training.loser_reward, Views(twin, scores.embedding),
-                                  Views.of(sampled, scored, plan.image))
+    scores = rescore(run, params, scored, twin, plan)
+    training = twin_training(plan, scored.table("scores"), scores.reward)
+    return training, pair_figures(training, Views(twin, scores.embedding), Views.of(sampled, scored, plan.image))
 
 
-def rescore(params: Params, scored: StageData, pictures: Pictures, pairs: pd.DataFrame) -> Scores:
+def rescore(run: StageRun, params: Params, scored: StageData, pictures: Pictures, pairs: pd.DataFrame) -> Scores:
     """Scores of the pairs' new pictures, by the models that scored the sampled ones."""
-    from dfusion_core.pairing.plan import pair_names
+    from dfusion_core.pairing.plan import pair_name
     from dfusion_core.rewards.scoring import check_same, load_reward
     from dfusion_core.runtime.device import pick_device
 
+    run.describe = lambda row: pair_name(pairs, row)
     reward = load_reward(params.reward, pick_device("auto"))
     check_same(read_json(scored.path("reward.json"), "clip.model", "clip.sha256", "plugins"), reward.identity())
-    return reward(pictures, pairs.prompt.tolist(), pair_names(pairs))
+    return reward(pictures, pairs.prompt.tolist())
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 
 from dfusion_core.models.builtin import model_name
-from dfusion_core.pairing.plan import evaluation_plan
+from dfusion_core.pairing.plan import evaluation_plan, image_name
 from dfusion_core.params import load_params
 from dfusion_core.prompts.reading import find_file, load_prompts
 from dfusion_core.rewards.plugins import reward_inputs
@@ -29,8 +29,6 @@ def evaluate(round: str) -> None:
         inputs["base"] = output("evaluate", "init")
     with open_stage("evaluate", round=round, params=params, inputs=inputs) as run:
         if not run.done:
-            from dfusion_core.diffusion.denoise import denoise
-            from dfusion_core.diffusion.noise import trajectory_noises
             from dfusion_core.evaluation.grading import score_images, write_grid
             from dfusion_core.evaluation.infotext import pictures_text
             from dfusion_core.models.policy import load_policy
@@ -38,17 +36,14 @@ def evaluate(round: str) -> None:
 
             images = evaluation_plan(prompts, params.evaluate)
             policy = load_policy(params.model, params.sample, adapter(round))
-            empty = policy.embed([""])
-            run.describe = lambda row: f"evaluation image {row} ('{images.prompt[row]}', seed {images.seed[row]})"
+            run.describe = lambda row: f"evaluation {image_name(images, row)}"
             for rows in run.unfinished(len(images), params.evaluate.batch_size):
                 part = images.loc[list(rows)]
-                x_T, noise = trajectory_noises(part.seed.tolist(), policy.latent_shape, params.sample.num_steps)
-                names = [run.describe(row) for row in rows]
-                found = denoise(policy, x_T, noise, policy.embed(part.prompt.tolist()), empty, names)
-                run.write(rows, picture=policy.decode(found.x[:, -1], names))
+                made = policy.sample(part.seed.tolist(), policy.embed(part.prompt.tolist()))
+                run.write(rows, picture=made.picture)
             pictures = run.collect("picture")
             reward = load_reward(params.reward, policy.device)
-            run.write_table("images", score_images(reward, images, pictures, list(map(run.describe, images.image))))
+            run.write_table("images", score_images(reward, images, pictures))
             run.path("reward.json").write_text(json.dumps(reward.identity(), indent=2) + "\n")
             size = (policy.picture_size, policy.picture_size)
             write_grid(run.path("grid.png"), images, pictures,

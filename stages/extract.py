@@ -7,17 +7,14 @@ writes  extract/  mask, item_mask (one row a reference), references.csv, pairs.c
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from dfusion_core.diffusion.window import step_indices
+from dfusion_core.pairing.plan import image_name
 from dfusion_core.params import load_params
 from dfusion_core.params.rounds import previous
 from dfusion_core.prompts.reading import find_file, load_prompts
 from dfusion_core.runtime.entry import run_stage
 from dfusion_core.store import open_stage, read_stage
 from dfusion_core.store.paths import adapter, output
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def masks(round: str) -> None:
@@ -29,30 +26,29 @@ def masks(round: str) -> None:
     with open_stage("extract", round=round, params=params, inputs=inputs) as run:
         if run.done:
             return
-        from dfusion_core.extraction.masks import check_masks, reference_masks
+        from dfusion_core.extraction.masks import empty_because, empty_masks, reference_masks
         from dfusion_core.pairing.plan import pair_plan
 
         sampled, scores = read_stage("sample", round), read_stage("score", round).table("scores")
-        images = sampled.table("images")
-        pairs, references = pair_plan(images, scores, params.pairing.mode)
-        run.describe = lambda row: describe(references, row)
+        pairs, references = pair_plan(sampled.table("images"), scores, params.pairing.mode)
+        steps, reasons = step_indices(params.fuse, params.sample.num_steps), ""
+        run.describe = lambda row: image_name(references, row)
         for rows in run.unfinished(len(references), 64):
             part = references.loc[list(rows)]
-            found = reference_masks(
-                sampled.rows("cross_map", part.image), [prompts[p] for p in part.prompt_id],
-                params.extract)
-            check_masks(found.mask, params.sample.num_steps, params.fuse, [run.describe(row) for row in rows])
-            run.write(rows, mask=found.mask, item_mask=found.item_mask)
-        run.write_table("references", references)
+            made = reference_masks(
+                sampled.rows("cross_map", part.image), [prompts[p] for p in part.prompt_id], params.extract)
+            empty = empty_masks(made, steps)
+            reasons = reasons or (empty_because(made, steps, params.extract) if empty.any() else "")
+            run.write(rows, mask=made.mask, item_mask=made.item_mask, _empty=empty)
+        empty_mask = run.collect("_empty")
+        if empty_mask.any():
+            run.say(f"the masks of {empty_mask.sum()} of {len(references)} references are empty at every fused step, "
+                    f"and their targets will be their bases: {reasons or 'lower the thresholds'}")
+        run.write_table("references", references.assign(empty_mask=empty_mask))
         run.write_table("pairs", pairs)
 
 
-def describe(references: pd.DataFrame, row: int) -> str:
-    """Which image a reference is, for messages."""
-    return f"reference {row} ('{references.prompt[row]}', seed {references.seed[row]})"
-
-
-def kept(keep_kv: str | int, references: int) -> int:
+def stored_count(keep_kv: str | int, references: int) -> int:
     """How many references' keys and values are stored."""
     if isinstance(keep_kv, int):
         return min(keep_kv, references)
@@ -60,7 +56,7 @@ def kept(keep_kv: str | int, references: int) -> int:
 
 
 def keys_and_values(round: str) -> None:
-    """Replay the first references of ROUND and keep their self-attention keys and values."""
+    """Compute keys and values of the first references of ROUND again and keep them."""
     params = load_params("model", "sample", "extract", "fuse", "rounds")
     before = previous(params, round)
     inputs = {"adapter": output("train", before), "sample": output("sample", round),
@@ -69,21 +65,19 @@ def keys_and_values(round: str) -> None:
         if run.done:
             return
         references = read_stage("extract", round).table("references")
-        count = kept(params.extract.keep_kv, len(references))
+        count = stored_count(params.extract.keep_kv, len(references))
         if count == 0:
             return
         from dfusion_core.extraction.keys_values import replay
         from dfusion_core.models.policy import load_policy
 
         policy = load_policy(params.model, params.sample, adapter(before))
-        empty = policy.embed([""])
-        sampled = read_stage("sample", round)
-        run.describe = lambda row: describe(references, row)
+        sampled, steps = read_stage("sample", round), step_indices(params.fuse, params.sample.num_steps)
+        run.describe = lambda row: image_name(references, row)
         for rows in run.unfinished(count, 1):  # one reference at a time: its whole window is one batch already
             part = references.loc[list(rows)]
             run.write_arrays(rows, replay(
-                policy, sampled.tensor("x", part.image), policy.embed(part.prompt.tolist()), empty, params.fuse,
-                run.describe(rows.start)))
+                policy, sampled.tensor("x", part.image), policy.embed(part.prompt.tolist()), params.fuse.layers, steps))
 
 
 def extract(round: str) -> None:

@@ -1,7 +1,7 @@
-"""Fuse: make the second image of each pair. What that is, parameter ``pairs`` says:
+"""Fuse: make the second image of each pair. Parameter ``pairs`` says what that is:
 
-dfusion     the target: its base's noise denoised while it attends to the reference (Eq. 5)
-inversion   the same picture, but its trajectory guessed back from it by DDIM inversion (the paper's ablation)
+dfusion     the target: the base's noise denoised while it attends to the reference (Eq. 5)
+inversion   the same picture, but its trajectory reconstructed by DDIM inversion (the paper's ablation)
 same_noise  a twin of an image: the same x_T, other step noises (D3PO's pairs)
 naive       nothing: the reference itself wins
 
@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dfusion_core.pairing.plan import twin_plan
+from dfusion_core.diffusion.window import step_indices
+from dfusion_core.pairing.plan import pair_name, twin_plan
 from dfusion_core.params import load_params
 from dfusion_core.params.rounds import previous
 from dfusion_core.runtime.entry import run_stage
@@ -20,6 +21,9 @@ from dfusion_core.store import open_stage, read_stage
 from dfusion_core.store.paths import adapter, output
 
 if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
     from dfusion_core.models.policy import Policy
     from dfusion_core.params import Params
     from dfusion_core.store import StageRun
@@ -41,44 +45,54 @@ def fuse(round: str) -> None:
 
 
 def targets(round: str, run: StageRun, params: Params, policy: Policy) -> None:
-    """Fuse every (reference, base) pair."""
+    """Make the target of every (reference, base) pair; where the reference's mask is empty it is the base."""
+    sampled, extracted = (read_stage(name, round) for name in ("sample", "extract"))
+    pairs = extracted.table("pairs")
+    masked = ~extracted.table("references").empty_mask[pairs.reference].to_numpy()
+    run.describe = lambda row: pair_name(pairs, row)
+    for rows in run.unfinished(len(pairs), params.fuse.batch_size):
+        part = pairs.loc[list(rows)]
+        x = sampled.tensor("x", part.base_image)
+        picture = sampled.tensor("picture", part.base_image)
+        fused = masked[list(rows)]
+        if fused.any():
+            x[fused] = target_x(round, part[fused], params, policy)
+        if params.pairs == "inversion":
+            from dfusion_core.fusion.inversion import invert
+
+            x = invert(policy, x[:, -1], policy.embed(part.prompt.tolist()))
+        if fused.any() or params.pairs == "inversion":
+            picture = policy.decode(x[:, -1])
+        run.write(rows, x=x, picture=picture)
+
+
+def target_x(round: str, pairs: pd.DataFrame, params: Params, policy: Policy) -> torch.Tensor:
+    """Eq. 5 for these pairs: the targets' trajectories."""
     from dfusion_core.attention.layers import present_layers
-    from dfusion_core.diffusion.denoise import References, denoise_fused, invert
     from dfusion_core.diffusion.noise import trajectory_noises
     from dfusion_core.extraction.keys_values import stored_kv
+    from dfusion_core.fusion.targets import References, denoise_fused
 
     sampled, extracted, cache = (read_stage(name, round) for name in ("sample", "extract", "kv"))
-    pairs, empty = extracted.table("pairs"), policy.embed([""])
-    run.describe = lambda row: f"pair {row} ('{pairs.prompt[row]}', base seed {pairs.base_seed[row]})"
-    for rows in run.unfinished(len(pairs), params.fuse.batch_size):
-        part, names = pairs.loc[list(rows)], [run.describe(row) for row in rows]
-        references = References(
-            sampled.tensor("x", part.reference_image), extracted.tensor("mask", part.reference),
-            stored_kv(cache, part.reference.tolist(), params.sample.num_steps, params.fuse))
-        _, noise = trajectory_noises(part.base_seed.tolist(), policy.latent_shape, params.sample.num_steps)
-        text = policy.embed(part.prompt.tolist())
-        x = denoise_fused(
-            policy, sampled.tensor("x", part.base_image), noise, text, empty, references,
-            present_layers(policy.unet, params.fuse.layers), params.fuse.first_step, params.fuse.last_step, names)
-        if params.pairs == "inversion":
-            x = invert(policy, x[:, -1], text, empty, names)
-        run.write(rows, x=x, picture=policy.decode(x[:, -1], names))
+    steps = step_indices(params.fuse, params.sample.num_steps)
+    references = References(
+        sampled.tensor("x", pairs.reference_image), extracted.tensor("mask", pairs.reference),
+        stored_kv(cache, pairs.reference.tolist(), steps))
+    _, noise = trajectory_noises(pairs.base_seed.tolist(), policy.latent_shape, params.sample.num_steps)
+    return denoise_fused(
+        policy, sampled.tensor("x", pairs.base_image), noise, policy.embed(pairs.prompt.tolist()), references,
+        present_layers(policy.unet, params.fuse.layers), steps)
 
 
 def twins(round: str, run: StageRun, params: Params, policy: Policy) -> None:
     """Denoise the first half of each prompt's x_T once more, with other step noises."""
-    from dfusion_core.diffusion.denoise import denoise
-    from dfusion_core.diffusion.noise import trajectory_noises
-
-    plan, empty = twin_plan(read_stage("sample", round).table("images")), policy.embed([""])
-    run.describe = lambda row: f"twin {row} ('{plan.prompt[row]}', seed {plan.seed[row]})"
+    plan = twin_plan(read_stage("sample", round).table("images"))
+    run.describe = lambda row: pair_name(plan, row)
     for rows in run.unfinished(len(plan), params.fuse.batch_size):
-        part, T = plan.loc[list(rows)], params.sample.num_steps
-        x_T, _ = trajectory_noises(part.seed.tolist(), policy.latent_shape, T)
-        _, noise = trajectory_noises(part.twin_seed.tolist(), policy.latent_shape, T)
-        names = [run.describe(row) for row in rows]
-        found = denoise(policy, x_T, noise, policy.embed(part.prompt.tolist()), empty, names)
-        run.write(rows, x=found.x, picture=policy.decode(found.x[:, -1], names))
+        part = plan.loc[list(rows)]
+        made = policy.sample(
+            part.seed.tolist(), policy.embed(part.prompt.tolist()), step_seeds=part.twin_seed.tolist())
+        run.write(rows, x=made.trajectories.x, picture=made.picture)
     run.write_table("twins", plan)
 
 

@@ -6,7 +6,7 @@ writes  sample/  x, log_prob, cross_map, picture (one row an image), images.csv
 
 from __future__ import annotations
 
-from dfusion_core.pairing.plan import image_plan
+from dfusion_core.pairing.plan import image_name, image_plan
 from dfusion_core.params import load_params
 from dfusion_core.params.rounds import previous
 from dfusion_core.prompts.reading import find_file, load_prompts
@@ -25,24 +25,21 @@ def sample(round: str) -> None:
         if run.done:
             return
         from dfusion_core.attention.masks import item_tokens
-        from dfusion_core.diffusion.denoise import denoise
-        from dfusion_core.diffusion.noise import trajectory_noises
+        from dfusion_core.diffusion.denoise import Capture
         from dfusion_core.models.policy import load_policy
 
         images = image_plan(prompts, params.sample.images_per_prompt, params.seed, round)
         policy = load_policy(params.model, params.sample, adapter(before))
-        text, empty = policy.embed([p.text for p in prompts]), policy.embed([""])
+        text = policy.embed([p.text for p in prompts])
         tokens = [[item_tokens(policy.tokenizer, p.text, item) for item in p.items] for p in prompts]
-        run.describe = lambda row: f"image {row} ('{images.prompt[row]}', seed {images.seed[row]})"
+        run.describe = lambda row: image_name(images, row)
         for rows in run.unfinished(len(images), params.sample.batch_size):
             part = images.loc[list(rows)]
             which = part.prompt_id.tolist()
-            x_T, noise = trajectory_noises(part.seed.tolist(), policy.latent_shape, params.sample.num_steps)
-            names = [run.describe(row) for row in rows]
-            found = denoise(policy, x_T, noise, text[which], empty, names,
-                            [tokens[p] for p in which], params.sample.maps, max(map(len, tokens)))
-            run.write(rows, x=found.x, log_prob=found.log_prob, cross_map=found.cross_map,
-                      picture=policy.decode(found.x[:, -1], names))
+            capture = Capture(params.sample.maps, [tokens[p] for p in which], max(map(len, tokens)))
+            made = policy.sample(part.seed.tolist(), text[which], capture=capture)
+            x, log_prob, cross_map = made.trajectories.x, made.trajectories.log_prob, made.trajectories.cross_map
+            run.write(rows, x=x, log_prob=log_prob, cross_map=cross_map, picture=made.picture)
         run.write_table("images", images)
 
 

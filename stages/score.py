@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 
+from dfusion_core.pairing.plan import image_name
 from dfusion_core.params import load_params
 from dfusion_core.rewards.plugins import reward_inputs
 from dfusion_core.runtime.entry import run_stage
@@ -28,12 +29,12 @@ def score(round: str) -> None:
         sampled = read_stage("sample", round)
         images = sampled.table("images")
         reward = load_reward(params.reward, pick_device("auto"))
-        run.describe = lambda row: f"image {row} ('{images.prompt[row]}', seed {images.seed[row]})"
+        run.describe = lambda row: image_name(images, row)
         for rows in run.unfinished(len(images), params.reward.batch_size):
             part = images.loc[list(rows)]
-            found = reward(sampled.rows("picture", part.image), part.prompt.tolist(), list(map(run.describe, rows)))
-            run.write_arrays(rows, {"embedding": found.embedding, "_reward": found.reward}
-                             | {f"_{name}": value for name, value in found.terms.items()})
+            scores = reward(sampled.rows("picture", part.image), part.prompt.tolist())
+            run.write_arrays(rows, {"embedding": scores.embedding, "_reward": scores.reward}
+                             | {f"_{name}": value for name, value in scores.terms.items()})
         terms = {name: run.collect(f"_{name}") for name in ("reward", *reward.terms)}
         run.write_table("scores", images[["image", "prompt_id"]].assign(**terms))
         run.path("reward.json").write_text(json.dumps(reward.identity(), indent=2) + "\n")

@@ -56,8 +56,10 @@ def update(round: str, before: str, run: StageRun, params: Params) -> None:
     scores = scores.merge(sampled.table("images")[["image", "prompt"]], on="image", validate="one_to_one")
     history = extend(read_stage("train", before).table("reward_history"), round, scores)
     normalised = partial(advantages, history=history, clip=params.train.advantage_clip)
+    table = read_stage("adopt", round).table("training")
+    run.describe = lambda row: f"pair {table.pair[row]} ('{table.prompt[row]}')"
     pairs = load_pairs(
-        sampled, read_stage("fuse", round), read_stage("adopt", round), skips_shared_steps(params.algo),
+        table, {"sample": sampled, "fuse": read_stage("fuse", round)}, skips_shared_steps(params.algo),
         normalised if needs_advantage(params.algo) else None)
     policy = load_policy(params.model, params.sample, adapter(before), train=True)
     trainer = Trainer(policy, pairs, params.train, seed=params.seed, round=round, algo=params.algo)
@@ -68,10 +70,10 @@ def update(round: str, before: str, run: StageRun, params: Params) -> None:
     save_lora(policy.unet, run.path("adapter"))
     save_optimizer(trainer.optimizer, trainer.parameters, run.path("optimizer.safetensors"))
     run.write_table("reward_history", history)
-    run.write_table("updates", trainer.history_table())
-    run.write_table("timesteps", trainer.timestep_table())
+    run.write_table("updates", trainer.diagnostics.update_table())
+    run.write_table("timesteps", trainer.diagnostics.timestep_table())
     shutil.copyfile(output("train", before) / PIN, run.path(PIN))  # DVC makes linked files read-only; this one is not
-    write_live(trainer.history_table(), run.path("live"))
+    write_live(trainer.diagnostics.update_table(), run.path("live"))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 
+from dfusion_core.diffusion.window import step_indices
 from dfusion_core.extraction.keys_values import replay
 from dfusion_core.params.sections import Fuse
 
@@ -46,19 +47,20 @@ def fusing(bench: Bench) -> list[Result]:
 
 def authors(bench: Bench, scene: Scene, explicit: bool) -> Fused:
     """The authors' scheme on the scene's own noises."""
-    text, empty = bench.texts(bench.plain, scene.count)
-    return fuse_in_three(bench.plain, scene.x_T, scene.noise, text, empty, ITEMS, bench.layers, bench.sizes.first_step,
+    text = bench.text(bench.plain, scene.count)
+    return fuse_in_three(bench.plain, scene.x_T, scene.noise, text, ITEMS, bench.layers, bench.sizes.first_t,
                          explicit=explicit)
 
 
 def stored(bench: Bench, scene: Scene) -> dict[int, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
     """Keys and values of all references on the device: step index -> layer -> (half * reference, ...)."""
-    fuse = Fuse(layers=bench.layers, first_step=bench.sizes.first_step)
-    text, empty = bench.texts(bench.plain, scene.count)
-    found = replay(bench.plain, scene.references.x, text, empty, fuse)  # (1, step, half * reference, ...)
-    start, layers = bench.sizes.steps - fuse.first_step, {name.rsplit("/", 1)[0] for name in found}
-    return {start + k: {name: (found[f"{name}/K"][0, k].to(bench.device), found[f"{name}/V"][0, k].to(bench.device))
-                        for name in layers} for k in range(fuse.first_step)}
+    fuse = Fuse(layers=bench.layers, first_t=bench.sizes.first_t)
+    steps = step_indices(fuse, bench.sizes.steps)
+    text = bench.text(bench.plain, scene.count)
+    found = replay(bench.plain, scene.references.x, text, fuse.layers, steps)  # (1, step, half * reference, ...)
+    layers = {name.rsplit("/", 1)[0] for name in found}
+    return {i: {name: (found[f"{name}/K"][0, k].to(bench.device), found[f"{name}/V"][0, k].to(bench.device))
+                        for name in layers} for k, i in enumerate(steps)}
 
 
 def against(scene: Scene, theirs: Fused, ours: torch.Tensor, bar: float = EXACT) -> tuple[Check, ...]:

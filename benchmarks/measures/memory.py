@@ -10,7 +10,8 @@ import torch
 from dfusion_core.commands.plan import networks
 from dfusion_core.commands.plan.counting import saved_bytes, working_bytes
 from dfusion_core.diffusion.ddim import schedule
-from dfusion_core.diffusion.denoise import References, denoise, denoise_fused
+from dfusion_core.diffusion.denoise import denoise
+from dfusion_core.fusion.targets import References, denoise_fused
 from dfusion_core.models.architectures import KNOWN
 from dfusion_core.params import Lora
 
@@ -40,11 +41,11 @@ def fusing_memory(bench: Bench) -> list[Result]:
     x, noise, mask = scene.sampled.x[:, :STEPS + 1], scene.noise[:, :STEPS], scene.mask[:, :STEPS]
 
     def sample() -> torch.Tensor:
-        return denoise(policy, scene.x_T, noise, *bench.texts(policy, 2 * n), bench.names(2 * n)).x
+        return denoise(policy, scene.x_T, noise, bench.text(policy, 2 * n)).x
 
     def fuse() -> torch.Tensor:
-        return denoise_fused(policy, x[n:], noise[n:], *bench.texts(policy, n), References(x[:n], mask), bench.layers,
-                             STEPS, 1, bench.names(n))
+        return denoise_fused(policy, x[n:], noise[n:], bench.text(policy, n), References(x[:n], mask), bench.layers,
+                             range(STEPS))
 
     fused, plain = (peak(bench, side) for side in (fuse, sample))
     return [Result("P12", "peak memory of fusing over sampling as many rows", (fused / plain,), at_most(1.1),

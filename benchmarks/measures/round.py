@@ -19,7 +19,7 @@ def whole_round(bench: Bench) -> list[Result]:
     bench.reset()
     policy, scene = bench.plain, bench.scene
     x_T, noise = pipeline.noises(SEED, 2 * n, policy.latent_shape, bench.sizes.steps)
-    text, empty = bench.texts(policy, 2 * n)
+    text = bench.text(policy, 2 * n)
     diffusers = pipeline.build(policy, bench.model.scheduler)
     train_ours, train_theirs = with_dpo(bench).values()
 
@@ -31,7 +31,7 @@ def whole_round(bench: Bench) -> list[Result]:
         return sampled.x[:, -1], fused, train_ours()
 
     def theirs() -> tuple:
-        sampled = pipeline.sample(diffusers, policy, x_T, SEED, text, empty)
+        sampled = pipeline.sample(diffusers, policy, x_T, SEED, text)
         policy.decode(sampled)
         fused = authors(bench, scene, explicit=True)
         for image in (fused.reference, fused.base, fused.target):

@@ -25,12 +25,12 @@ def sampling(bench: Bench) -> list[Result]:
     """P5 and P6."""
     policy, n = bench.plain, bench.sizes.images
     x_T, noise = pipeline.noises(SEED, n, policy.latent_shape, bench.sizes.steps)
-    text, empty = bench.texts(policy, n)
+    text = bench.text(policy, n)
     theirs = pipeline.build(policy, bench.model.scheduler)
     sides = {
         "maps captured": lambda: bench.sample(policy, x_T, noise),
         "no maps": lambda: bench.sample(policy, x_T, noise, capture=False),
-        "diffusers' pipeline": lambda: pipeline.sample(theirs, policy, x_T, SEED, text, empty)}
+        "diffusers' pipeline": lambda: pipeline.sample(theirs, policy, x_T, SEED, text)}
     if bench.device.type == "cuda":
         sides[COMPILED] = compiled(bench, x_T, noise)
     seen = observe(sides, [policy.unet], bench.sizes.repeats, bench.device, COMPILED)
@@ -68,9 +68,9 @@ def with_compiled(seen: dict[str, Seen], other: Seen) -> Result:
 def maps_off(bench: Bench) -> float:
     """How far the captured maps of the references are from an explicit softmax at the same x_t, at most."""
     scene = bench.scene
-    text, empty = bench.texts(bench.plain, scene.count)
-    theirs = fuse_in_three(bench.plain, scene.x_T, scene.noise, text, empty, ITEMS, bench.layers,
-                           bench.sizes.first_step, explicit=False)
+    text = bench.text(bench.plain, scene.count)
+    theirs = fuse_in_three(bench.plain, scene.x_T, scene.noise, text, ITEMS, bench.layers,
+                           bench.sizes.first_t, explicit=False)
     found = torch.stack([theirs.maps[..., list(tokens)].mean(-1) for tokens in ITEMS], dim=2)
     captured = scene.sampled.cross_map
     assert captured is not None

@@ -20,7 +20,7 @@ ROUNDS, QUICK_ROUNDS = 40, 4  # the paper's 25,600 images are 40 rounds
 IMAGES, QUICK_IMAGES = (64, 1024), (16, 64)  # of a round
 PROMPTS = 2  # of the tiny project
 SCRIPT = str(ROOT / "benchmarks" / "pipeline" / "in_process.py")
-SMALL = {"sample": {"num_steps": 3, "images_per_prompt": 2}, "fuse": {"first_step": 2}, "prompts": {"train_count": 1},
+SMALL = {"sample": {"num_steps": 3, "images_per_prompt": 2}, "fuse": {"first_t": 2}, "prompts": {"train_count": 1},
          "evaluate": {"images_per_prompt": 1}, "train": {"inner_epochs": 1}}
 
 

@@ -24,7 +24,7 @@ HERE = ROOT / "benchmarks" / "pipeline"
 # Next to no work: of what such a round takes, nearly all is start-up.
 LITTLE: dict[str, Any] = {
     "sample": {"num_steps": 2, "images_per_prompt": 2}, "prompts": {"train_count": 1, "test_count": 1},
-    "fuse": {"first_step": 2}, "train": {"inner_epochs": 1, "last_step": 1, "micro_batch": 1},
+    "fuse": {"first_t": 2}, "train": {"inner_epochs": 1, "last_t": 1, "micro_batch": 1},
     "evaluate": {"images_per_prompt": 1},
     "extract": {"keep_kv": "none"}}
 

@@ -108,8 +108,8 @@ class Fused:
 
 @torch.no_grad()
 def fuse_in_three(
-    policy: Policy, x_T: Tensor, noise: Tensor, text: Text, empty: Text, items: Sequence[Sequence[int]],
-    layers: Sequence[str], first_step: int, *, explicit: bool,
+    policy: Policy, x_T: Tensor, noise: Tensor, text: Text, items: Sequence[Sequence[int]],
+    layers: Sequence[str], first_t: int, *, explicit: bool,
 ) -> Fused:
     """Denoise n references, n bases and n targets side by side; ``x_T`` (2 n, ...) has the references first."""
     T, n = policy.schedule.num_steps, len(x_T) // 2
@@ -121,13 +121,13 @@ def fuse_in_three(
         for i in range(T):
             for role in ("reference", "base", "target"):
                 store.role = role
-                eps = policy.predict_noise(states[role][-1], i, text, empty)
+                eps = policy.predict_noise(states[role][-1], i, text)
                 states[role].append(ddim.step(policy.schedule, i, states[role][-1], eps, z[role][:, i]))
                 if role == "reference":
                     found = find_mask(store.maps, items)
                     maps.append(torch.stack(store.maps).mean(0)[n:].unflatten(1, found.shape[1:]))
                     masks.append(found)
-                    store.mask = torch.cat([found, found]) if T - i <= first_step else None
+                    store.mask = torch.cat([found, found]) if T - i <= first_t else None
                     store.maps.clear()
     trajectories = (torch.stack(states[role], dim=1).cpu() for role in ("reference", "base", "target"))
     return Fused(*trajectories, torch.stack(maps, dim=1).cpu(), torch.stack(masks, dim=1).cpu())

@@ -32,10 +32,10 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def sample(pipeline: Any, policy: Policy, x_T: torch.Tensor, seed: int, text: Text, empty: Text) -> torch.Tensor:
+def sample(pipeline: Any, policy: Policy, x_T: torch.Tensor, seed: int, text: Text) -> torch.Tensor:
     """Final latents (n, c, h, w); DDIM with eta 1 and the policy's guidance."""
     found: torch.Tensor = pipeline(
-        prompt_embeds=text.states, negative_prompt_embeds=empty.states.expand_as(text.states),
+        prompt_embeds=text.states, negative_prompt_embeds=policy.empty.states.expand_as(text.states),
         latents=x_T.to(text.states), generator=generator(seed), num_inference_steps=policy.schedule.num_steps,
         guidance_scale=policy.guidance_scale, eta=policy.schedule.eta, output_type="latent").images
     return found.cpu()

@@ -33,10 +33,10 @@ class Loop:
         self.optimizer.zero_grad(set_to_none=True)
 
 
-def log_prob(policy: Policy, x: Tensor, i: int, text: Text, empty: Text) -> Tensor:
+def log_prob(policy: Policy, x: Tensor, i: int, text: Text) -> Tensor:
     """Eq. (1): log p of step i of one trajectory (T + 1, c, h, w), from a forward of its own."""
     x_t, x_prev = (x[k][None].to(policy.device) for k in (i, i + 1))
-    mean = ddim.mean(policy.schedule, i, x_t, policy.predict_noise(x_t, i, text, empty))
+    mean = ddim.mean(policy.schedule, i, x_t, policy.predict_noise(x_t, i, text))
     return ddim.log_prob(x_prev, mean, policy.schedule.std[i])[0]
 
 
@@ -47,7 +47,7 @@ def d3po(policy: Policy, reference: Policy, pairs: Pairs, train: Train) -> list[
     same. Returns the gradients, one for each inner epoch.
     """
     loop, T = Loop(policy, train), pairs.num_steps
-    text, empty = policy.embed(pairs.prompts), policy.embed([""])
+    text = policy.embed(pairs.prompts)
     terms = int((T - pairs.first_index).sum())
     for _ in range(train.inner_epochs):
         for k in range(len(pairs)):
@@ -55,8 +55,8 @@ def d3po(policy: Policy, reference: Policy, pairs: Pairs, train: Train) -> list[
                 ratio = []
                 for x in (pairs.winner[k], pairs.loser[k]):
                     with torch.no_grad():
-                        old = log_prob(reference, x, i, text, empty)
-                    ratio.append((log_prob(policy, x, i, text, empty) - old).exp())
+                        old = log_prob(reference, x, i, text)
+                    ratio.append((log_prob(policy, x, i, text) - old).exp())
                 (-logsigmoid(train.dpo_beta * (ratio[0] - ratio[1])) / terms).backward()
         loop.step()
     return loop.gradients
@@ -68,13 +68,13 @@ def ddpo(policy: Policy, pairs: Pairs, log_prob_old: Tensor, train: Train) -> li
     Returns the gradients, one for each inner epoch.
     """
     loop, T = Loop(policy, train), pairs.num_steps
-    text, empty = policy.embed(pairs.prompts), policy.embed([""])
+    text = policy.embed(pairs.prompts)
     for _ in range(train.inner_epochs):
         for which, images in enumerate((pairs.winner, pairs.loser)):
             for k, x in enumerate(images):
                 A = float(pairs.advantage[which, k])
                 for i in range(T):
-                    ratio = (log_prob(policy, x, i, text, empty) - log_prob_old[which, k, i].to(policy.device)).exp()
+                    ratio = (log_prob(policy, x, i, text) - log_prob_old[which, k, i].to(policy.device)).exp()
                     clipped = ratio.clamp(1 - train.ratio_clip, 1 + train.ratio_clip)
                     (torch.maximum(-A * ratio, -A * clipped) / (len(pairs) * T)).backward()
         loop.step()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Views:
-    """n images as they are looked at: pictures (n, row, column, 3) uint8, embeddings (n, d) of unit length."""
+    """n images for comparison: pictures (n, row, column, 3) uint8, embeddings (n, d) of unit length."""
 
     picture: NDArray[np.uint8]
     embedding: NDArray[np.float32]
@@ -40,7 +40,7 @@ def similarity(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     return float((a * b).sum(axis=1).mean())
 
 
-def enlarged(maps: NDArray[Any], size: tuple[int, ...]) -> NDArray[Any]:
+def enlarge(maps: NDArray[Any], size: tuple[int, ...]) -> NDArray[Any]:
     """Maps (..., y, x) at ``size`` (row, column), nearest neighbour, as masks are in fusion."""
     rows, columns = (np.arange(wanted) * have // wanted for wanted, have in zip(size, maps.shape[-2:], strict=True))
     return maps[..., rows, :][..., columns]
@@ -49,13 +49,13 @@ def enlarged(maps: NDArray[Any], size: tuple[int, ...]) -> NDArray[Any]:
 def never_masked(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
     """Pixels (n, *size) that no step's mask (n, step, y, x) covers."""
     touched: NDArray[np.bool_] = np.any(mask, axis=1)
-    return ~enlarged(touched, size)
+    return ~enlarge(touched, size)
 
 
 def fused_figures(
-    training: pd.DataFrame, base: Views, reference: Views, target: Views, mask: NDArray[np.bool_],
+    pairs: pd.DataFrame, targets: pd.DataFrame, base: Views, reference: Views, target: Views, mask: NDArray[np.bool_],
 ) -> dict[str, Any]:
-    """Figures of fused pairs: all views and masks (n, ...) one row a row of ``training``.
+    """Figures of fused pairs: all views and masks (n, ...) one row a row of ``pairs`` and ``targets``.
 
     ``target_gain`` and ``reference_lead`` are rewards over the base's. A method that makes consistent pairs has
     ``target_distance`` well below ``reference_distance``, next to nothing outside the mask, and
@@ -63,9 +63,9 @@ def fused_figures(
     """
     outside = never_masked(mask, base.picture.shape[1:3])
     return {
-        "pairs": len(training), "adopted": int(training.adopted.sum()), "adopted_share": float(training.adopted.mean()),
-        "reference_lead": float((training.reference_reward - training.base_reward).mean()),
-        "target_gain": float((training.target_reward - training.base_reward).mean()),
+        "pairs": len(pairs), "adopted": int(targets.adopted.sum()), "adopted_share": float(targets.adopted.mean()),
+        "reference_lead": float((pairs.reference_reward - pairs.base_reward).mean()),
+        "target_gain": float((targets.target_reward - pairs.base_reward).mean()),
         "mask_coverage": float(mask.mean()),
         "reference_distance": distance(reference.picture, base.picture),
         "target_distance": distance(target.picture, base.picture),
@@ -85,8 +85,8 @@ def fresh_gain(pairs: pd.DataFrame, images: pd.DataFrame, scores: pd.DataFrame) 
     return float((pairs.prompt_id.map(of_prompt) - pairs.base_reward).mean())
 
 
-def pair_figures(winner_reward: pd.Series, loser_reward: pd.Series, first: Views, second: Views) -> dict[str, Any]:
+def pair_figures(training: pd.DataFrame, first: Views, second: Views) -> dict[str, Any]:
     """Figures of pairs that were not fused."""
-    return {"pairs": len(winner_reward), "reward_gap": float((winner_reward - loser_reward).mean()),
+    return {"pairs": len(training), "reward_gap": float((training.winner_reward - training.loser_reward).mean()),
             "pair_distance": distance(first.picture, second.picture),
             "pair_similarity": similarity(first.embedding, second.embedding)}

@@ -1,4 +1,8 @@
-"""The training set of a round as a table: which image of each pair wins."""
+"""The training set of a round as a table: of each pair the winner and the loser.
+
+All kinds of pairs have the same columns: pair, prompt_id, prompt, and for winner and loser the stage that made
+the image (``sample`` or ``fuse``), its row there, and its reward.
+"""
 
 from __future__ import annotations
 
@@ -8,51 +12,80 @@ import pandas as pd
 from torch import from_numpy
 
 from ..errors import DFusionError
-from .rule import adopted
+from .rule import adopts
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from ..params.sections import Adopt
 
+SAMPLE, FUSE = "sample", "fuse"
 
-def twin_table(twins: pd.DataFrame, scores: pd.DataFrame, twin_reward: NDArray[Any]) -> pd.DataFrame:
-    """The training set of ``pairs: same_noise``: of an image and its twin the better one wins.
 
-    ``twins`` is ``plan.twin_plan``'s table, ``scores`` (image, reward), ``twin_reward`` (pair,). Adds image_reward,
-    twin_reward, twin_wins, winner_reward and loser_reward; a tie goes to the image.
+def target_table(
+    pairs: pd.DataFrame, target_reward: NDArray[Any], without_mask: NDArray[np.bool_], adopt: Adopt
+) -> pd.DataFrame:
+    """Eq. (7) on every pair: pair, prompt_id, prompt, target_reward, adopted.
+
+    target_reward: (pair,); without_mask: bool (pair,), where the mask was empty and the target is its base, which is
+    never adopted.
     """
-    table = twins.merge(scores[["image", "reward"]], on="image", validate="one_to_one").sort_values("pair")
-    table = table.rename(columns={"reward": "image_reward"}).reset_index(drop=True).assign(twin_reward=twin_reward)
-    both = table[["image_reward", "twin_reward"]]
-    return table.assign(twin_wins=table.twin_reward > table.image_reward, winner_reward=both.max(axis=1),
-                        loser_reward=both.min(axis=1))
-
-
-def judged(pairs: pd.DataFrame, target_reward: NDArray[Any] | None, adopt: Adopt) -> pd.DataFrame:
-    """The pairs with the columns ``target_reward``, ``adopted`` and ``winner_reward``.
-
-    ``target_reward`` (pair,), or None where nothing was fused: then every winner is its reference.
-    """
-    if target_reward is None:
-        return pairs.assign(target_reward=float("nan"), adopted=False, winner_reward=pairs.reference_reward)
     R_a, R_r, R_b = (from_numpy(x.astype("float64")) for x in (
         target_reward, pairs.reference_reward.to_numpy(), pairs.base_reward.to_numpy()))
-    taken = adopted(R_a, R_r, R_b, adopt.threshold).numpy() if adopt.enabled else R_a.isfinite().numpy()
-    winner = pairs.reference_reward.where(~taken, target_reward)
-    return pairs.assign(target_reward=target_reward, adopted=taken, winner_reward=winner)
+    good = adopts(R_a, R_r, R_b, adopt.threshold).numpy() if adopt.enabled else R_a.isfinite().numpy()
+    return pairs[["pair", "prompt_id", "prompt"]].assign(target_reward=target_reward, adopted=good & ~without_mask)
 
 
-def kept(table: pd.DataFrame, adopt: Adopt) -> pd.DataFrame:
-    """The judged pairs that are trained on: all, or with ``fallback: drop`` those whose target was adopted.
+def fused_training(pairs: pd.DataFrame, targets: pd.DataFrame, adopt: Adopt) -> pd.DataFrame:
+    """Adopted targets against bases; where one was not adopted its reference wins, or the pair is dropped.
 
-    Raises DFusionError if no pair is left.
+    Raises DFusionError if ``adopt.fallback`` is drop and none was adopted.
     """
-    if adopt.fallback == "reference":
-        return table
-    if not table.adopted.any():
+    if adopt.fallback == "drop" and not targets.adopted.any():
         raise DFusionError(
-            f"adopt: none of {len(table)} targets is good enough, and adopt.fallback is drop: "
+            f"adopt: none of {len(targets)} targets is good enough, and adopt.fallback is drop: "
             "there is nothing to train on.",
             f"Lower adopt.threshold (now {adopt.threshold}), or set adopt.fallback to reference.")
-    return table[table.adopted].reset_index(drop=True)
+    training = reference_training(pairs)
+    taken = targets.adopted.to_numpy()
+    training.loc[taken, "winner_stage"] = FUSE
+    training.loc[taken, "winner_row"] = pairs.pair[taken]
+    training.loc[taken, "winner_reward"] = targets.target_reward[taken]
+    return training[taken].reset_index(drop=True) if adopt.fallback == "drop" else training
+
+
+def reference_training(pairs: pd.DataFrame) -> pd.DataFrame:
+    """References against bases."""
+    return pairs[["pair", "prompt_id", "prompt"]].assign(
+        winner_stage=SAMPLE, winner_row=pairs.reference_image, winner_reward=pairs.reference_reward,
+        loser_stage=SAMPLE, loser_row=pairs.base_image, loser_reward=pairs.base_reward)
+
+
+def twin_training(twins: pd.DataFrame, scores: pd.DataFrame, twin_reward: NDArray[Any]) -> pd.DataFrame:
+    """Of an image and its twin the better one against the other.
+
+    twins: the table of ``pairing.plan.twin_plan``; scores: (image, reward); twin_reward: (pair,).
+    """
+    table = twins.merge(scores[["image", "reward"]], on="image", validate="one_to_one").sort_values("pair")
+    table = table.reset_index(drop=True).assign(twin_reward=twin_reward)
+    wins = table.twin_reward > table.reward
+    sides: dict[str, pd.Series] = {}
+    for side, twin in (("winner", wins), ("loser", ~wins)):
+        sides |= {f"{side}_stage": twin.map({True: FUSE, False: SAMPLE}),
+                  f"{side}_row": table.pair.where(twin, table.image),
+                  f"{side}_reward": table.twin_reward.where(twin, table.reward)}
+    return table[["pair", "prompt_id", "prompt"]].assign(**sides)
+
+
+def without_ties(training: pd.DataFrame) -> pd.DataFrame:
+    """The pairs whose images have different rewards; equal ones say nothing about which is better.
+
+    Raises DFusionError if none is left.
+    """
+    different = training[training.winner_reward != training.loser_reward].reset_index(drop=True)
+    if different.empty:
+        raise DFusionError(
+            f"adopt: the images of all {len(training)} pairs have equal rewards: there is nothing to learn from.",
+            "Use a reward that tells images apart: see reward.weight and reward.plugins in params.yaml.")
+    return different

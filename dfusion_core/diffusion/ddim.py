@@ -141,6 +141,22 @@ def gaussian_kl(mean: Tensor, mean_old: Tensor, std: Tensor) -> Tensor:
     return ((mean - mean_old.to(mean)) ** 2 / (2 * _rows(std, mean) ** 2)).flatten(1).mean(1)
 
 
+def sensitivity(schedule: Schedule) -> Tensor:
+    """|dmu/deps| / std of Eq. (1) for each step index, float64 (T,).
+
+    The gradient of a log-prob with respect to the U-Net's output (noise, or a velocity) is the step's standard normal
+    noise times this, over the number of latent elements. At T = 20 and eta = 1 it is 5.4 at t = 2 and 0.6 to 1.1
+    elsewhere, so that in Eq. 6 this timestep outweighs the others. Infinite where std is 0.
+    """
+    abar_t, abar_prev, std = schedule.abar_t, schedule.abar_prev, schedule.std
+    direction = (1 - abar_prev - std**2).clamp(min=0).sqrt()
+    if schedule.prediction_type == "v_prediction":
+        slope = abar_t.sqrt() * direction - abar_prev.sqrt() * (1 - abar_t).sqrt()
+    else:
+        slope = direction - (abar_prev * (1 - abar_t) / abar_t).sqrt()
+    return slope.abs() / std
+
+
 def _previous(timesteps: Tensor, num_steps: int, config: Any) -> Tensor:
     """The timestep that each step leads to; of the last one 0.
 

@@ -1,20 +1,17 @@
-"""Numbers that are NaN or infinite are refused where they appear."""
+"""Refuses numbers that are NaN or infinite at the place where they appear."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
-from ..errors import BadNumber
+from ..errors import NotFinite
 
 
-def check_finite(x: torch.Tensor, what: str, describe: Sequence[str] = (), t: int | None = None) -> None:
-    """Raise BadNumber naming the row of x (n, ...) with a NaN or an infinity, by its description if there is one."""
+def check_finite(x: torch.Tensor, what: str, t: int | None = None) -> None:
+    """Raise NotFinite for the first row of x (n, ...) that holds a NaN or an infinity.
+
+    what: the quantity, for the message; t: the paper's timestep at which it appeared.
+    """
     bad = ~torch.isfinite(x).flatten(1).all(dim=1)
     if bad.any():
-        row = int(bad.nonzero()[0, 0])
-        raise BadNumber(
-            f"{what} of {describe[row] if describe else f'row {row}'} is NaN or infinite"
-            f"{'' if t is None else f' at t = {t}'}.",
-            "If model.dtype is fp16, try fp32; a learning rate that is too high does this as well.")
+        raise NotFinite(what, int(bad.nonzero()[0, 0]), t)

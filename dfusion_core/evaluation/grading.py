@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +21,14 @@ MARGIN = 2  # pixels between pictures
 
 
 def score_images(
-    reward: Scorer, images: pd.DataFrame, pictures: NDArray[np.uint8], describe: Sequence[str] = (),
+    reward: Scorer, images: pd.DataFrame, pictures: NDArray[np.uint8]
 ) -> pd.DataFrame:
     """The table with the columns ``reward``, those of its terms, ``diversity`` (of a prompt's images), and, on the
     micro-world, the judge that is never trained on: ``right`` and ``oracle_log_prob``."""
-    found = reward(pictures, images.prompt.tolist(), describe)
-    images = images.assign(reward=found.reward, **found.terms)
+    scores = reward(pictures, images.prompt.tolist())
+    images = images.assign(reward=scores.reward, **scores.terms)
     if images.prompt.duplicated(keep=False).all():
-        images = images.assign(diversity=diversity(found.embedding, images.prompt.tolist()))
+        images = images.assign(diversity=diversity(scores.embedding, images.prompt.tolist()))
     if reward.clip.name != MICRO_CLIP:  # pictures of another world
         return images
     right, log_prob = judge_pictures(pictures, images.prompt.tolist())

@@ -36,9 +36,9 @@ def contact_sheet(values: NDArray[Any], dims: Sequence[str], name: str) -> "Imag
         lines = [list(line) for line in tiles]
     elif kind == ("state", "channel", "height", "width"):
         lines = [_latents(row) for row in values]
-    elif kind == ("step", "map_y", "map_x"):
+    elif kind == ("i", "map_y", "map_x"):
         lines = [grey(row) for row in values]
-    elif kind == ("step", "item", "map_y", "map_x"):
+    elif kind == ("i", "item", "map_y", "map_x"):
         lines = [grey(row[:, item]) for row in values for item in range(row.shape[1])]
     else:
         raise StoreError(

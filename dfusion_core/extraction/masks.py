@@ -1,4 +1,4 @@
-"""From a reference's stored trajectory and maps to what fusion needs: masks (Eq. 4), keys and values."""
+"""Eq. (4) on the stored cross-attention maps of references."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from ..attention.masks import item_mask, merge
 from ..errors import MaskError
 
 if TYPE_CHECKING:
-    from ..params.sections import Extract, Fuse
+    from ..params.sections import Extract
     from ..prompts.reading import Prompt
+
 
 @dataclass(frozen=True)
 class Masks:
-    """``mask`` (n, T, y, x) is M_t, ``item_mask`` (n, T, item, y, x) its parts."""
+    """Masks of n references: ``mask`` (n, T, y, x) is M_t, ``item_mask`` (n, T, item, y, x) the items' masks."""
 
     mask: torch.Tensor
     item_mask: torch.Tensor
 
 
 def thresholds(prompt: Prompt, extract: Extract) -> tuple[float, ...]:
-    """thr_o of each item. Raises MaskError where absolute ones are asked for and the file has none."""
+    """thr_o of each item. Raises MaskError where ``extract.threshold`` is absolute and the prompt has none."""
     if extract.threshold == "relative":
         return (extract.relative_threshold,) * len(prompt.items)
     if prompt.thresholds is None:
@@ -42,17 +43,20 @@ def reference_masks(cross_map: NDArray[np.float32], prompts: Sequence[Prompt], e
     items = torch.zeros(maps.shape, dtype=torch.bool)
     merged = []
     for row, prompt in enumerate(prompts):
-        found = item_mask(maps[row, :, :len(prompt.items)], thresholds(prompt, extract), extract.threshold)
-        items[row, :, :len(prompt.items)] = found
-        merged.append(merge(found, extract.merge))
+        masks = item_mask(maps[row, :, :len(prompt.items)], thresholds(prompt, extract), extract.threshold)
+        items[row, :, :len(prompt.items)] = masks
+        merged.append(merge(masks, extract.merge))
     return Masks(torch.stack(merged), items)
 
 
-def check_masks(mask: torch.Tensor, T: int, fuse: Fuse, describe: Sequence[str]) -> None:
-    """Raise MaskError where a reference's mask is empty at every fused step: nothing would be fused."""
-    window = mask[:, T - fuse.first_step:T - fuse.last_step + 1]
-    empty = ~window.flatten(2).any(dim=2)  # (n, step)
-    for row in empty.all(dim=1).nonzero().flatten().tolist():
-        raise MaskError(
-            f"extract: the mask of {describe[row]} is empty at all {window.shape[1]} fused steps.",
-            "The thresholds are too high: lower them in the prompt file, or extract.relative_threshold.")
+def empty_masks(masks: Masks, steps: range) -> torch.Tensor:
+    """Bool (n,): references whose mask is empty at every fused step index; a target of theirs is its base."""
+    return ~masks.mask[:, steps.start:steps.stop].flatten(1).any(dim=1)
+
+
+def empty_because(masks: Masks, steps: range, extract: Extract) -> str:
+    """What to do about masks (n references) that are empty: which of the two possible reasons they have."""
+    if masks.item_mask[:, steps.start:steps.stop].any():
+        return "items that overlap cancel out under XOR; set extract.merge to or, or raise the thresholds"
+    where = "extract.relative_threshold" if extract.threshold == "relative" else "the thresholds in the prompt file"
+    return f"no item reaches its threshold; lower {where}"

@@ -1,16 +1,20 @@
-"""The policy: a text-to-image diffusion model with its adapter, and the few things the stages ask of it."""
+"""The policy: a text-to-image diffusion model with its adapter; prediction, log-probs and sampling."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..diffusion import ddim
 from ..diffusion.ddim import Schedule, schedule
+from ..diffusion.denoise import Capture, Trajectories, denoise
 from ..diffusion.finite import check_finite
+from ..diffusion.noise import trajectory_noises
 from ..errors import ModelError
 from ..runtime.device import pick_device
 from .loading import load_pipeline
@@ -23,9 +27,20 @@ if TYPE_CHECKING:
     from ..params import Model, Sample
 
 
+@dataclass(frozen=True)
+class Images:
+    """n sampled images: their trajectories, and their pictures (n, height, width, 3) uint8."""
+
+    trajectories: Trajectories
+    picture: torch.Tensor
+
+
 @dataclass
 class Policy:
-    """A loaded model. ``schedule`` holds the DDIM coefficients of Eq. 1 for the sampling parameters."""
+    """A text-to-image diffusion model as a policy: p(x_{t-1} | x_t, c) of Eq. 1 with classifier-free guidance.
+
+    schedule: the DDIM coefficients for the sampling parameters.
+    """
 
     unet: Any
     vae: Any
@@ -48,26 +63,57 @@ class Policy:
         return self.latent_shape[1] << halvings
 
     def embed(self, texts: Sequence[str]) -> Text:
-        """What the U-Net is told of n texts, on the device and in the U-Net's dtype."""
+        """The embeddings of n prompts, on the policy's device and in the U-Net's dtype."""
         return self.encode(texts, self.unet.dtype)
 
-    def predict_noise(self, x_t: torch.Tensor, step: int | torch.Tensor, text: Text, empty: Text) -> torch.Tensor:
-        """Guided prediction for latents (n, c, h, w) at step index ``step`` (an int, or one per latent).
+    @cached_property
+    def empty(self) -> Text:
+        """The embedding of the empty prompt, the unconditional half of guidance."""
+        return self.embed([""])
 
-        One batch of 2 n rows: first all unconditional halves, then all conditional ones. ``text`` are the n prompts,
-        ``empty`` the empty one. Returns fp32: noise, or a velocity where ``schedule.prediction_type`` says so.
+    def predict_noise(self, x_t: torch.Tensor, i: int | torch.Tensor, text: Text) -> torch.Tensor:
+        """Guided prediction for latents x_t (n, c, h, w) of n prompts at step index i (an int, or (n,)).
+
+        One batch of 2 n rows: the unconditional halves first, then the conditional ones. Returns float32 (n, c, h, w):
+        noise, or a velocity where ``schedule.prediction_type`` is v_prediction.
         """
         n = len(x_t)
-        timestep = self.schedule.timesteps[torch.as_tensor(step)].expand(n).to(self.device)
+        timestep = self.schedule.timesteps[torch.as_tensor(i)].expand(n).to(self.device)
         rows = torch.cat([x_t, x_t]).to(self.unet.dtype)
-        words = guided(empty, text)
-        out: torch.Tensor = self.unet(rows, torch.cat([timestep, timestep]), words.states,
-                                      added_cond_kwargs=self._conditions(words)).sample
-        without, with_text = out.float().chunk(2)
-        return without + self.guidance_scale * (with_text - without)
+        both = guided(self.empty, text)
+        out: torch.Tensor = self.unet(rows, torch.cat([timestep, timestep]), both.states,
+                                      added_cond_kwargs=self._conditions(both)).sample
+        unconditional, conditional = out.float().chunk(2)
+        return unconditional + self.guidance_scale * (conditional - unconditional)
+
+    def log_prob(
+        self, x_t: torch.Tensor, x_prev: torch.Tensor, i: int | torch.Tensor, text: Text
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """log p(x_{t-1} | x_t, c) of n steps (Eq. 1), nats per latent element (n,), and the mean (n, c, h, w).
+
+        x_t, x_prev: (n, c, h, w); i: one step index, or (n,).
+        """
+        x_t = x_t.to(self.device)
+        mean = ddim.mean(self.schedule, i, x_t, self.predict_noise(x_t, i, text))
+        return ddim.log_prob(x_prev.to(self.device), mean, self.schedule.std[i]), mean
+
+    def sample(
+        self, seeds: Sequence[int], text: Text, *, step_seeds: Sequence[int] | None = None,
+        capture: Capture | None = None,
+    ) -> Images:
+        """Sample n images of n prompts. Raises NotFinite.
+
+        seeds: (n,), seeds of x_T and of the step noises; step_seeds: (n,), other seeds of the step noises.
+        """
+        T = self.schedule.num_steps
+        x_T, noise = trajectory_noises(seeds, self.latent_shape, T)
+        if step_seeds is not None:
+            _, noise = trajectory_noises(step_seeds, self.latent_shape, T)
+        made = denoise(self, x_T, noise, text, capture)
+        return Images(made, self.decode(made.x[:, -1]))
 
     def _conditions(self, words: Text) -> dict[str, torch.Tensor] | None:
-        """SDXL's further conditions: the pooled prompt; sizes of original and target, nothing cut off."""
+        """SDXL's further conditions: the pooled prompt; sizes of original and target, nothing cropped."""
         if words.pooled is None:
             return None
         side = self.picture_size
@@ -75,11 +121,11 @@ class Policy:
         return {"text_embeds": words.pooled, "time_ids": sizes.expand(len(words), -1)}
 
     @torch.no_grad()
-    def decode(self, x_0: torch.Tensor, describe: Sequence[str] = ()) -> torch.Tensor:
-        """Pictures (n, height, width, 3) uint8 of final latents. Raises BadNumber: as a byte a NaN would be black."""
+    def decode(self, x_0: torch.Tensor) -> torch.Tensor:
+        """Pictures (n, height, width, 3) uint8 of final latents (n, c, h, w). Raises NotFinite."""
         latents = x_0.to(self.device, self.vae.dtype) / self.vae.config.scaling_factor
         pixels: torch.Tensor = self.vae.decode(latents).sample.float()
-        check_finite(pixels, "the decoded picture", describe)
+        check_finite(pixels, "the decoded picture")
         return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
 
 

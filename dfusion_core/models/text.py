@@ -1,4 +1,4 @@
-"""From prompts to what the U-Net is told of them: one text encoder in SD 1 and 2, two in SDXL."""
+"""From prompts to the embeddings that condition the U-Net: one text encoder in SD 1 and 2, two in SDXL."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ class TextEncoder:
         One encoder: its last states. Two (SDXL): the states before the last layer of both, side by side, and the
         second one's pooled output; the empty prompt is all zeros where the model was trained so.
         """
-        found = [self._run(tokenizer, encoder, texts) for tokenizer, encoder in self.parts]
-        if len(found) == 1:
-            return Text(found[0].last_hidden_state.to(dtype))
-        states = torch.cat([one.hidden_states[-2] for one in found], dim=-1).to(dtype)
-        pooled = found[-1].text_embeds.to(dtype)
+        outputs = [self._run(tokenizer, encoder, texts) for tokenizer, encoder in self.parts]
+        if len(outputs) == 1:
+            return Text(outputs[0].last_hidden_state.to(dtype))
+        states = torch.cat([one.hidden_states[-2] for one in outputs], dim=-1).to(dtype)
+        pooled = outputs[-1].text_embeds.to(dtype)
         if self.empty_is_zero:
             blank = torch.tensor([text == "" for text in texts], device=states.device)
             states, pooled = states.masked_fill(blank[:, None, None], 0), pooled.masked_fill(blank[:, None], 0)

@@ -49,11 +49,15 @@ def twin_plan(images: pd.DataFrame) -> pd.DataFrame:
     return plan
 
 
-def pair_names(pairs: pd.DataFrame) -> list[str]:
-    """Which pair is which, for messages: number, prompt and the seed of the image that the new one was made from."""
-    what, seeds = ("base seed", pairs.base_seed) if "base_seed" in pairs else ("seed", pairs.seed)
-    return [f"pair {pair} ('{prompt}', {what} {seed})"
-            for pair, prompt, seed in zip(pairs.pair, pairs.prompt, seeds, strict=True)]
+def image_name(images: pd.DataFrame, row: int) -> str:
+    """What a row of a table of images or references is, for messages."""
+    return f"{images.columns[0]} {row} ('{images.prompt[row]}', seed {images.seed[row]})"
+
+
+def pair_name(pairs: pd.DataFrame, row: int) -> str:
+    """What a row of a table of pairs or twins is, for messages; the seed is that of the new image's x_T."""
+    seed = "base_seed" if "base_seed" in pairs else "seed"
+    return f"pair {pairs.pair[row]} ('{pairs.prompt[row]}', {seed.replace('_', ' ')} {pairs[seed][row]})"
 
 
 def pair_plan(images: pd.DataFrame, scores: pd.DataFrame, mode: Pairing) -> tuple[pd.DataFrame, pd.DataFrame]:

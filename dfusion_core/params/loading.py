@@ -223,24 +223,24 @@ def _suggest_key(location: tuple[int | str, ...]) -> str:
 def _across_sections(p: s.Everything) -> list[str]:
     """Rules that no single section can see."""
     problems = []
-    if p.fuse.first_step > p.sample.num_steps:
+    if p.fuse.first_t > p.sample.num_steps:
         problems.append(
-            f"fuse.first_step: must be at most sample.num_steps = {p.sample.num_steps} "
-            f"(got {p.fuse.first_step})."
+            f"fuse.first_t: must be at most sample.num_steps = {p.sample.num_steps} "
+            f"(got {p.fuse.first_t})."
         )
-    if p.fuse.last_step > p.fuse.first_step:
+    if p.fuse.last_t > p.fuse.first_t:
         problems.append(
-            f"fuse.last_step: must be at most fuse.first_step = {p.fuse.first_step} (got {p.fuse.last_step})."
+            f"fuse.last_t: must be at most fuse.first_t = {p.fuse.first_t} (got {p.fuse.last_t})."
         )
-    first = p.train.first_step
-    if first is not None and not p.train.last_step <= first <= p.sample.num_steps:
+    first = p.train.first_t
+    if first is not None and not p.train.last_t <= first <= p.sample.num_steps:
         problems.append(
-            f"train.first_step: must be from train.last_step = {p.train.last_step} to sample.num_steps = "
+            f"train.first_t: must be from train.last_t = {p.train.last_t} to sample.num_steps = "
             f"{p.sample.num_steps} (got {first})."
         )
-    if p.train.last_step > p.fuse.first_step:  # of a target nothing would be left to train on
+    if p.train.last_t > p.fuse.first_t:  # of a target nothing would be left to train on
         problems.append(
-            f"train.last_step: must be at most fuse.first_step = {p.fuse.first_step} (got {p.train.last_step})."
+            f"train.last_t: must be at most fuse.first_t = {p.fuse.first_t} (got {p.train.last_t})."
         )
     if len(set(p.fuse.layers)) != len(p.fuse.layers):
         problems.append(f"fuse.layers: names a layer twice (got {json.dumps(p.fuse.layers)}).")

@@ -139,8 +139,8 @@ class Fuse(Section):
     layers: tuple[Layer, ...] = _paper(
         ("mid", "up_1", "up_2", "up_3"), "U-Net layers 3-6 of the paper, by name", min_length=1
     )
-    first_step: int = _paper(18, "fuse from this t ...", ge=1)
-    last_step: int = _paper(1, "... down to this t", ge=1)
+    first_t: int = _paper(18, "fuse from this t ...", ge=1)
+    last_t: int = _paper(1, "... down to this t", ge=1)
     batch_size: int = _ours(4, "targets denoised together", ge=1)
 
 
@@ -174,10 +174,14 @@ class Train(Section):
     clip_norm: float = _paper(1.0, "largest norm of the gradient", gt=0)
     inner_epochs: int = _paper(2, "E, passes over the pairs of a round", ge=1)
     pairs_per_update: int = _paper(320, "pairs, each with all its timesteps, per optimizer step", ge=1)
-    first_step: int | None = _paper(
+    first_t: int | None = _paper(
         None, "train from this t ...; null: from T. Where fusion begins, a target says what fusion put there", ge=1
     )
-    last_step: int = _paper(1, "... down to this t; a step of little noise outweighs all others in the log-ratio", ge=1)
+    last_t: int = _paper(1, "... down to this t; a step of little noise outweighs all others in the log-ratio", ge=1)
+    timestep_weight: Literal["none", "equal"] = _paper(
+        "none", "none: as printed, where t = 2 outweighs all others; equal: terms are weighted so that the gradient "
+        "with respect to the predicted noise is as large at every timestep"
+    )
     micro_batch: int = _ours(
         8, "rows of (pair, timestep) in one forward pass; no effect on the result but rounding", ge=1
     )
@@ -191,11 +195,6 @@ class Train(Section):
     advantage_clip: float = _ours(5.0, "ddpo, dpok: largest absolute value of a normalised reward", gt=0)
     dpok_alpha: float = _paper(0.99, "dpok: weight of the policy gradient in Eq. 9", gt=0)
     dpok_beta: float = _paper(0.01, "dpok: weight of the KL divergence from the policy before the round", ge=0)
-
-    def steps(self, num_steps: int) -> range:
-        """The step indices i = T - t that are trained on, of ``num_steps`` = T."""
-        first = num_steps if self.first_step is None else self.first_step
-        return range(num_steps - first, num_steps - self.last_step + 1)
 
 
 class Evaluate(Section):

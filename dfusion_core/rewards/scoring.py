@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..errors import BadNumber, RewardError, one_line
+from ..diffusion.finite import check_finite
+from ..errors import RewardError, one_line
 from ..models.builtin import reward_source
 from .plugins import Plugin, load_plugin, state_hash
 
@@ -90,24 +91,21 @@ class Scorer:
         """The names of ``Scores.terms``."""
         return ["clip", *self.plugins] if self.plugins else []
 
-    def __call__(self, pictures: Pictures, prompts: Sequence[str], describe: Sequence[str] = ()) -> Scores:
-        """Score n pictures against their n prompts; ``describe`` says for messages which is which.
+    def __call__(self, pictures: Pictures, prompts: Sequence[str]) -> Scores:
+        """Score n pictures (n, row, column, rgb) against their n prompts.
 
-        Raises RewardError if a plug-in returns something else, BadNumber for a score that is NaN or infinite.
+        Raises RewardError if a plug-in returns something else, NotFinite for a score that is NaN or infinite.
         """
         if not len(pictures):
             return Scores(np.zeros(0, np.float32), {}, np.zeros((0, 0), np.float32))
         seen = self.clip.embed_pictures(pictures)
         cosine = (seen * self.clip.embed_prompts(prompts)).sum(dim=1)
-        total, found = self.weight * cosine, {"clip": cosine}
+        total, terms = self.weight * cosine, {"clip": cosine}
         for name, (plugin, weight) in self.plugins.items():
-            found[name] = self._term(name, plugin, pictures, prompts)
-            total = total + weight * found[name]
-        for row in (~(total.isfinite() & seen.isfinite().all(dim=1))).nonzero().flatten().tolist():
-            name = describe[row] if describe else f"picture {row} ('{prompts[row]}')"
-            raise BadNumber(f"reward: the score of {name} is NaN or infinite.",
-                            "The reward model's weights or reward.weight are wrong; 'dfusion doctor' looks at them.")
-        return Scores(total.numpy(), {name: found[name].numpy() for name in self.terms}, seen.numpy())
+            terms[name] = self._term(name, plugin, pictures, prompts)
+            total = total + weight * terms[name]
+        check_finite(torch.cat([total[:, None], seen], dim=1), "the score")
+        return Scores(total.numpy(), {name: terms[name].numpy() for name in self.terms}, seen.numpy())
 
     def identity(self) -> dict[str, Any]:
         """Which models gave the scores: names, weights in the sum, and a sha256 of each model's tensors."""

@@ -134,7 +134,7 @@ def _bad_number(
     where += [
         _at(dim, i, size)
         for dim, i, size in zip(dims, place, values.shape, strict=False)
-        if dim in ("step", "state")
+        if dim in ("i", "state")
     ]
     return BadNumber(
         f"{stage}: '{name}' of {round} has a {values[place]} at {', '.join(where)}.",
@@ -143,7 +143,7 @@ def _bad_number(
 
 
 def _at(dim: str, index: int, size: int) -> str:
-    t = size - index if dim == "step" else size - 1 - index
+    t = size - index if dim == "i" else size - 1 - index
     return f"{dim} {index} (t = {t})"
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ..errors import StoreError
+from ..errors import NotFinite, StoreError
 from ..runtime import ranks
 from ..runtime.progress import track
 from . import atomic, disk, scratch, tensors
@@ -81,6 +81,7 @@ class StageRun:
         self._parts = Parts(stage, round, self._scratch / scratch.PARTS)
         self._has_space = False  # this run has looked, or is not the one to look
         self._progress: Iterator[range] | None = None
+        self._part = range(0)  # the rows that are being made; empty outside `unfinished`
         self._collected = gc.isenabled()
 
     def __enter__(self) -> "StageRun":
@@ -105,6 +106,8 @@ class StageRun:
                 self._progress.close()  # type: ignore[attr-defined]  # a generator: restores the terminal
             if isinstance(error, OSError) and error.filename is None:
                 error.filename = str(self._scratch)
+            if isinstance(error, NotFinite):
+                raise error.named(self._row_name(error.row)) from error
             if kind is None and not self.done:
                 ranks.wait()  # for the rows of the others
                 if ranks.leads():
@@ -135,9 +138,19 @@ class StageRun:
             of = "" if mine == count else " of this process"
             self.say(f"continues; {mine - left} of {mine} rows{of} were finished before")
         if not ranks.leads():
-            return iter(todo)
+            return self._note_part(iter(todo))
         self._progress = track(todo, len, mine, mine - left, f"{self.stage} {self.round}")
-        return self._progress
+        return self._note_part(self._progress)
+
+    def _note_part(self, parts: Iterator[range]) -> Iterator[range]:
+        for self._part in parts:
+            yield self._part
+        self._part = range(0)
+
+    def _row_name(self, row: int) -> str:
+        """What a row of the batch that is being made is, for messages; outside of batches a row of the whole table."""
+        row = self._part[row] if self._part else row
+        return self.describe(row) or f"row {row}"
 
     def track(self, items: Iterable[int], count: int, what: str) -> Iterator[int]:
         """The items one by one, with progress on stderr; the rest of ``count`` was done by an earlier run."""

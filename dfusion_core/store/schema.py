@@ -1,8 +1,8 @@
 """Every array of every stage: name, dimensions, type, unit and meaning. This file is the format of a release.
 
 The first dimension is the row: one image, reference or pair. A chunk is one row, a shard up to 64 of them.
-Entry i of `state` is x_{T-i} (T + 1 entries), entry i of `step` belongs to t = T - i, but in kv,
-where only fused steps are kept, to t = fuse.first_step - i.
+Entry i of the dimension `i` belongs to the paper's timestep t = T - i; of `state` to x_{T-i} (T + 1 entries). In kv
+only the fused steps are kept: entry k of `fused_step` belongs to t = fuse.first_t - k.
 """
 
 import re
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from ..errors import StoreError, did_you_mean
 
-FORMAT_VERSION = 2
-OLDEST_VERSION = 1  # that is still read: its manifest has no checksum of its own
+FORMAT_VERSION = 3
+OLDEST_VERSION = 3  # that is still read
 SHARD_ROWS = 64
 SHARD_BYTES = 256 * 2**20  # a shard is built in memory, so that a row of many MB makes for fewer rows in it
 
@@ -42,14 +42,14 @@ ARRAYS: dict[str, tuple[Array, ...]] = {
         Array("x", ("image", *LATENT), "float32", "latent", "the trajectory x_T ... x_0"),
         Array(
             "log_prob",
-            ("image", "step"),
+            ("image", "i"),
             "float32",
             "nats per latent element (mean)",
             "log p(x_{t-1} | x_t, c)",
         ),
         Array(
             "cross_map",
-            ("image", "step", "item", "map_y", "map_x"),
+            ("image", "i", "item", "map_y", "map_x"),
             "float32",
             "attention probability",
             "A_t^cross of each item; zero where a prompt has fewer items",
@@ -60,10 +60,10 @@ ARRAYS: dict[str, tuple[Array, ...]] = {
         Array("embedding", ("image", "feature"), "float32", "1", "the reward model's view of the image, unit length"),
     ),
     "extract": (
-        Array("mask", ("reference", "step", "map_y", "map_x"), "bool", "1", "M_t, Eq. 4"),
+        Array("mask", ("reference", "i", "map_y", "map_x"), "bool", "1", "M_t, Eq. 4"),
         Array(
             "item_mask",
-            ("reference", "step", "item", "map_y", "map_x"),
+            ("reference", "i", "item", "map_y", "map_x"),
             "bool",
             "1",
             "the masks of the single items, before they are merged",
@@ -78,7 +78,7 @@ ARRAYS: dict[str, tuple[Array, ...]] = {
 
 # K and V of the self-attention layers that were asked for: how many there are depends on the U-Net.
 _KV_NAME = re.compile(r"(?P<layer>(down|up)_\d|mid)[./](?P<block>\d+)/(?P<which>[KV])")
-_KV_DIMS = ("reference", "step", "half", "head", "token", "channel")
+_KV_DIMS = ("reference", "fused_step", "half", "head", "token", "channel")
 
 
 def find_array(stage: str, name: str) -> Array:

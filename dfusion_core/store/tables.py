@@ -15,43 +15,43 @@ from .hints import how_to_mend
 if TYPE_CHECKING:
     import pandas as pd
 
-TEXTS = ("prompt", "split", "round")
-FLAGS = ("adopted", "twin_wins")
+TEXTS = ("prompt", "split", "round", "winner_stage", "loser_stage")
+FLAGS = ("adopted", "empty_mask")
 COUNTS = ("image", "pair", "reference", "prompt_id", "sample", "seed", "base_seed", "twin_seed", "reference_image",
-          "base_image")
-NUMBERS = ("reward", "reference_reward", "base_reward", "winner_reward", "loser_reward", "image_reward", "twin_reward",
+          "base_image", "winner_row", "loser_row")
+NUMBERS = ("reward", "reference_reward", "base_reward", "winner_reward", "loser_reward", "target_reward",
            "diversity", "right", "oracle_log_prob")
-OPTIONAL = ("target_reward",)  # empty where nothing was fused
 
 PAIRS = ("pair", "reference", "reference_image", "base_image", "base_seed", "prompt_id", "prompt", "reference_reward",
          "base_reward")
 TWINS = ("pair", "image", "prompt_id", "prompt", "seed", "twin_seed")
-JUDGED_TWINS = (*TWINS, "image_reward", "twin_reward", "twin_wins", "winner_reward", "loser_reward")
+TARGETS = ("pair", "prompt_id", "prompt", "target_reward", "adopted")
+TRAINING = ("pair", "prompt_id", "prompt", "winner_stage", "winner_row", "winner_reward", "loser_stage", "loser_row",
+            "loser_reward")
 
-# The columns that a table cannot do without, of the kinds that it comes in; the first one of NUMBERED tables is the
-# number of the row.
-COLUMNS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "images": (("image", "prompt_id", "prompt", "sample", "seed"),),
-    "scores": (("image", "prompt_id", "reward"),),
-    "references": (("reference", "image", "prompt_id", "prompt", "seed"),),
-    "pairs": (PAIRS,),
-    "twins": (TWINS,),
-    "training": ((*PAIRS, "target_reward", "adopted", "winner_reward"), JUDGED_TWINS),
-    "reward_history": (("round", "prompt", "reward"),),
+# The columns that a table cannot do without; the first one of NUMBERED tables is the number of the row.
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "images": ("image", "prompt_id", "prompt", "sample", "seed"),
+    "scores": ("image", "prompt_id", "reward"),
+    "references": ("reference", "image", "prompt_id", "prompt", "seed", "empty_mask"),
+    "pairs": PAIRS,
+    "twins": TWINS,
+    "targets": TARGETS,
+    "training": TRAINING,
+    "reward_history": ("round", "prompt", "reward"),
 }
-NUMBERED = ("images", "scores", "references", "pairs", "twins")
+NUMBERED = ("images", "scores", "references", "pairs", "targets", "twins")
 
 
 def read_table(path: Path) -> pd.DataFrame:
     """The CSV file at `path`, with every number as it was written. Raises StoreError naming file, column and row."""
     table, name = _read(path), path.stem
-    kinds = [[column for column in columns if column not in table] for columns in COLUMNS.get(name, ())]
-    if kinds and (missing := min(kinds, key=len)):
+    if missing := [column for column in COLUMNS.get(name, ()) if column not in table]:
         raise _wrong(path, f"has no column '{missing[0]}'")
     if name in COLUMNS and len(table):  # the columns of an empty table have no types
         for column in table.columns:
             _check_column(path, table[column])
-    number = COLUMNS[name][0][0] if name in NUMBERED else ""
+    number = COLUMNS[name][0] if name in NUMBERED else ""
     if number and table[number].tolist() != list(range(len(table))):
         raise _wrong(path, f"the column '{number}' does not number the rows from 0")
     return table
@@ -82,8 +82,8 @@ def _check_column(path: Path, column: pd.Series) -> None:
         fine, kinds = column.isin([True, False]).to_numpy(), "b"
     elif name in COUNTS:
         fine, kinds = (numbers >= 0) & (numbers % 1 == 0), "i"
-    elif name in (*NUMBERS, *OPTIONAL):
-        fine, kinds = np.isfinite(numbers) | (column.isna().to_numpy() & (name in OPTIONAL)), "if"
+    elif name in NUMBERS:
+        fine, kinds = np.isfinite(numbers), "if"
     else:
         return
     if not fine.all() or kind not in kinds:

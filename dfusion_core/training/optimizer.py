@@ -50,19 +50,21 @@ def check_arrays(parameters: dict[str, torch.nn.Parameter], arrays: dict[str, An
                     raise ValueError(f"{moment}/{name} is NaN or infinite")
 
 
-def damping(optimizer: torch.optim.AdamW) -> float:
-    """Mean share of epsilon in AdamW's denominator, epsilon / (sqrt(v_hat) + epsilon), over all weights.
+def epsilon_share(optimizer: torch.optim.AdamW, parameters: dict[str, torch.nn.Parameter]) -> dict[str, float]:
+    """Mean share of epsilon in AdamW's denominator, epsilon / (sqrt(v_hat) + epsilon), for the matrices A and B.
 
-    Near 0 the step does not depend on the gradient's size; near 1 gradients are so small that epsilon swallows the
-    step. Call it after a step.
+    Near 0 the step does not depend on the gradient's size; near 1 gradients are so small that epsilon makes the step
+    vanish. Call it after a step.
     """
-    shares, group = [], optimizer.param_groups[0]
-    for p in group["params"]:
+    shares: dict[str, list[torch.Tensor]] = {"A": [], "B": []}
+    group = optimizer.param_groups[0]
+    for name, p in parameters.items():
         if p in optimizer.state:
             state = optimizer.state[p]
             v_hat = state["exp_avg_sq"] / (1 - group["betas"][1] ** float(state["step"]))
-            shares.append((group["eps"] / (v_hat.sqrt() + group["eps"])).flatten())
-    return float(torch.cat(shares).mean()) if shares else 0.0
+            matrix = "A" if "lora_A" in name else "B"
+            shares[matrix].append((group["eps"] / (v_hat.sqrt() + group["eps"])).flatten())
+    return {matrix: float(torch.cat(parts).mean()) if parts else 0.0 for matrix, parts in shares.items()}
 
 
 def save_optimizer(optimizer: torch.optim.AdamW, parameters: dict[str, torch.nn.Parameter], file: Path) -> None:

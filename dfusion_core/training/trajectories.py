@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..diffusion.finite import check_finite
-from ..pairing.plan import pair_names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Mapping
 
     import numpy as np
     import pandas as pd
@@ -19,16 +18,18 @@ if TYPE_CHECKING:
 
     from ..store import StageData
 
+    Advantage = Callable[[pd.Series, pd.Series], NDArray[np.float32]]  # (prompt, reward) -> normalised reward
+
 
 @dataclass(frozen=True)
 class Pairs:
-    """P pairs. ``winner`` and ``loser`` are (P, T + 1, c, h, w); ``prompt_row`` (P,) points into ``prompts``.
+    """P pairs of trajectories.
 
-    ``first_index`` (P,) is the first step index at which winner and loser differ: an adopted target shares the
-    steps before fusion with its base, where the margin of Eq. 6 and its gradient are exactly zero.
-    ``log_prob`` (P, T) are the loser's log-probs seen while sampling, kept as a check only; NaN where the loser is a
-    twin, whose are not stored. ``advantage`` (2, P) are the normalised rewards of winner and loser, zero where the loss
-    does not ask for them. ``names`` say for messages which pair is which.
+    winner, loser: (P, T + 1, c, h, w). prompt_row: (P,), rows of ``prompts``. first_index: (P,), the first step index
+    at which winner and loser differ: an adopted target shares the steps before fusion with its base, where the margin
+    of Eq. 6 and its gradient are exactly zero. log_prob: (P, T), the losers' log-probs from sampling, to check that
+    they come out again; NaN where none is stored. advantage: (2, P), normalised rewards of winner and loser; zero
+    where the loss does not use them.
     """
 
     winner: torch.Tensor
@@ -38,7 +39,6 @@ class Pairs:
     first_index: torch.Tensor
     log_prob: torch.Tensor
     advantage: torch.Tensor
-    names: list[str]
 
     def __len__(self) -> int:
         return len(self.winner)
@@ -50,27 +50,24 @@ class Pairs:
 
 
 def load_pairs(
-    sampled: StageData, fused: StageData, adopted: StageData, skip_shared: bool = True,
-    advantage: Callable[[pd.Series, pd.Series], NDArray[np.float32]] | None = None,
+    table: pd.DataFrame, made: Mapping[str, StageData], skip_shared: bool = True, advantage: Advantage | None = None
 ) -> Pairs:
-    """The pairs that ``adopt`` chose, with their trajectories from ``sample`` and ``fuse``.
+    """The pairs of the table ``training`` of ``adopt``, with their trajectories.
 
-    ``skip_shared`` leaves out the first steps of a pair as long as both images have the very same latents.
-    ``advantage`` turns (prompt, reward) columns into normalised rewards.
+    made: the outputs of ``sample`` and ``fuse`` by name. skip_shared: leave out the first steps of a pair as long as
+    both images have the very same latents. advantage: normalises rewards. Raises NotFinite.
     """
-    table: pd.DataFrame = adopted.table("training")
-    winner, loser, log_prob = (_twins if "twin_wins" in table else _targets)(table, sampled, fused)
+    winner, loser = (_trajectories(table, side, made) for side in ("winner", "loser"))
     prompts = list(dict.fromkeys(table.prompt))
     normalised = torch.zeros(2, len(table))
     if advantage is not None:
-        losers = table.loser_reward if "loser_reward" in table else table.base_reward
-        for row, rewards in enumerate((table.winner_reward, losers)):
-            normalised[row] = torch.from_numpy(advantage(table.prompt, rewards))
+        for row, side in enumerate(("winner", "loser")):
+            normalised[row] = torch.from_numpy(advantage(table.prompt, table[f"{side}_reward"]))
     first = shared_steps(winner, loser) if skip_shared else torch.zeros(len(table), dtype=torch.long)
     return Pairs(
         winner=winner, loser=loser, prompts=prompts,
         prompt_row=torch.tensor([prompts.index(prompt) for prompt in table.prompt]),
-        first_index=first, log_prob=log_prob, advantage=normalised, names=pair_names(table))
+        first_index=first, log_prob=_log_prob(table, made), advantage=normalised)
 
 
 def shared_steps(winner: torch.Tensor, loser: torch.Tensor) -> torch.Tensor:
@@ -79,30 +76,24 @@ def shared_steps(winner: torch.Tensor, loser: torch.Tensor) -> torch.Tensor:
     return (same[:, :-1] & same[:, 1:]).long().cumprod(dim=1).sum(dim=1)
 
 
-Found = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # winner, loser, the loser's log-probs while sampling
+def _trajectories(table: pd.DataFrame, side: str, made: Mapping[str, StageData]) -> torch.Tensor:
+    """x (P, T + 1, c, h, w) of the winners or the losers, from the stages that made them."""
+    parts = {}
+    for stage, rows in table.groupby(f"{side}_stage")[f"{side}_row"]:
+        parts[stage] = (torch.tensor(rows.index.to_numpy()), made[str(stage)].tensor("x", rows))
+    first = next(iter(parts.values()))[1]
+    x = first.new_empty(len(table), *first.shape[1:])
+    for places, values in parts.values():
+        x[places] = values
+    return x
 
 
-def _targets(table: pd.DataFrame, sampled: StageData, fused: StageData) -> Found:
-    """The target wins where it was adopted, else the reference; the base loses."""
-    winner = sampled.tensor("x", table.reference_image)
-    taken = table.index[table.adopted].tolist()
-    if taken:
-        winner[taken] = fused.tensor("x", table.pair[table.adopted])
-    return winner, sampled.tensor("x", table.base_image), _log_prob(table, sampled, table.base_image)
-
-
-def _twins(table: pd.DataFrame, sampled: StageData, fused: StageData) -> Found:
-    """Of an image and its twin the better one wins. ``fuse`` keeps no log-probs: NaN where the twin loses."""
-    image, twin = sampled.tensor("x", table.image), fused.tensor("x", table.pair)
-    wins = torch.tensor(table.twin_wins.to_numpy())
-    chosen = wins.view(-1, *[1] * (image.ndim - 1))
-    log_prob = _log_prob(table, sampled, table.image)
-    return (torch.where(chosen, twin, image), torch.where(chosen, image, twin),
-            log_prob.masked_fill(~wins[:, None], float("nan")))
-
-
-def _log_prob(table: pd.DataFrame, sampled: StageData, images: Iterable[int]) -> torch.Tensor:
-    """Log-probs of sampled images (P, T). Raises BadNumber: further on a NaN means that none is stored."""
-    found = sampled.tensor("log_prob", images)
-    check_finite(found, "the stored log_prob", pair_names(table))
-    return found
+def _log_prob(table: pd.DataFrame, made: Mapping[str, StageData]) -> torch.Tensor:
+    """The losers' log-probs from sampling (P, T); NaN where ``fuse`` made the loser, which stores none."""
+    sampled = made["sample"]
+    stored = table[table.loser_stage == "sample"]
+    log_prob = torch.full((len(table), sampled.array("log_prob").shape[1]), float("nan"))
+    values = sampled.tensor("log_prob", stored.loser_row)
+    check_finite(values, "the stored log_prob of the loser")
+    log_prob[torch.tensor(stored.index.to_numpy())] = values
+    return log_prob

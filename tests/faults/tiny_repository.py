@@ -18,12 +18,12 @@ ROOT = Path(__file__).parents[2]
 STAGES = ("init", *ROUND_STAGES, "summary")
 # Many small pieces of work, so that a kill has something to lose.
 TINY: dict[str, Any] = {"sample": {"num_steps": 8, "images_per_prompt": 4, "batch_size": 1},
-                        "reward": {"batch_size": 2}, "fuse": {"first_step": 7, "batch_size": 1},
+                        "reward": {"batch_size": 2}, "fuse": {"first_t": 7, "batch_size": 1},
                         "train": {"inner_epochs": 6}, "evaluate": {"images_per_prompt": 2, "batch_size": 1}}
 # Little work, so that many rounds take little more than their stages' start.
 MICRO: dict[str, Any] = {"sample": {"num_steps": 5, "images_per_prompt": 4, "batch_size": 2},
                          "prompts": {"train_count": 1}, "extract": {"keep_kv": 1},
-                         "fuse": {"first_step": 4, "batch_size": 1},
+                         "fuse": {"first_t": 4, "batch_size": 1},
                          "train": {"pairs_per_update": 1, "micro_batch": 4},
                          "evaluate": {"images_per_prompt": 2, "train_count": 1, "test_count": 1, "batch_size": 2}}
 

@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 STAGES = ["init", "evaluate@init", *(f"{stage}@r00" for stage in ROUND_STAGES), "summary"]
 SMALL = {"rounds": {"r00": {"prev": "init"}}, "sample": {"num_steps": 3, "images_per_prompt": 2, "batch_size": 2},
-         "fuse": {"first_step": 2, "batch_size": 1}, "reward": {"batch_size": 2},
+         "fuse": {"first_t": 2, "batch_size": 1}, "reward": {"batch_size": 2},
          "evaluate": {"images_per_prompt": 1, "batch_size": 2}}
 
 

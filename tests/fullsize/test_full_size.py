@@ -17,8 +17,8 @@ from naive_pair import BETA, NaivePair
 from random_models import RandomTexts, filled, normal, random_policy
 from torch import Tensor
 
-from dfusion_core.attention.control import capturing
-from dfusion_core.diffusion.denoise import References, fused_prediction, fusing
+from dfusion_core.attention.control import capturing, fusing
+from dfusion_core.fusion.targets import References, fused_prediction
 from dfusion_core.models.lora import add_lora
 from dfusion_core.models.policy import Policy, load_policy
 from dfusion_core.models.text import Text
@@ -44,9 +44,14 @@ class Case:
     side: int
 
     @property
+    def text(self) -> Text:
+        """The prompt."""
+        return self.policy.embed([PROMPT])
+
+    @property
     def texts(self) -> tuple[Text, Text]:
         """The empty prompt and the prompt."""
-        return self.policy.embed([""]), self.policy.embed([PROMPT])
+        return self.policy.empty, self.text
 
     def latent(self, seed: int) -> Tensor:
         return normal(seed, 1, 4, self.side, self.side)
@@ -100,12 +105,12 @@ def mask_of(reference: list[Half]) -> Tensor:
 @torch.no_grad()
 def test_guided_forward_and_captured_maps(case: Case, reference: list[Half]) -> None:
     """Eq. (4): reading the maps changes no bit; the map is the mean over heads and modules of the explicit softmax."""
-    empty, text = case.texts
-    plain = case.policy.predict_noise(case.latent(1), STEP, text, empty)
+    text = case.text
+    plain = case.policy.predict_noise(case.latent(1), STEP, text)
     torch.testing.assert_close(
         plain, naive.guided(case.policy, *(half.noise for half in reference)), rtol=0, atol=ROUNDING)
     with capturing(case.policy.unet, case.maps[0]) as tap:
-        assert torch.equal(case.policy.predict_noise(case.latent(1), STEP, text, empty), plain)
+        assert torch.equal(case.policy.predict_noise(case.latent(1), STEP, text), plain)
     maps = tap.maps()
     assert maps.shape == (2, case.side // 4, case.side // 4, text.states.shape[1])
     torch.testing.assert_close(maps.sum(-1), torch.ones(maps.shape[:3]), rtol=0, atol=1e-5)
@@ -117,14 +122,14 @@ def test_guided_forward_and_captured_maps(case: Case, reference: list[Half]) -> 
 @torch.no_grad()
 def test_fused_forward(case: Case, reference: list[Half]) -> None:
     """Eq. (5) in lock-step: one batch of four rows does what the reference first and then the target do."""
-    empty, text = case.texts
+    text = case.text
     mask, own = mask_of(reference), naive.modules(case.policy.unet, "attn1", list(case.layers.values()))
     halves = []
     for words, half in zip(case.texts, reference, strict=True):
         with naive.fused(own, half.self_attention, mask):
             halves.append(naive.one_row(case.policy, case.latent(2), STEP, words))
     stored = References(x=case.latent(1)[:, None].expand(-1, T + 1, -1, -1, -1), mask=mask.expand(1, T, -1, -1))
-    with fused_prediction(case.policy, text, empty, stored, STEP, list(case.layers), fusing) as predict:
+    with fused_prediction(case.policy, text, stored, STEP, list(case.layers), fusing) as predict:
         found = predict(case.latent(2), STEP)
     torch.testing.assert_close(found, naive.guided(case.policy, *halves), rtol=0, atol=ROUNDING)
     unfused = naive.one_row(case.policy, case.latent(2), STEP, text)
@@ -136,7 +141,7 @@ def test_training_step(case: Case) -> None:
     and g is what finite differences of the naive loss give."""
     pair = NaivePair(case.policy, STEP, TRAINED_SIDE, case.texts)
     add_lora(case.policy.unet, Lora(rank=4), seed=0)
-    train = Train(clip_norm=10.0, micro_batch=1, inner_epochs=1, last_step=T - STEP, dpo_beta=BETA)
+    train = Train(clip_norm=10.0, micro_batch=1, inner_epochs=1, last_t=T - STEP, dpo_beta=BETA)
     trainer = Trainer(case.policy, pair.pairs(PROMPT), train, seed=0, round="r00")
     before = {name: p.detach().clone() for name, p in trainer.parameters.items()}
     gradient: dict[str, Tensor] = {}

@@ -58,7 +58,7 @@ def goes_on_as_new(stage: str, because: str, capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(("stage", "changes", "because"), [
     ("sample", {"sample": {"eta": 0.5}}, "sample.eta changed from 1.0 to 0.5."),
     ("sample", {"seed": 1}, "seed changed from 0 to 1."),
-    ("fuse", {"fuse": {"first_step": 2}}, "fuse.first_step changed from 3 to 2."),
+    ("fuse", {"fuse": {"first_t": 2}}, "fuse.first_t changed from 3 to 2."),
     ("train", {"train": {"learning_rate": 1e-4}}, "train.learning_rate changed from 0.001 to 0.0001."),
     ("evaluate", {"evaluate": {"seed": 5}}, "evaluate.seed changed from 1 to 5; the input 'base' changed."),
 ])

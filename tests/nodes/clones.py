@@ -21,7 +21,7 @@ NOBODY = 65534
 ELSEWHERE = "node-of-another-network"  # the host's name where it can be changed
 BECOME = f"import os, socket, sys; socket.sethostname({ELSEWHERE!r}); os.execvp(sys.argv[1], sys.argv[1:])"
 SMALL: dict[str, Any] = {
-    "rounds": {"r00": {"prev": "init"}}, "sample": {"num_steps": 3}, "fuse": {"first_step": 2},
+    "rounds": {"r00": {"prev": "init"}}, "sample": {"num_steps": 3}, "fuse": {"first_t": 2},
     "evaluate": {"images_per_prompt": 1}}
 STAGES = ("init", "evaluate_base", "sample@r00", "score@r00", "extract@r00", "fuse@r00", "adopt@r00", "train@r00",
           "evaluate@r00", "summary")

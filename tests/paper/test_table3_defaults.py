@@ -19,8 +19,8 @@ TABLE_3 = {  # the column D-Fusion
     "sample.guidance_scale": 5.0,
     "sample.batch_size": 4,
     "fuse.layers": ["mid", "up_1", "up_2", "up_3"],  # 3-6, counted down_0, down_1, down_2, mid, up_1, up_2, up_3
-    "fuse.first_step": 18,
-    "fuse.last_step": 1,
+    "fuse.first_t": 18,
+    "fuse.last_t": 1,
     "adopt.threshold": 1.0,
     "train.learning_rate": 1e-4,
     "train.weight_decay": 1e-4,
@@ -39,7 +39,7 @@ ELSEWHERE = {
     "pairing.mode": "halves",  # Algorithm 1
     "train.dpo_form": "ratio",  # Eq. (6)
     "train.dpok_alpha": 0.99, "train.dpok_beta": 0.01,  # Eq. (9), appendix C
-    "train.first_step": None, "train.last_step": 1,  # Algorithm 1: every timestep is trained on
+    "train.first_t": None, "train.last_t": 1,  # Algorithm 1: every timestep is trained on
     "reward.model": "ViT-H-14", "reward.pretrained": "laion2b_s32b_b79k",
 }
 KNOWN = TABLE_3 | ELSEWHERE

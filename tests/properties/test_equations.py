@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dfusion_core.adoption.rule import adopted
+from dfusion_core.adoption.rule import adopts
 from dfusion_core.attention.fusion import fuse_kv, resize
 from dfusion_core.attention.masks import item_mask, merge
 from dfusion_core.diffusion import ddim
@@ -129,11 +129,11 @@ def test_resizing_takes_the_pixel_below(mask: Any, y: int, x: int) -> None:
 @given(R=numbers(3, 8), thr=st.sampled_from([0.0, 0.25, 0.5, 1.0, 2.0]))
 def test_adoption_is_the_printed_inequality(R: Any, thr: float) -> None:
     R_a, R_r, R_b = torch.from_numpy(R.astype(np.float64))
-    found = adopted(R_a, R_r, R_b, thr)
+    found = adopts(R_a, R_r, R_b, thr)
     for k in range(8):
         a, r, b = (float(values[k]) for values in (R_a, R_r, R_b))
         assert bool(found[k]) == (a - b >= thr * (r - b))
-    better = adopted(R_a + 1, R_r, R_b, thr)
+    better = adopts(R_a + 1, R_r, R_b, thr)
     assert not bool((found & ~better).any())  # a target that scores more is not turned away
 
 

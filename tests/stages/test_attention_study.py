@@ -29,7 +29,7 @@ def test_tables_and_pictures(project: Path) -> None:
 def test_dfusion_on_the_pipelines_settings_is_what_the_pipeline_made(project: Path) -> None:
     s = load_setting("r00", 4)
     fuse = s.params.fuse
-    found = targets(s, layer_sets(s.policy.unet)["mid and up"], fuse.first_step, fuse.last_step)
+    found = targets(s, layer_sets(s.policy.unet)["mid and up"], fuse.first_t, fuse.last_t)
     made = read_stage("fuse", "r00").rows("picture", s.pairs.pair)
     assert np.abs(found.astype(int) - made).max() <= 1
 

@@ -41,4 +41,4 @@ def test_a_backend_that_fails_is_named(project: Path) -> None:
     compile_unet(policy.unet, backend=broken)  # type: ignore[arg-type]  # torch takes a function too
     x = torch.zeros(1, *policy.latent_shape)
     with pytest.raises(ModelError, match="model.compile: the U-Net cannot be compiled here"):
-        policy.predict_noise(x, 0, policy.embed(["a"]), policy.embed([""]))
+        policy.predict_noise(x, 0, policy.embed(["a"]))

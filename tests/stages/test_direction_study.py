@@ -41,7 +41,7 @@ def test_the_gradient_is_that_of_the_summed_log_probs(project: Path) -> None:
                 weight += sign * part
             for i in steps:
                 mean = ddim.mean(policy.schedule, i, x[:, i], policy.predict_noise(
-                    x[:, i], i, policy.embed(prompts), policy.embed([""])))
+                    x[:, i], i, policy.embed(prompts)))
                 total += float(ddim.log_prob(x[:, i + 1].double(), mean.double(), policy.schedule.std[i]).sum())
             for weight, part in zip(weights, direction, strict=True):
                 weight -= sign * part
@@ -65,7 +65,7 @@ def test_distillation_descends_the_divergence_from_the_fused_policy(project: Pat
     divergence = torch.zeros(())
     for i in range(params.sample.num_steps):
         mean = ddim.mean(policy.schedule, i, target[:, i], policy.predict_noise(
-            target[:, i], i, policy.embed(prompts), policy.embed([""])))
+            target[:, i], i, policy.embed(prompts)))
         fused_mean = target[:, i + 1] - std[i] * eps[:, i]
         divergence = divergence + ddim.gaussian_kl(fused_mean, mean, std[i].expand(2)).sum()
     expected = torch.autograd.grad(-divergence, list(trainable(policy.unet).values()))

@@ -41,7 +41,7 @@ def guided(policy: Policy) -> torch.Tensor:
     """A guided noise prediction of fixed latents."""
     x_t = torch.randn(2, *policy.latent_shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        return policy.predict_noise(x_t, 1, policy.embed(["the star above the moon"] * 2), policy.embed([""]))
+        return policy.predict_noise(x_t, 1, policy.embed(["the star above the moon"] * 2))
 
 
 def test_both_files_do_what_the_policy_does(project: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,8 @@ from dfusion_core.diffusion.noise import trajectory_noises
 from dfusion_core.errors import BadNumber, ParamsError
 from dfusion_core.models.policy import Policy
 from dfusion_core.store import read_stage
+from dfusion_core.store.reading import StageData
 from dfusion_core.store.schema import ARRAYS
-from dfusion_core.training import trajectories
 
 SHARED = 1  # steps before fusion: t = 4
 BATCH_TOLERANCE = 1e-4  # of a latent of size 7
@@ -47,7 +49,6 @@ def test_each_step_is_equation_5(project: Path) -> None:
     """Written again with forward hooks on the linear layers: one pair and one image at a time."""
     pairs = read_stage("extract", "r00").table("pairs")
     policy, their = policy_of("init"), scheduler()
-    empty = policy.embed([""])
     kept: dict[str, torch.Tensor] = {}
     now: dict[str, torch.Tensor | None] = {"M": None}
 
@@ -72,9 +73,9 @@ def test_each_step_is_equation_5(project: Path) -> None:
         for i in range(SHARED, T):
             with torch.no_grad():
                 now["M"] = None
-                policy.predict_noise(x[pair.reference_image, i][None], i, text, empty)
+                policy.predict_noise(x[pair.reference_image, i][None], i, text)
                 now["M"] = mask[pair.reference, i]
-                eps = policy.predict_noise(target[pair.pair, i][None], i, text, empty)
+                eps = policy.predict_noise(target[pair.pair, i][None], i, text)
             expected = their.step(eps, their.timesteps[i], target[pair.pair, i][None], eta=1.0, variance_noise=z[:, i])
             torch.testing.assert_close(
                 target[pair.pair, i + 1], expected.prev_sample[0], rtol=0, atol=BATCH_TOLERANCE)
@@ -91,23 +92,43 @@ def test_stored_and_recomputed_references_agree(project: Path, keep_kv: str | in
 
 
 def test_an_empty_mask_gives_the_base(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """M = 0 at every step: nothing of the reference comes through, to the last bit."""
-    read = trajectories.tensor
+    """M = 0 at every step: nothing of the reference comes through."""
+    read = StageData.tensor
 
-    def no_mask(data, name, which):  # type: ignore[no-untyped-def]
-        found = read(data, name, which)
-        return torch.zeros_like(found) if name == "mask" else found
+    def no_mask(data: StageData, name: str, which: Iterable[int]) -> torch.Tensor:
+        values = read(data, name, which)
+        return torch.zeros_like(values) if name == "mask" else values
 
-    monkeypatch.setattr(trajectories, "tensor", no_mask)
+    monkeypatch.setattr(StageData, "tensor", no_mask)
     forget("fuse")
     run("fuse")
     base = array("sample", "x")[read_stage("extract", "r00").table("pairs").base_image]
     torch.testing.assert_close(array("fuse", "x"), base, rtol=0, atol=BATCH_TOLERANCE)
 
 
+@pytest.mark.parametrize("how", ["no item reaches its threshold", "items cancel out"])
+def test_targets_of_empty_masks_are_their_bases(project: Path, how: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bit for bit; nothing stops, the reference wins, and it is said once with the right advice."""
+    all_cancel = {"threshold": "relative", "relative_threshold": 1e-9}
+    change(extract=all_cancel if "cancel" in how else {"relative_threshold": 50.0})
+    for stage in ("extract", "fuse", "adopt"):
+        run(stage)
+    extracted, adopted = read_stage("extract", "r00"), read_stage("adopt", "r00")
+    pairs, training = extracted.table("pairs"), adopted.table("training").set_index("pair")
+    empty = extracted.table("references").empty_mask[pairs.reference].to_numpy()
+    assert empty.any()
+    assert torch.equal(array("fuse", "x")[empty], array("sample", "x")[pairs.base_image[empty]])
+    assert torch.equal(array("fuse", "picture")[empty], array("sample", "picture")[pairs.base_image[empty]])
+    assert (training.winner_stage[pairs.pair[empty]] == "sample").all()
+    assert not adopted.table("targets").adopted[empty].any()
+    assert json.loads((adopted.folder / "figures.json").read_text())["empty_masks"] == empty.sum()
+    said = [line for line in capsys.readouterr().out.splitlines() if "empty at every fused step" in line]
+    assert len(said) == 1 and ("extract.merge" if "cancel" in how else "extract.relative_threshold") in said[0]
+
+
 def test_a_later_and_shorter_window(project: Path) -> None:
     """t = 2 only: until then the base, after it the plain policy."""
-    change(fuse={"first_step": 2, "last_step": 2})
+    change(fuse={"first_t": 2, "last_t": 2})
     run("extract")
     run("fuse")
     pairs = read_stage("extract", "r00").table("pairs")
@@ -116,7 +137,7 @@ def test_a_later_and_shorter_window(project: Path) -> None:
     policy, their = policy_of("init"), scheduler()
     _, z = trajectory_noises(pairs.base_seed.tolist(), policy.latent_shape, T)
     with torch.no_grad():
-        eps = policy.predict_noise(target[:, 3], 3, policy.embed(pairs.prompt.tolist()), policy.embed([""]))
+        eps = policy.predict_noise(target[:, 3], 3, policy.embed(pairs.prompt.tolist()))
     expected = their.step(eps, their.timesteps[3], target[:, 3], eta=1.0, variance_noise=z[:, 3]).prev_sample
     torch.testing.assert_close(target[:, 4], expected, rtol=0, atol=BATCH_TOLERANCE)
 

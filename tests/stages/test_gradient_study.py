@@ -40,8 +40,8 @@ def test_gradients_against_finite_differences(project: Path) -> None:
     params = load_params("model", "sample")
     policy = load_policy(params.model, params.sample, adapter("r00"), train=True)
     x = read_stage("sample", "r00").tensor("x", [0, 1])
-    text, empty, i = policy.embed(["a heart holding a balloon"] * 2), policy.embed([""]), 2
-    found = gradients(policy, x, i, text, empty)
+    text, i = policy.embed(["a heart holding a balloon"] * 2), 2
+    found = gradients(policy, x, i, text)
     name, weight = max(trainable(policy.unet).items(), key=lambda item: float(item[1].detach().abs().sum()))
     start = sum(p.numel() for other, p in list(trainable(policy.unet).items())[
         :list(trainable(policy.unet)).index(name)])
@@ -50,7 +50,7 @@ def test_gradients_against_finite_differences(project: Path) -> None:
     def log_prob(step: float) -> float:
         with torch.no_grad():
             weight.view(-1)[best] += step
-            mean = ddim.mean(policy.schedule, i, x[1:, i], policy.predict_noise(x[1:, i], i, text[1:], empty))
+            mean = ddim.mean(policy.schedule, i, x[1:, i], policy.predict_noise(x[1:, i], i, text[1:]))
             weight.view(-1)[best] -= step
         return float(ddim.log_prob(x[1:, i + 1].double(), mean.double(), policy.schedule.std[i]).sum())
 
@@ -64,7 +64,7 @@ def test_the_table_has_every_trained_timestep_and_their_sum(project: Path) -> No
     saved = pd.read_csv(project / "out/gradients.csv", dtype={"t": str})
     pd.testing.assert_frame_equal(saved, table.round(6))
     assert table.cosine.between(-1.001, 1.001).all() and (table.naive_norm > 0).all()
-    assert table.fused_norm[0] == 0  # above fuse.first_step a target is its base
+    assert table.fused_norm[0] == 0  # above fuse.first_t a target is its base
 
 
 def test_naive_pairs_have_no_targets(project: Path) -> None:

@@ -28,9 +28,9 @@ def test_the_adapter_does_nothing_yet(project: Path) -> None:
     params = load_params("model", "sample")
     bare, adapted = load_policy(params.model, params.sample, None), policy_of("init")
     x_t = torch.randn(2, *bare.latent_shape, generator=torch.Generator().manual_seed(0))
-    text, empty = bare.embed(["the star above the moon"] * 2), bare.embed([""])
+    text = bare.embed(["the star above the moon"] * 2)
     torch.testing.assert_close(
-        adapted.predict_noise(x_t, 1, text, empty), bare.predict_noise(x_t, 1, text, empty), rtol=0, atol=1e-6)
+        adapted.predict_noise(x_t, 1, text), bare.predict_noise(x_t, 1, text), rtol=0, atol=1e-6)
 
 
 def test_rank_and_targets(project: Path) -> None:

@@ -34,8 +34,8 @@ def test_a_twin_has_its_images_x_T_and_other_steps(project: Path) -> None:
     _, noise = trajectory_noises(plan.twin_seed.tolist(), shape, T)
     for row in range(len(plan)):
         for i, t in enumerate(their.timesteps):
-            text, empty = policy.embed([plan.prompt[row]]), policy.embed([""])
-            eps = policy.predict_noise(x[row, i][None], i, text, empty)
+            text = policy.embed([plan.prompt[row]])
+            eps = policy.predict_noise(x[row, i][None], i, text)
             expected = their.step(eps, t, x[row, i][None], eta=1.0, variance_noise=noise[row, i][None]).prev_sample
             scale = float(expected.square().mean().sqrt())
             np.testing.assert_allclose(x[row, i + 1], expected[0], rtol=0, atol=1e-4 * max(1, scale))
@@ -57,14 +57,15 @@ def test_the_better_twin_wins(project: Path) -> None:
         run(stage)
     table = read_stage("adopt", "r00").table("training")
     scores = read_stage("score", "r00").table("scores").set_index("image").reward
-    assert table.image_reward.tolist() == pytest.approx(scores[table.image].tolist())
-    for row in table.itertuples():
-        assert row.twin_wins == (row.twin_reward > row.image_reward)
-        assert (row.winner_reward, row.loser_reward) == pytest.approx(
-            (max(row.twin_reward, row.image_reward), min(row.twin_reward, row.image_reward)), abs=1e-7)
+    for row, image in zip(table.itertuples(), twins().image, strict=True):
+        sides = {(row.winner_stage, row.winner_row), (row.loser_stage, row.loser_row)}
+        assert sides == {("fuse", row.pair), ("sample", image)}
+        assert row.winner_reward > row.loser_reward
+        image_reward = row.winner_reward if row.winner_stage == "sample" else row.loser_reward
+        assert image_reward == pytest.approx(scores[image])
     figures = json.loads(Path("results/pairs/r00.json").read_text())
     assert figures["pairs"] == 4
-    assert figures["reward_gap"] == pytest.approx((table.twin_reward - table.image_reward).abs().mean())
+    assert figures["reward_gap"] == pytest.approx((table.winner_reward - table.loser_reward).mean())
     assert figures["pair_distance"] > 0
 
 
@@ -78,10 +79,10 @@ def test_inversion_keeps_the_picture_and_guesses_the_trajectory(project: Path) -
     abar = scheduler().alphas_cumprod.double()
     times = [int(t) for t in scheduler().timesteps]
     for row in range(len(pairs)):
-        text, empty = policy.embed([pairs.prompt[row]]), policy.embed([""])
+        text = policy.embed([pairs.prompt[row]])
         for i in reversed(range(T)):
             now, prev = abar[times[i]], abar[max(times[i] - 1000 // T, 0)]
-            eps = policy.predict_noise(x[row, i + 1][None], i, text, empty)[0]
+            eps = policy.predict_noise(x[row, i + 1][None], i, text)[0]
             x_0 = (x[row, i + 1] - (1 - prev).sqrt() * eps) / prev.sqrt()
             np.testing.assert_allclose(x[row, i], now.sqrt() * x_0 + (1 - now).sqrt() * eps, rtol=1e-3, atol=1e-3)
     assert (x[:, 0] - fused[:, 0]).abs().amax() > 0.1  # it does not find the base's x_T again

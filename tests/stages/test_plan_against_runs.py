@@ -50,7 +50,7 @@ def counted() -> Iterator[dict[str, int]]:
 @pytest.mark.parametrize("changes", [
     {},
     {"extract": {"keep_kv": 2}, "fuse": {"batch_size": 2}},  # those of the first prompt, not of the second
-    {"extract": {"keep_kv": "none"}, "fuse": {"last_step": 2}, "train": {"last_step": 2}},
+    {"extract": {"keep_kv": "none"}, "fuse": {"last_t": 2}, "train": {"last_t": 2}},
     {"train": {"pairs_per_update": 3, "micro_batch": 5}},  # two updates an epoch, neither a multiple of the micro-batch
     {"pairing": {"mode": "top_quarter_twice"}},
     {"pairs": "naive"}, {"pairs": "same_noise"}, {"pairs": "inversion"},
@@ -74,7 +74,7 @@ def test_dpo_trains_no_more_than_planned(workspace: Path) -> None:
         run(stage)
     with counted() as found:
         run("train")
-    assert planned.trained_rows * 3 / 4 == found["trained_rows"]  # first_step is 3 of 4
+    assert planned.trained_rows * 3 / 4 == found["trained_rows"]  # first_t is 3 of 4
 
 
 def test_bytes_on_disk(project: Path) -> None:

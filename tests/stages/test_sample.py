@@ -25,7 +25,7 @@ BATCH_TOLERANCE = 1e-4  # of a latent of size 7: another batch shape sums in ano
 
 
 def test_arrays_are_those_of_the_schema(project: Path) -> None:
-    sizes = {"image": 8, "state": T + 1, "step": T, "item": 2, "channel": 4, "height": 8, "width": 8,
+    sizes = {"image": 8, "state": T + 1, "i": T, "item": 2, "channel": 4, "height": 8, "width": 8,
              "map_y": 4, "map_x": 4, "row": 16, "column": 16, "rgb": 3}
     data = read_stage("sample", "r00")
     assert data.names == sorted(one.name for one in ARRAYS["sample"])
@@ -50,12 +50,12 @@ def test_each_state_follows_from_the_one_before(project: Path, round: str, befor
     """Eq. (1) with diffusers' own sampler and the image's own noise, under the adapter of the round before."""
     x, log_prob = array("sample", "x", round), array("sample", "log_prob", round)
     policy, their = policy_of(before), scheduler()
-    text, empty = policy.embed(TEXTS), policy.embed([""])
+    text = policy.embed(TEXTS)
     x_T, z = trajectory_noises(read_stage("sample", round).table("images").seed, policy.latent_shape, T)
     assert torch.equal(x[:, 0], x_T)
     for i in range(T):
         with torch.no_grad():
-            eps = policy.predict_noise(x[:, i], i, text, empty)
+            eps = policy.predict_noise(x[:, i], i, text)
         theirs = their.step(eps, their.timesteps[i], x[:, i], eta=1.0, variance_noise=z[:, i]).prev_sample
         torch.testing.assert_close(x[:, i + 1], theirs, rtol=0, atol=BATCH_TOLERANCE)
         mean, std = mean_and_std(policy, x[:, i], eps, i)
@@ -76,10 +76,10 @@ def test_pictures_are_the_decoded_last_states(project: Path) -> None:
 def test_maps_are_those_of_the_items(project: Path) -> None:
     """Captured again from the stored states; a prompt with one item has zeros in the place of a second."""
     x, maps, policy = array("sample", "x"), array("sample", "cross_map"), policy_of("init")
-    text, empty = policy.embed(TEXTS), policy.embed([""])
+    text = policy.embed(TEXTS)
     for i in range(T):
         with torch.no_grad(), capturing(policy.unet, "up_1") as tap:
-            policy.predict_noise(x[:, i], i, text, empty)
+            policy.predict_noise(x[:, i], i, text)
         for image, one in enumerate(PROMPTS["train"][p] for p in range(2) for _ in range(4)):
             for k, item in enumerate(one["items"]):
                 (token,) = item_tokens(policy.tokenizer, str(one["prompt"]), item)

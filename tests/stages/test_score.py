@@ -88,7 +88,7 @@ def test_a_plugin_through_the_stages(project: Path) -> None:
     for stage in ("extract", "fuse", "adopt", "train", "evaluate"):
         run(stage)
     winners = read_stage("adopt", "r00").table("training")
-    assert (winners.reference_reward >= winners.base_reward).all()
+    assert (winners.winner_reward > winners.loser_reward).all()
     plugin.write_text(PLUGIN.replace("redness 1", "redness 2"))
     run("score")
     assert read_stage("score", "r00").manifest["ingredients"] != read_stage("adopt", "r00").manifest["ingredients"]

@@ -33,14 +33,14 @@ def command(*arguments: str, code: int = 0) -> str:
 def maps_by_hand(round: str, item: str, images: int) -> np.ndarray:
     """The item's maps at the fused steps t = 3, 2, 1 of the first prompt's images, one image at a time."""
     policy = policy_of(round)
-    text, empty = policy.embed([" ".join(WORDS)]), policy.embed([""])
+    text = policy.embed([" ".join(WORDS)])
     kept = []
     for n in range(images):
         x, noise = trajectory_noise(image_seed(0, "thresholds", 0, n), policy.latent_shape, T)
         x = x[None]
         for i in range(T):
             with torch.no_grad(), capturing(policy.unet, "up_1") as tap:
-                eps = policy.predict_noise(x, i, text, empty)
+                eps = policy.predict_noise(x, i, text)
             if i > 0:
                 kept.append(tap.maps()[1, :, :, WORDS.index(item) + 1].numpy())
             x = step(policy.schedule, i, x, eps, noise[i][None])

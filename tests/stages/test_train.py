@@ -43,20 +43,20 @@ def updates(round: str = "r00") -> pd.DataFrame:
 def terms() -> list[Term]:
     """Every (pair, step) at which winner and loser differ: an adopted target shares the first step with its base."""
     train = load_params("train").train
-    first = train.first_step or T
+    first = train.first_t or T
     x, fused = array("sample", "x"), array("fuse", "x")
     found: list[Term] = []
     for row in read_stage("adopt", "r00").table("training").itertuples():
-        winner = fused[row.pair] if row.adopted else x[row.reference_image]
-        loser = x[row.base_image]
+        winner = fused[row.winner_row] if row.winner_stage == "fuse" else x[row.winner_row]
+        loser = x[row.loser_row]
         steps = [i for i in range(T) if not torch.equal(winner[i:i + 2], loser[i:i + 2])]
-        assert steps == list(range(1 if row.adopted else 0, T))
-        found += [(row.prompt, winner, loser, i) for i in steps if first >= T - i >= train.last_step]
+        assert steps == list(range(1 if row.winner_stage == "fuse" else 0, T))
+        found += [(row.prompt, winner, loser, i) for i in steps if first >= T - i >= train.last_t]
     return found
 
 
 def log_prob(policy: Policy, x: torch.Tensor, i: int, prompt: str) -> torch.Tensor:
-    eps = policy.predict_noise(x[i][None], i, policy.embed([prompt]), policy.embed([""]))
+    eps = policy.predict_noise(x[i][None], i, policy.embed([prompt]))
     mean, std = mean_and_std(policy, x[i][None], eps, i)
     return (-((x[i + 1] - mean) ** 2) / (2 * std**2) - math.log(std * math.sqrt(2 * math.pi))).mean()
 
@@ -83,19 +83,20 @@ def flat_gradient(policy: Policy) -> torch.Tensor:
 def trainer_of(policy: Policy) -> Trainer:
     """As the stage makes it."""
     params = load_params("train", "seed")
-    pairs = load_pairs(*(read_stage(name, "r00") for name in ("sample", "fuse", "adopt")))
+    table = read_stage("adopt", "r00").table("training")
+    pairs = load_pairs(table, {name: read_stage(name, "r00") for name in ("sample", "fuse")})
     return Trainer(policy, pairs, params.train, seed=params.seed, round="r00")
 
 
 @pytest.mark.parametrize(
-    ("form", "first_step", "last_step", "fallback", "count"),
+    ("form", "first_t", "last_t", "fallback", "count"),
     [("ratio", None, 1, "reference", 14), ("log_ratio", None, 1, "reference", 14), ("ratio", None, 2, "reference", 10),
      ("ratio", 2, 1, "reference", 8), ("ratio", None, 1, "drop", 6)])
 def test_the_gradient_is_that_of_a_naive_loop(
-    project: Path, form: str, first_step: int | None, last_step: int, fallback: str, count: int
+    project: Path, form: str, first_t: int | None, last_t: int, fallback: str, count: int
 ) -> None:
     """At both updates of the round: at ratio 1, and after a step away from it."""
-    change(train={"dpo_form": form, "clip_norm": 1e9, "first_step": first_step, "last_step": last_step},
+    change(train={"dpo_form": form, "clip_norm": 1e9, "first_t": first_t, "last_t": last_t},
            adopt={"fallback": fallback})
     run("adopt")
     assert len(terms()) == count  # of four pairs, two of them with targets, over four steps

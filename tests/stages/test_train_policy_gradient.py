@@ -40,17 +40,16 @@ def images(rounds: list[str], clip: float = 5.0) -> list[Image]:
     x, fused = array("sample", "x", round), array("fuse", "x", round)
     found: list[Image] = []
     for row in read_stage("adopt", round).table("training").itertuples():
-        winner = fused[row.pair] if row.adopted else x[row.reference_image]
-        best = row.target_reward if row.adopted else row.reference_reward
-        found += [(row.prompt, winner, normalised(row.prompt, best, rounds, clip)),
-                  (row.prompt, x[row.base_image], normalised(row.prompt, row.base_reward, rounds, clip))]
+        winner = fused[row.winner_row] if row.winner_stage == "fuse" else x[row.winner_row]
+        found += [(row.prompt, winner, normalised(row.prompt, row.winner_reward, rounds, clip)),
+                  (row.prompt, x[row.loser_row], normalised(row.prompt, row.loser_reward, rounds, clip))]
     return found
 
 
 def gaussian(policy: Policy, image: Image, i: int) -> tuple[torch.Tensor, torch.Tensor, float]:
     """(log-prob, mean, std) of one step of one image."""
     prompt, x, _ = image
-    eps = policy.predict_noise(x[i][None], i, policy.embed([prompt]), policy.embed([""]))
+    eps = policy.predict_noise(x[i][None], i, policy.embed([prompt]))
     mean, std = mean_and_std(policy, x[i][None], eps, i)
     log_prob = (-((x[i + 1] - mean) ** 2) / (2 * std**2) - math.log(std * math.sqrt(2 * math.pi))).mean()
     return log_prob, mean, std
@@ -158,7 +157,7 @@ def test_dpo_skips_the_shared_steps_and_the_others_do_not(project: Path, monkeyp
         change(algo=algo)
         forget("train")
         run("train")
-    adopted = read_stage("adopt", "r00").table("training").adopted
+    adopted = read_stage("adopt", "r00").table("training").winner_stage == "fuse"
     assert firsts == [[int(one) for one in adopted], [0] * len(adopted)] and adopted.any()
 
 

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 import torch
 
-from dfusion_core.adoption.figures import distance, enlarged, fresh_gain, never_masked, similarity
+from dfusion_core.adoption.figures import distance, enlarge, fresh_gain, never_masked, similarity
 from dfusion_core.evaluation.diversity import diversity
-from dfusion_core.training.optimizer import damping
+from dfusion_core.training.optimizer import epsilon_share
 
 
 def unit(*degrees: float) -> np.ndarray:
@@ -48,15 +48,19 @@ def test_distance_where_asked() -> None:
 def test_never_masked_is_what_no_step_touches() -> None:
     mask = np.zeros((1, 2, 2, 2), bool)
     mask[0, 0, 0, 1] = mask[0, 1, 1, 0] = True
-    expected = enlarged(np.array([[[True, False], [False, True]]]), (4, 4))
+    expected = enlarge(np.array([[[True, False], [False, True]]]), (4, 4))
     assert (never_masked(mask, (4, 4)) == expected).all()
 
 
-def test_damping_by_hand() -> None:
+def test_epsilon_share_by_hand() -> None:
     """After one step v_hat is the squared gradient: the share is eps / (|g| + eps), averaged over the weights."""
-    weight = torch.nn.Parameter(torch.zeros(2))
-    optimizer = torch.optim.AdamW([weight], lr=1e-3, eps=1e-3)
-    assert damping(optimizer) == 0.0
-    weight.grad = torch.tensor([1e-3, 3e-3])
+    weights = {"layer.lora_A.weight": torch.nn.Parameter(torch.zeros(2)), "layer.lora_B.weight": torch.nn.Parameter(
+        torch.zeros(2))}
+    optimizer = torch.optim.AdamW(list(weights.values()), lr=1e-3, eps=1e-3)
+    assert epsilon_share(optimizer, weights) == {"A": 0.0, "B": 0.0}
+    for weight, gradient in zip(weights.values(), ([1e-3, 3e-3], [0.0, 1e-3]), strict=True):
+        weight.grad = torch.tensor(gradient)
     optimizer.step()
-    assert damping(optimizer) == pytest.approx((0.5 + 0.25) / 2, rel=1e-4)
+    shares = epsilon_share(optimizer, weights)
+    assert shares["A"] == pytest.approx((0.5 + 0.25) / 2, rel=1e-4)
+    assert shares["B"] == pytest.approx((1.0 + 0.5) / 2, rel=1e-4)

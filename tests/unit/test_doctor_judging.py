@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from dfusion_core.commands.doctor.effort import SECONDS, Effort, choose
+from dfusion_core.commands.doctor.logprobs import judged
+from dfusion_core.commands.doctor.passes import one_step
+
 from dfusion_core.commands.doctor.facts import Facts, listed
 from dfusion_core.commands.doctor.findings import Finding, from_error, ok
 from dfusion_core.commands.doctor.folder import unwritable
 from dfusion_core.commands.doctor.hardware import available_cores, free_memory, products
-from dfusion_core.commands.doctor.logprobs import judged
-from dfusion_core.commands.doctor.passes import one_step
 from dfusion_core.commands.doctor.runner import Check, run_checks
 from dfusion_core.errors import ModelError
 from dfusion_core.models.policy import load_policy
@@ -59,13 +59,13 @@ def test_differences_by_timestep() -> None:
     found = judged(facts(), "replay", off, 1e-3, "this and that")
     assert found.verdict == "failed"
     assert found.found == "this and that differ by at most 0.5 (t = 2); 0.001 is allowed"
-    assert found.remedy == "Set model.dtype to fp32, or train.last_step to 10."
+    assert found.remedy == "Set model.dtype to fp32, or train.last_t to 10."
     assert found.details == [{"t": 20, "replay": 1e-6}, {"t": 10, "replay": 2e-4}, {"t": 2, "replay": 0.5},
                              {"t": 1, "replay": 0.2}]
 
 
 def test_steps_that_are_not_trained_do_not_count() -> None:
-    found = judged(facts(train=Train(last_step=3)), "replay", {0: 1e-6, 17: 2e-4, 18: 0.5}, 1e-3, "a and b")
+    found = judged(facts(train=Train(last_t=3)), "replay", {0: 1e-6, 17: 2e-4, 18: 0.5}, 1e-3, "a and b")
     assert found == ok("a and b differ by at most 0.0002 (t = 3); 0.001 is allowed", details=found.details)
     assert len(found.details) == 3
 

@@ -40,20 +40,20 @@ def test_all_mistakes_are_reported_together_with_key_value_and_suggestion(tmp_pa
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("fuse: {first_step: 25}", "fuse.first_step: must be at most sample.num_steps = 20 (got 25)."),
+        ("fuse: {first_t: 25}", "fuse.first_t: must be at most sample.num_steps = 20 (got 25)."),
         (
-            "fuse: {first_step: 3, last_step: 4}",
-            "fuse.last_step: must be at most fuse.first_step = 3 (got 4).",
+            "fuse: {first_t: 3, last_t: 4}",
+            "fuse.last_t: must be at most fuse.first_t = 3 (got 4).",
         ),
         (
-            "train: {first_step: 21}",
-            "train.first_step: must be from train.last_step = 1 to sample.num_steps = 20 (got 21).",
+            "train: {first_t: 21}",
+            "train.first_t: must be from train.last_t = 1 to sample.num_steps = 20 (got 21).",
         ),
         (
-            "train: {first_step: 2, last_step: 3}",
-            "train.first_step: must be from train.last_step = 3 to sample.num_steps = 20 (got 2).",
+            "train: {first_t: 2, last_t: 3}",
+            "train.first_t: must be from train.last_t = 3 to sample.num_steps = 20 (got 2).",
         ),
-        ("train: {last_step: 19}", "train.last_step: must be at most fuse.first_step = 18 (got 19)."),
+        ("train: {last_t: 19}", "train.last_t: must be at most fuse.first_t = 18 (got 19)."),
         ("fuse: {layers: [mid, mid]}", "fuse.layers: names a layer twice"),
         ("fuse: {layers: [mdi]}", "Did you mean 'mid'?"),
         ("train: {betas: [0.9, 1.0]}", "train.betas: both must be at least 0 and below 1"),

@@ -19,7 +19,7 @@ def test_every_array_is_complete_and_no_array_is_named_as_its_own_dimension() ->
 
 @pytest.mark.parametrize("name", ["up_1.0/K", "mid.0/V", "up_3/2/K", "down_0.1/V"])
 def test_keys_and_values_follow_a_rule(name: str) -> None:
-    assert find_array("kv", name).dims == ("reference", "step", "half", "head", "token", "channel")
+    assert find_array("kv", name).dims == ("reference", "fused_step", "half", "head", "token", "channel")
 
 
 @pytest.mark.parametrize(

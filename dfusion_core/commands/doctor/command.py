@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...runtime.entry import guarded
-from .findings import PER_STEP
 
 if TYPE_CHECKING:
     from .runner import Checked
@@ -24,7 +23,6 @@ STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red", "skipped": "
 def doctor(
     params: Annotated[Path, typer.Option(help="The parameter file.")] = Path("params.yaml"),
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the tables.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="Try fewer steps and smaller batches.")] = False,
 ) -> None:
     """Check packages, parameters, folder, device, model and reward; exit code 1 if a check fails."""
     from rich.console import Console
@@ -34,7 +32,7 @@ def doctor(
     from .runner import run_checks
 
     with Console(stderr=True).status("") as status:  # shown on a terminal only
-        done = list(run_checks(CHECKS, Facts(params, quick), lambda name: status.update(f"checking {name} ...")))
+        done = list(run_checks(CHECKS, Facts(params), lambda name: status.update(f"checking {name} ...")))
     if as_json:
         print(json.dumps(as_dict(done), indent=2))
     else:
@@ -84,16 +82,8 @@ def show(done: Sequence[Checked]) -> None:
 
 
 def details(done: Sequence[Checked]) -> dict[str, list[dict[str, Any]]]:
-    """Tables by title; those of differences by timestep are merged into one."""
-    tables: dict[str, list[dict[str, Any]]] = {}
-    by_step: dict[Any, dict[str, Any]] = {}
-    for one in done:
-        for row in one.finding.details:
-            if PER_STEP in row:
-                by_step.setdefault(row[PER_STEP], {}).update(row)
-            else:
-                tables.setdefault(one.name, []).append(row)
-    return tables | ({"log-prob differences by timestep": list(by_step.values())} if by_step else {})
+    """The tables behind the checks, by the name of the check."""
+    return {one.name: list(one.finding.details) for one in done if one.finding.details}
 
 
 def last_line(done: Sequence[Checked]) -> str:

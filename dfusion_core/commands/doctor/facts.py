@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from ...params.sections import Everything
     from ...prompts.reading import Prompt
     from ...rewards.scoring import Scorer
-    from .effort import Effort
-    from .passes import Drawn, Passes
 
 
 class Facts:
@@ -28,23 +26,28 @@ class Facts:
     dtype: torch.dtype
     source: Source
     policy: Policy
-    effort: Effort
-    drawn: Drawn
-    passes: Passes
+    side: int  # of the latents that are tried
     reward: Scorer
 
-    def __init__(self, file: Path, quick: bool) -> None:
-        self.file, self.quick = file, quick
+    def __init__(self, file: Path) -> None:
+        self.file = file
         self.text = "a picture"  # what test images are drawn to, if no prompt file can be read
-        self.words: dict[torch.dtype, Text] = {}  # that text and the empty prompt; `embedded` reads them
+        self.words: dict[torch.dtype, Text] = {}  # that text; `embedded` reads it
         self.kv: dict[str, tuple[Any, Any]] = {}  # keys and values of every self-attention in one forward
 
-    def embedded(self, rows: int) -> tuple[Text, Text]:
-        """The test text ``rows`` times and the empty prompt, in the U-Net's dtype; encoded once, which is slow."""
+    def embedded(self, rows: int) -> Text:
+        """The test text ``rows`` times, in the U-Net's dtype; encoded once, which is slow."""
         dtype = self.policy.unet.dtype
         if dtype not in self.words:
-            self.words[dtype] = self.policy.embed([self.text, ""])
-        return self.words[dtype][:1].repeat(rows), self.words[dtype][1:]
+            self.words[dtype] = self.policy.embed([self.text])
+        return self.words[dtype].repeat(rows)
+
+    def latent(self, side: int) -> torch.Tensor:
+        """A random latent (1, c, side, side) of unit variance, the same each time."""
+        import torch
+
+        seeded = torch.Generator().manual_seed(0)
+        return torch.randn(1, self.policy.latent_shape[0], side, side, generator=seeded).to(self.policy.device)
 
 
 def listed(names: Iterable[object], limit: int = 4) -> str:

@@ -52,7 +52,7 @@ def with_attention(facts: Facts) -> tuple[str, ...]:
 def resolution(facts: Facts, layer: str) -> int:
     """Height and width of a layer's attention at the model's own size, from the keys of the test forward."""
     tokens: int = facts.kv[f"{layer}.0"][0].shape[2]
-    return math.isqrt(tokens) * facts.policy.latent_shape[1] // facts.effort.side
+    return math.isqrt(tokens) * facts.policy.latent_shape[1] // facts.side
 
 
 def fused_layers(facts: Facts) -> Finding:

@@ -76,7 +76,7 @@ def _sizes(
         map_y, map_x = tap.maps().shape[1:3]
         picture_rows, picture_columns = decode().shape[-2:]
     side, steps = unet.config.sample_size, params.sample.num_steps
-    return {"state": steps + 1, "step": steps, "channel": unet.config.in_channels, "height": side, "width": side,
+    return {"state": steps + 1, "i": steps, "channel": unet.config.in_channels, "height": side, "width": side,
             "map_y": map_y, "map_x": map_x, "row": picture_rows, "column": picture_columns, "rgb": 3}
 
 

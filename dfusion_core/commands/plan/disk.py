@@ -50,7 +50,7 @@ def count_disk(work: Workload, costs: Costs, params: Everything) -> Disk:
                                        for array in ARRAYS.get(stage, ()))
               for stage in rows}
     stages["train"] = ADAPTER_COPIES * costs.adapter_parameters * WIDTHS["float32"]
-    window = params.fuse.first_step - params.fuse.last_step + 1
+    window = params.fuse.first_t - params.fuse.last_t + 1
     reference = sum(2 * window * prod(shape) * WIDTHS[find_array("kv", name).dtype]  # 2: both halves of guidance
                     for name, shape in costs.kv.items())
     return Disk(stages, reference, dvc_copies(Path(".dvc")), shutil.disk_usage(".").free)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ...diffusion.window import step_indices
 from ...prompts.reading import load_prompts
 
 if TYPE_CHECKING:
@@ -79,12 +80,12 @@ def workload(params: Everything) -> Workload:
 
 def _window(params: Everything) -> int:
     """Timesteps that are fused."""
-    return params.fuse.first_step - params.fuse.last_step + 1
+    return params.fuse.first_t - params.fuse.last_t + 1
 
 
 def _timesteps(params: Everything) -> int:
     """Timesteps of a pair that are trained on."""
-    return len(params.train.steps(params.sample.num_steps))
+    return len(step_indices(params.train, params.sample.num_steps))
 
 
 def _groups(params: Everything, pairs: int) -> int:
@@ -93,7 +94,7 @@ def _groups(params: Everything, pairs: int) -> int:
 
 
 def _fuse_rows(params: Everything, pairs: int, references: int, kept: int) -> int:
-    """Rows of what ``pairs`` asks ``fuse`` to make. A target begins at its base's stored latent at first_step."""
+    """Rows of what ``pairs`` asks ``fuse`` to make. A target begins at its base's stored latent at first_t."""
     steps = params.sample.num_steps
     if params.pairs == "naive":
         return 0
@@ -105,7 +106,7 @@ def _fuse_rows(params: Everything, pairs: int, references: int, kept: int) -> in
     stored = kept // (references * of_prompt // pairs) * of_prompt
     stored = pairs if kept == references else stored // params.fuse.batch_size * params.fuse.batch_size
     fused = (2 * pairs - stored) * _window(params)  # a reference's row beside the target's, unless it is stored
-    plain = pairs * (params.fuse.last_step - 1)
+    plain = pairs * (params.fuse.last_t - 1)
     inverted = pairs * steps if params.pairs == "inversion" else 0
     return (fused + plain + inverted) * HALVES
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ...adoption.figures import enlarged
+from ...adoption.figures import enlarge
 from ...evaluation.grading import tile
 from ...evaluation.infotext import png
 from ...evaluation.results import SPLITS, WATCHED, alignment, images_per_round, read_round_result, table_cells
@@ -20,7 +20,7 @@ from ...params.loading import load_everything
 from ...params.rounds import INIT, in_order
 from ...store.atomic import write_bytes, write_text
 from ...store.json_files import read_json
-from ...store.paths import pairs_result
+from ...store.paths import output, pairs_result
 from ...store.reading import StageData, read_stage
 from . import html
 from .chart import Line, chart
@@ -105,7 +105,7 @@ def seeds_grid(rounds: list[str]) -> bytes:
 
 def overlay(picture: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """The picture with the mask's share over the steps (step, y, x) laid over it."""
-    weight = 0.6 * enlarged(mask.mean(axis=0), picture.shape[:2])[..., None]
+    weight = 0.6 * enlarge(mask.mean(axis=0), picture.shape[:2])[..., None]
     mixed = picture * (1 - weight) + MASK_COLOUR * weight
     return np.asarray(mixed.round(), np.uint8)
 
@@ -120,9 +120,10 @@ def figures(rounds: list[str]) -> str:
 
 def pairs(round: str) -> str:
     """Some triples of a round, if its pairs have targets."""
-    training = read_stage("adopt", round).table("training")
-    if "adopted" not in training or not read_stage("fuse", round).names:
+    if not (output("adopt", round) / "targets.csv").is_file():
         return ""
+    pairs = read_stage("extract", round).table("pairs")
+    training = pairs.assign(**read_stage("adopt", round).table("targets")[["target_reward", "adopted"]])
     parts = [html.heading(f"Pairs of {round}", "Reference, its mask (strong where it holds at many steps), base, "
                           "target.")]
     for adopted in (True, False):

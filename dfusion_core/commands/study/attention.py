@@ -18,12 +18,12 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from ...adoption.figures import distance, enlarged
+from ...adoption.figures import distance, enlarge
 from ...attention.control import capturing, fusing
 from ...attention.layers import layer_paths, present_layers
-from ...diffusion.denoise import Control, References, denoise_fused
 from ...diffusion.noise import trajectory_noises
 from ...evaluation.grading import score_images
+from ...fusion.targets import Control, References, denoise_fused
 from ...models.policy import Policy, load_policy
 from ...params import Params, load_params
 from ...params.rounds import previous
@@ -79,15 +79,14 @@ def load_setting(round: str, count: int) -> Setting:
 
 def targets(s: Setting, layers: Sequence[str], first: int, last: int, control: Control = fusing) -> Pictures:
     """The targets of all pairs under one way of control."""
-    pictures, empty = [], s.policy.embed([""])
+    pictures, T = [], s.policy.schedule.num_steps
     for start in range(0, len(s.pairs), BATCH):
         rows = slice(start, start + BATCH)
         part = s.pairs.iloc[rows]
         _, noise = trajectory_noises(part.base_seed.tolist(), s.policy.latent_shape, s.steps)
         x = denoise_fused(
-            s.policy, s.base_x[rows], noise, s.policy.embed(part.prompt.tolist()), empty,
-            References(s.reference_x[rows], s.mask[rows]), layers, first, last,
-            [f"pair {pair} ('{prompt}')" for pair, prompt in zip(part.pair, part.prompt, strict=True)], control)
+            s.policy, s.base_x[rows], noise, s.policy.embed(part.prompt.tolist()),
+            References(s.reference_x[rows], s.mask[rows]), layers, range(T - first, T - last + 1), control)
         pictures.append(s.policy.decode(x[:, -1]).numpy())
     return np.concatenate(pictures)
 
@@ -98,7 +97,7 @@ def figures(s: Setting, target: Pictures) -> dict[str, float]:
     ``from_reference_inside`` and ``from_base_outside`` are what fusion wants small: mean absolute difference of
     pixels, 0 to 1, inside the mask (where it holds at half of the steps or more) and outside it.
     """
-    inside = enlarged(s.mask.float().mean(dim=1).numpy() >= 0.5, target.shape[1:3])
+    inside = enlarge(s.mask.float().mean(dim=1).numpy() >= 0.5, target.shape[1:3])
     scores = score_images(s.reward, s.pairs[["prompt"]], target)
     row = {"target_gain": float((scores.reward - s.pairs.base_reward).mean()),
            "reference_lead": float((s.pairs.reference_reward - s.pairs.base_reward).mean())}
@@ -117,7 +116,7 @@ def study_control(s: Setting, folder: Path) -> pd.DataFrame:
     columns = [Column("reference", s.reference), Column("base", s.base)]
     rows = []
     for name, variant in VARIANTS.items():
-        found = targets(s, layers, fuse.first_step, fuse.last_step, partial(controlling, name=name))
+        found = targets(s, layers, fuse.first_t, fuse.last_t, partial(controlling, name=name))
         rows.append({"variant": name, "panel": variant.panel} | figures(s, found))
         columns.append(Column(f"{name}\n{variant.panel}", found))
     sheet([Column(c.title, c.pictures[:SHOWN]) for c in columns], s.pairs.prompt.tolist()[:SHOWN], per_line=6).save(
@@ -145,7 +144,7 @@ def study_layers(s: Setting, folder: Path) -> pd.DataFrame:
     for name, layers in layer_sets(s.policy.unet).items():
         for first, last in windows(s.steps):
             found = targets(s, layers, first, last)
-            rows.append({"layers": name, "names": " ".join(layers), "first_step": first, "last_step": last}
+            rows.append({"layers": name, "names": " ".join(layers), "first_t": first, "last_t": last}
                         | figures(s, found))
             grid.append(Column(f"{name}\nt = {first} ... {last}", found[:1]))
     ends = [Column("reference", s.reference[:1]), Column("base", s.base[:1])]
@@ -160,13 +159,13 @@ def study_heatmaps(s: Setting, folder: Path) -> None:
     prompt = s.pairs.prompt[0]
     tokens = s.policy.tokenizer(prompt).input_ids
     words = [text.removesuffix("</w>") for text in s.policy.tokenizer.convert_ids_to_tokens(tokens)]
-    text, empty = s.policy.embed([prompt]), s.policy.embed([""])
+    text = s.policy.embed([prompt])
     lines = []
     for label, x, picture in (("reference", s.reference_x[0], s.reference[0]), ("base", s.base_x[0], s.base[0])):
         maps = []
         for i in range(s.steps):
             with capturing(s.policy.unet, s.params.sample.maps) as tap:
-                s.policy.predict_noise(x[i:i + 1].to(s.policy.device), i, text, empty)
+                s.policy.predict_noise(x[i:i + 1].to(s.policy.device), i, text)
                 maps.append(tap.maps(slice(1, 2))[0].cpu().numpy())
         lines.append((label, picture, np.stack(maps)))
     heat(lines, words).save(folder / "heatmaps.png")

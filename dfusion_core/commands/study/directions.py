@@ -26,9 +26,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ...diffusion import ddim
-from ...diffusion.denoise import denoise
 from ...diffusion.noise import trajectory_noises
+from ...diffusion.window import step_indices
 from ...errors import MissingStage, ParamsError
 from ...evaluation.grading import score_images
 from ...evaluation.results import WATCHED, interval
@@ -58,7 +57,7 @@ def log_prob_gradient(
     """
     weights = list(trainable(policy.unet).values())
     total = [torch.zeros_like(weight) for weight in weights]
-    text, empty = policy.embed(prompts), policy.embed([""])
+    text = policy.embed(prompts)
     image, step = torch.arange(len(x)).repeat_interleave(len(steps)), torch.tensor(steps).repeat(len(x))
     for start in range(0, len(image), rows):
         n, i = image[start:start + rows], step[start:start + rows]
@@ -66,8 +65,7 @@ def log_prob_gradient(
         std = policy.schedule.std[i]
         if noise is not None:
             x_next = x_next - std.view(-1, 1, 1, 1).to(x_next) * noise[n, i].to(x_next)
-        mean = ddim.mean(policy.schedule, i, x_t, policy.predict_noise(x_t, i, text[n], empty))
-        log_prob = ddim.log_prob(x_next, mean, std)
+        log_prob, _ = policy.log_prob(x_t, x_next, i, text[n])
         for sum_, part in zip(total, torch.autograd.grad(log_prob.sum(), weights), strict=True):
             sum_ += part
     return total
@@ -91,7 +89,7 @@ def windows(names: Sequence[str], params: Params) -> dict[str, range]:
     """
     num_steps = params.sample.num_steps
     if not names:
-        steps = params.train.steps(num_steps)
+        steps = step_indices(params.train, num_steps)
         return {f"{num_steps - steps[0]}-{num_steps - steps[-1]}": steps}
     found = {}
     for name in names:
@@ -99,8 +97,8 @@ def windows(names: Sequence[str], params: Params) -> dict[str, range]:
         if not num_steps >= first >= last >= 1:
             raise ParamsError(f"study: '{name}' is not a range of timesteps.",
                               f"Give the first and the last of {num_steps} .. 1, as --timesteps {num_steps}-1.")
-        train = params.train.model_copy(update={"first_step": first, "last_step": last})
-        found[name] = train.steps(num_steps)
+        train = params.train.model_copy(update={"first_t": first, "last_t": last})
+        found[name] = step_indices(train, num_steps)
     return found
 
 
@@ -113,8 +111,8 @@ def directions(policy: Policy, params: Params, round: str, count: int, steps: ra
                            f"Make them with 'dvc repro -s fuse@{round}' and pairs: dfusion.")
     pairs = read_stage("extract", round).table("pairs")
     pairs = pairs[pairs.groupby("prompt_id").cumcount() < count].reset_index(drop=True)
-    training = read_stage("adopt", round).table("training")
-    taken = torch.tensor(pairs.pair.isin(training.pair[training.adopted]).tolist())[:, None, None, None, None]
+    eq7 = read_stage("adopt", round).table("targets")
+    taken = torch.tensor(pairs.pair.isin(eq7.pair[eq7.adopted]).tolist())[:, None, None, None, None]
     base, reference = (sampled.tensor("x", pairs[f"{name}_image"]) for name in ("base", "reference"))
     target = fused.tensor("x", pairs.pair)
 
@@ -123,12 +121,12 @@ def directions(policy: Policy, params: Params, round: str, count: int, steps: ra
 
     _, eps = trajectory_noises(pairs.base_seed.tolist(), policy.latent_shape, params.sample.num_steps)
     of_base, generator = gradient(base), torch.Generator().manual_seed(params.seed)
-    targets, distillation = minus(gradient(target), of_base), gradient(target, eps)
+    shift, distillation = minus(gradient(target), of_base), gradient(target, eps)
     return {"naive": minus(gradient(reference), of_base),
             "dfusion": minus(gradient(torch.where(taken, target, reference)), of_base),
-            "all targets": targets, "distillation": distillation,
-            "all targets without distillation": minus(targets, distillation),
-            "random": [torch.randn(part.shape, generator=generator).to(part) for part in targets]}
+            "all targets": shift, "distillation": distillation,
+            "all targets without distillation": minus(shift, distillation),
+            "random": [torch.randn(part.shape, generator=generator).to(part) for part in shift]}
 
 
 def study_directions(
@@ -179,10 +177,8 @@ def _gains(after: pd.DataFrame, before: pd.DataFrame) -> dict[str, float]:
 
 def _images(policy: Policy, params: Params, reward: Scorer, plan: pd.DataFrame) -> pd.DataFrame:
     """The plan's images under the policy as it is, scored."""
-    empty, pictures = policy.embed([""]), []
+    pictures = []
     for start in range(0, len(plan), params.evaluate.batch_size):
         part = plan.iloc[start:start + params.evaluate.batch_size]
-        first, noise = trajectory_noises(part.seed.tolist(), policy.latent_shape, params.sample.num_steps)
-        found = denoise(policy, first, noise, policy.embed(part.prompt.tolist()), empty, part.prompt.tolist())
-        pictures.append(policy.decode(found.x[:, -1]).numpy())
+        pictures.append(policy.sample(part.seed.tolist(), policy.embed(part.prompt.tolist())).picture.numpy())
     return score_images(reward, plan, np.concatenate(pictures))

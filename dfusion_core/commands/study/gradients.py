@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from ...diffusion import ddim
+from ...diffusion.window import step_indices
 from ...errors import MissingStage
 from ...models.lora import trainable
 from ...models.policy import Policy, load_policy
@@ -34,7 +34,7 @@ def coherence(differences: torch.Tensor) -> float:
     return float(len(differences) ** 0.5 * differences.mean(dim=0).norm() / rms) if rms > 0 else 0.0
 
 
-def gradients(policy: Policy, x: torch.Tensor, i: int, text: Text, empty: Text) -> torch.Tensor:
+def gradients(policy: Policy, x: torch.Tensor, i: int, text: Text) -> torch.Tensor:
     """Gradient of each image's log-prob at step index i with respect to the adapter, (n, weight), on the CPU.
 
     x: trajectories (n, T + 1, c, h, w); text: n prompts.
@@ -43,8 +43,7 @@ def gradients(policy: Policy, x: torch.Tensor, i: int, text: Text, empty: Text) 
     rows = []
     for row in range(len(x)):
         x_t, x_next = (x[row:row + 1, k].to(policy.device) for k in (i, i + 1))
-        mean = ddim.mean(policy.schedule, i, x_t, policy.predict_noise(x_t, i, text[row:row + 1], empty))
-        log_prob = ddim.log_prob(x_next, mean, policy.schedule.std[i])
+        log_prob, _ = policy.log_prob(x_t, x_next, i, text[row:row + 1])
         found = torch.autograd.grad(log_prob.sum(), parameters)
         rows.append(torch.cat([part.flatten().float().cpu() for part in found]))
     return torch.stack(rows)
@@ -66,13 +65,13 @@ def study_gradients(round: str, count: int, folder: Path) -> pd.DataFrame:
                            "pairs: dfusion.")
     pairs = first_pairs(read_stage("extract", round).table("pairs"), count)
     policy = load_policy(params.model, params.sample, adapter(previous(params, round)), train=True)
-    text, empty = policy.embed(pairs.prompt.tolist()), policy.embed([""])
+    text = policy.embed(pairs.prompt.tolist())
     steps = policy.schedule.num_steps
     x = {"base": sampled.tensor("x", pairs.base_image), "reference": sampled.tensor("x", pairs.reference_image),
          "target": fused.tensor("x", pairs.pair)}
     rows, total = [], None
-    for i in params.train.steps(steps):
-        g = {name: gradients(policy, some, i, text, empty) for name, some in x.items()}
+    for i in step_indices(params.train, steps):
+        g = {name: gradients(policy, some, i, text) for name, some in x.items()}
         both = torch.stack([g["reference"] - g["base"], g["target"] - g["base"]])
         total = both if total is None else total + both
         rows.append({"t": str(steps - i)} | figures(*both))

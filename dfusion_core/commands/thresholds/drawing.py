@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ...adoption.figures import enlarged
+from ...adoption.figures import enlarge
 from ...store.atomic import write_bytes
 from ..study.sheets import TILE, Column, sheet
 from .measuring import Measured, Proposal
@@ -51,14 +51,14 @@ def _fitted(picture: Pixels) -> Pixels:
 def _with_heat(pictures: Pixels, maps: NDArray[np.float32]) -> Pixels:
     """Maps (image, step, y, x) as heat over the pictures in grey, all on one scale: black is 0, white the largest."""
     mean = maps.mean(axis=1)
-    heat = enlarged(mean / max(float(mean.max()), 1e-12), pictures.shape[1:3])[..., None]
+    heat = enlarge(mean / max(float(mean.max()), 1e-12), pictures.shape[1:3])[..., None]
     colours = (heat * 3 - np.arange(3)).clip(0, 1) * 255  # first red, then green, then blue: black, red, yellow, white
     grey = pictures.mean(axis=-1, keepdims=True)
     return _bytes(0.4 * grey + 0.6 * colours)
 
 
 def _masked(pictures: Pixels, masks: NDArray[np.bool_]) -> Pixels:
-    share = enlarged(masks.mean(axis=1), pictures.shape[1:3])[..., None]
+    share = enlarge(masks.mean(axis=1), pictures.shape[1:3])[..., None]
     return _bytes(pictures * (OUTSIDE + (1 - OUTSIDE) * share))
 
 

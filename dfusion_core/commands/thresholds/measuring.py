@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...attention.masks import item_tokens
-from ...diffusion.denoise import denoise
-from ...diffusion.noise import image_seed, trajectory_noises
+from ...diffusion.denoise import Capture
+from ...diffusion.noise import image_seed
+from ...diffusion.window import step_indices
+from ...errors import NotFinite
 from ...models.policy import Policy, load_policy
 from ...params import Params
 from ...prompts.reading import Prompt
@@ -53,28 +54,27 @@ def measure(params: Params, prompts: Sequence[Prompt], images: int, adapter: Pat
     Needs the sections model, sample, fuse and seed. Raises ItemNotFound and BadNumber.
     """
     policy = load_policy(params.model, params.sample, adapter)
-    empty = policy.embed([""])
     tokens = [[item_tokens(policy.tokenizer, prompt.text, item) for item in prompt.items] for prompt in prompts]
     for index, prompt in enumerate(prompts):
         seeds = [image_seed(params.seed, SEEDS, index, n) for n in range(images)]
-        yield _sampled(policy, params, prompt, seeds, tokens[index], empty)
+        yield _sampled(policy, params, prompt, seeds, tokens[index])
 
 
 def _sampled(
-    policy: Policy, params: Params, prompt: Prompt, seeds: Sequence[int], tokens: list[tuple[int, ...]], empty: Any
+    policy: Policy, params: Params, prompt: Prompt, seeds: Sequence[int], tokens: list[tuple[int, ...]]
 ) -> Measured:
-    steps = params.sample.num_steps
-    fused = slice(steps - params.fuse.first_step, steps - params.fuse.last_step + 1)
+    steps = step_indices(params.fuse, params.sample.num_steps)
     pictures, maps = [], []
     for start in range(0, len(seeds), params.sample.batch_size):
         part = seeds[start:start + params.sample.batch_size]
         text = policy.embed([prompt.text] * len(part))
-        found = denoise(
-            policy, *trajectory_noises(part, policy.latent_shape, steps), text, empty,
-            [f"'{prompt.text}', seed {seed}" for seed in part], [tokens] * len(part), params.sample.maps)
-        assert found.cross_map is not None
-        pictures.append(policy.decode(found.x[:, -1]).numpy())
-        maps.append(found.cross_map[:, fused].float().numpy())
+        try:
+            made = policy.sample(part, text, capture=Capture(params.sample.maps, [tokens] * len(part), len(tokens)))
+        except NotFinite as error:
+            raise error.named(f"'{prompt.text}', seed {part[error.row]}") from error
+        assert made.trajectories.cross_map is not None
+        pictures.append(made.picture.numpy())
+        maps.append(made.trajectories.cross_map[:, steps.start:steps.stop].float().numpy())
     return Measured(prompt, np.concatenate(pictures), np.concatenate(maps))
 
 

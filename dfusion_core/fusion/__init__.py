@@ -1,0 +1,1 @@
+"""The second image of each pair: fused targets (Eq. 5), inverted trajectories."""
