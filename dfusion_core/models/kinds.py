@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
 # What each kind of pipeline must be told, so that parts that are not needed stay out.
 KINDS: dict[str, dict[str, Any]] = {
-    "StableDiffusionPipeline": {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
-    "StableDiffusionXLPipeline": {"add_watermarker": False},
+    "StableDiffusionPipeline": {"safety_checker": None, "feature_extractor": None, "image_encoder": None,
+                                "requires_safety_checker": False},
+    "StableDiffusionXLPipeline": {"feature_extractor": None, "image_encoder": None, "add_watermarker": False},
 }
 
 

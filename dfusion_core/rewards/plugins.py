@@ -50,11 +50,16 @@ def load_plugin(name: str, device: torch.device) -> Plugin:
     """The reward of that name, ready to use. Raises RewardError."""
     entry = _entry(name)
     try:
-        return cast("Plugin", getattr(importlib.import_module(entry.module), entry.attr)(device))
+        plugin = cast("Plugin", getattr(importlib.import_module(entry.module), entry.attr)(device))
     except Exception as error:  # a user's code may raise anything
         raise RewardError(
             f"reward.plugins: '{name}' cannot be made: {type(error).__name__}: {one_line(error)}.",
             "See docs/rewards.md for what a plug-in looks like.") from error
+    for needed in ("__call__", "identity"):
+        if not callable(getattr(plugin, needed, None)):
+            raise RewardError(f"reward.plugins: '{name}' has no method {needed}().",
+                              "Write it as docs/rewards.md shows: identity() tells what the scores depend on.")
+    return plugin
 
 
 def reward_inputs(reward: Reward) -> dict[str, Path]:
