@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError
+from .configs import read_config
 
 if TYPE_CHECKING:
     from ..params import Model
@@ -21,7 +21,8 @@ KINDS: dict[str, dict[str, Any]] = {
 
 def pipeline_kind(model: Model, folder: Path) -> str:
     """The name of the pipeline's class in diffusers. Raises ModelError for one that this method is not made for."""
-    kind = str(json.loads((folder / "model_index.json").read_text()).get("_class_name"))
+    index = read_config(folder / "model_index.json")
+    kind = str(index.get("_class_name") if isinstance(index, dict) else None)
     if kind not in KINDS:
         raise ModelError(f"model.id: '{model.id}' is a {kind}, and this program knows {', '.join(KINDS)}.",
                          "Use a Stable Diffusion 1.x, 2.x or XL model for text to image.")

@@ -36,10 +36,10 @@ def load_pipeline(model: Model, source: Source | None = None) -> Any:
         if source.is_single_file:
             pipeline = load_single_file(source.path, model, dtype)
         else:
+            kind = pipeline_kind(model, source.path)
             check_configs(source.path, source.files)
             for part in sorted({name.split("/")[0] for name in source.files if name.startswith("tokenizer")}):
                 check_vocabulary(model, part, source)
-            kind = pipeline_kind(model, source.path)
             pipeline = getattr(diffusers, kind).from_pretrained(
                 source.path, variant=model.variant, dtype=dtype, use_safetensors=True, local_files_only=True,
                 **KINDS[kind])

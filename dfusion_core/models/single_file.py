@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError, did_you_mean
 from .architectures import KNOWN, family_of_file, marks
-from .builtin import MODEL_INDEX
+from .builtin import MODEL_INDEX, local_path
 from .clip_vocabulary import END, clip_tokenizer
 from .configs import check_configs
 from .kinds import KINDS, pipeline_kind
@@ -77,8 +77,8 @@ class Reading:
 
 def _configs(file: Path, model: Model, folder: Path) -> Path:
     """A folder with the configurations: the user's, or ``folder`` with those that are known."""
-    if model.config is not None and Path(model.config).expanduser().is_dir():
-        given = Path(model.config).expanduser()
+    if model.config is not None and local_path(model.config).is_dir():
+        given = local_path(model.config)
         check_configs(given, [one.relative_to(given).as_posix() for one in config_files(given).values()])
         return given
     found = read_markers(file, model)

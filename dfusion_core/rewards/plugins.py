@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from ..errors import RewardError, did_you_mean, one_line, short
-from ..models.builtin import reward_source
+from ..models.builtin import local_path, reward_source
 
 if TYPE_CHECKING:
     import torch
@@ -69,6 +69,9 @@ def reward_inputs(reward: Reward) -> dict[str, Path]:
     """
     folder = Path(reward_source(reward.model).removeprefix("local-dir:"))
     found = {"reward": folder} if (folder / "open_clip_config.json").is_file() else {}  # and not a whole disk
+    weights = local_path(reward.pretrained) if reward.pretrained else None
+    if not found and weights is not None and weights.is_file():
+        found["reward weights"] = weights
     for name in reward.plugins:
         module = _entry(name).module
         try:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..diffusion.finite import check_finite
 from ..errors import RewardError, one_line
-from ..models.builtin import reward_source
+from ..models.builtin import local_path, reward_source
 from ..models.whole import PADDING
 from .folder import check_folder
 from .plugins import Plugin, load_plugin, state_hash
@@ -49,6 +49,7 @@ class Clip:
 
         source = reward_source(name)
         tag = None if source.startswith(("local-dir:", "hf-hub:")) else pretrained
+        tag = str(local_path(tag)) if tag and local_path(tag).is_file() else tag
         if tag == "":  # open_clip would go on with random weights
             raise RewardError(
                 f"reward.pretrained: is empty, but '{name}' is an architecture without weights.",
@@ -174,14 +175,35 @@ def on_tensors(transform: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     steps = tensor_steps(transform)
     if steps is None:
         return lambda pictures: torch.stack([transform(_pil(one)) for one in pictures.cpu()]).to(pictures.device)
-    from torchvision.transforms import Normalize
+    from torchvision.transforms import Normalize, Resize
 
     def preprocess(pictures: torch.Tensor) -> torch.Tensor:
         for step in steps:
-            pictures = step(pictures / 255 if isinstance(step, Normalize) else pictures)
+            if isinstance(step, Resize):
+                pictures = resize(step, pictures)
+            else:
+                pictures = step(pictures / 255 if isinstance(step, Normalize) else pictures)
         return pictures
 
     return preprocess
+
+
+def resize(step: Any, pictures: torch.Tensor) -> torch.Tensor:
+    """torchvision's Resize of uint8 pictures (n, 3, height, width) as PIL computes it.
+
+    PIL resizes rows, rounds to 0..255, then resizes columns. Both at once, as tensors are by default, differ by up to
+    22 grey levels where bicubic interpolation overshoots.
+    """
+    from torchvision.transforms.functional import resize
+
+    height, width = pictures.shape[-2:]
+    if isinstance(step.size, int) or len(step.size) == 1:  # the shorter side
+        size = step.size if isinstance(step.size, int) else step.size[0]
+        high, wide = (size, int(size * width / height)) if height <= width else (int(size * height / width), size)
+    else:
+        high, wide = step.size
+    rows = resize(pictures, [height, wide], interpolation=step.interpolation, antialias=True)
+    return resize(rows, [high, wide], interpolation=step.interpolation, antialias=True)
 
 
 def tensor_steps(transform: Any) -> list[Any] | None:
@@ -189,7 +211,8 @@ def tensor_steps(transform: Any) -> list[Any] | None:
     from torchvision.transforms import CenterCrop, Normalize, Resize, ToTensor
 
     steps = [step for step in transform.transforms if not (isinstance(step, ToTensor) or _leaves_rgb(step))]
-    return steps if all(type(step) in (Resize, CenterCrop, Normalize) for step in steps) else None
+    known = all(type(step) in (Resize, CenterCrop, Normalize) for step in steps)
+    return steps if known and all(getattr(step, "max_size", None) is None for step in steps) else None
 
 
 def _leaves_rgb(step: Any) -> bool:
