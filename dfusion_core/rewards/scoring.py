@@ -203,7 +203,8 @@ def resize(step: Any, pictures: torch.Tensor) -> torch.Tensor:
     else:
         high, wide = step.size
     rows = resize(pictures, [height, wide], interpolation=step.interpolation, antialias=True)
-    return resize(rows, [high, wide], interpolation=step.interpolation, antialias=True)
+    made: torch.Tensor = resize(rows, [high, wide], interpolation=step.interpolation, antialias=True)
+    return made
 
 
 def tensor_steps(transform: Any) -> list[Any] | None:
