@@ -206,7 +206,7 @@ def deltas(unet: UNet2DConditionModel) -> dict[str, torch.Tensor]:
 def test_sixteen_bits_sample_with_the_adapter_that_trains(tmp_path: Path) -> None:
     """It stays beside the weights, in fp32 as in training: their sum in bf16 would lose much of a small adapter.
 
-    B of 5e-4 is what a few AdamW updates at 1e-4 give; the error of merging falls with the adapter's size (8 % at 3e-3).
+    B of 5e-4 is what five AdamW updates at 1e-4 give; the error of merging falls with its size (8 % at 3e-3).
     """
     unet = fresh()
     add_lora(unet, Lora(), seed=3)
