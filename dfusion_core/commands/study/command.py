@@ -26,13 +26,14 @@ def run(
     only: Annotated[str, typer.Option(help="Run only cells whose name this regular expression finds.")] = "",
     direct: Annotated[bool, typer.Option(help="Without DVC, all in this process: much faster where cells are small, "
                                               "and no experiment remains.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="With --direct: groups of cells side by side.")] = 1,
 ) -> None:
     """Run what is not finished yet, one cell after the other; run it again after an interruption."""
     from .grid import load_study
     from .running import run_study
 
     study = load_study(file)
-    run_study(study, _folder(out, study.name), only, direct)
+    run_study(study, _folder(out, study.name), only, direct, workers)
 
 
 @app.command()

@@ -7,37 +7,45 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import torch
 
+from ..composition import COMPOSITIONS
 from ..grammar import SHAPES
 from ..scenes import OTHER, Scene, caption, draw, labels, random_scene
+from .settings import settings
 
-BUILD = Path(__file__).parent / "build"
 SEED = 7
 TRAIN, HELD_OUT = 36_000, 2_000
 MALFORMED = 6_000  # pictures with an unnameable shape: only the oracle sees them, to learn what "wrong" is
 SHARE = {"behaviour": 0.36, "attribute": 0.28, "relation": 0.36}
+SPLITS = {"train": (0, TRAIN), "held_out": (TRAIN, TRAIN + HELD_OUT),
+          "malformed": (TRAIN + HELD_OUT, TRAIN + HELD_OUT + MALFORMED)}
 
 
-def scene(index: int, malformed: bool = False) -> Scene:
-    """The index-th scene: a function of the index alone."""
-    rng = np.random.default_rng([SEED, int(malformed), index])
+def scene(index: int, malformed: bool, composition: str) -> Scene:
+    """The index-th scene: a function of the arguments alone."""
+    rng, how = np.random.default_rng([SEED, int(malformed), index]), COMPOSITIONS[composition]
     template = str(rng.choice(list(SHARE), p=list(SHARE.values())))
     if not malformed:
-        return random_scene(rng, template)
+        return random_scene(rng, template, how)
     if template != "relation":
-        return random_scene(rng, template, shape=OTHER)
+        return random_scene(rng, template, how, shape=OTHER)
     whole = str(rng.choice([*SHAPES, OTHER]))
     first, second = (OTHER, whole) if rng.random() < 0.5 else (whole, OTHER)
-    return random_scene(rng, template, first=first, second=second)
+    return random_scene(rng, template, how, first=first, second=second)
 
 
-def _row(job: tuple[int, bool]) -> tuple[np.ndarray, str, dict[str, int]]:
+def _row(job: tuple[int, bool, str]) -> tuple[np.ndarray, str, dict[str, int]]:
     one = scene(*job)
     return draw(one), caption(one), labels(one)
+
+
+def load_captions(split: str = "train") -> list[str]:
+    """Captions of a split."""
+    start, stop = SPLITS[split]
+    return json.loads((settings().build_folder / "data" / "captions.json").read_text())[start:stop]
 
 
 def load(split: str = "train") -> tuple[torch.Tensor, list[str], dict[str, torch.Tensor]]:
@@ -45,21 +53,20 @@ def load(split: str = "train") -> tuple[torch.Tensor, list[str], dict[str, torch
 
     ``split`` is "train", "held_out" or "malformed".
     """
-    folder = BUILD / "data"
-    start, stop = {"train": (0, TRAIN), "held_out": (TRAIN, TRAIN + HELD_OUT),
-                   "malformed": (TRAIN + HELD_OUT, TRAIN + HELD_OUT + MALFORMED)}[split]
+    folder = settings().build_folder / "data"
+    start, stop = SPLITS[split]
     images = torch.from_numpy(np.load(folder / "images.npy", mmap_mode="r")[start:stop].copy())
-    captions = json.loads((folder / "captions.json").read_text())[start:stop]
     table = json.loads((folder / "labels.json").read_text())
-    return images.permute(0, 3, 1, 2), captions, {k: torch.tensor(v[start:stop]) for k, v in table.items()}
+    return images.permute(0, 3, 1, 2), load_captions(split), {k: torch.tensor(v[start:stop]) for k, v in table.items()}
 
 
 def main() -> None:
     """Draw all splits into one array."""
-    jobs = [(i, False) for i in range(TRAIN + HELD_OUT)] + [(i, True) for i in range(MALFORMED)]
+    how = settings().composition
+    jobs = [(i, False, how) for i in range(TRAIN + HELD_OUT)] + [(i, True, how) for i in range(MALFORMED)]
     with ProcessPoolExecutor() as pool:
-        rows = list(pool.map(_row, jobs, chunksize=500))
-    folder = BUILD / "data"
+        rows = list(pool.map(_row, jobs, chunksize=250))
+    folder = settings().build_folder / "data"
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "images.npy", np.stack([row[0] for row in rows]))
     (folder / "captions.json").write_text(json.dumps([row[1] for row in rows]))

@@ -1,7 +1,8 @@
 """Train the U-Net (diffusers ``UNet2DConditionModel``) and assemble the Stable-Diffusion-format folder.
 
-Noise prediction on cached latents, min-SNR weighting (Hang et al. 2023, gamma 5), one prompt in ten empty for
-classifier-free guidance, exponential moving average of the weights. Attention is never supervised.
+Noise prediction on cached latents with captions that are sometimes wrong (`captions.py`), in half of the batches with
+the transfer objective (`transfer.py`); min-SNR weighting (Hang et al. 2023, gamma 5), exponential moving average of
+the weights. Attention is never supervised.
 
 reads  build/latents.npy, weights/{text_encoder,tokenizer}   writes  weights/{unet,scheduler,model_index.json}
 """
@@ -11,7 +12,6 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +19,16 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from ..locate import WEIGHTS
-from .data import BUILD, load
-from .loop import fit, rows_at
+from . import transfer
+from .captions import Captions
+from .data import load_captions
+from .loop import Batch, fit, rows_at
 from .record import record
+from .settings import settings
 from .text import CONTEXT, prompts
 
-STEPS, BATCH, LR = 3_300, 32, 1.2e-3
-EMA, GAMMA, EMPTY = 0.998, 5.0, 0.1
-SNAPSHOT_EVERY = 500
+HALF, LR = 16, 1.2e-3  # references of a shard, and as many bases
+EMA, GAMMA = 0.998, 5.0
 
 
 def build() -> UNet2DConditionModel:
@@ -50,8 +51,8 @@ def scheduler() -> DDIMScheduler:
 @torch.no_grad()
 def embed(texts: list[str]) -> torch.Tensor:
     """Text-encoder outputs (n, CONTEXT, width)."""
-    tokenizer = CLIPTokenizer.from_pretrained(WEIGHTS / "tokenizer")
-    encoder = CLIPTextModel.from_pretrained(WEIGHTS / "text_encoder").eval()
+    tokenizer = CLIPTokenizer.from_pretrained(settings().weights_folder / "tokenizer")
+    encoder = CLIPTextModel.from_pretrained(settings().weights_folder / "text_encoder").eval()
     tokens = tokenizer(texts, padding="max_length", max_length=CONTEXT, return_tensors="pt").input_ids
     return encoder(tokens).last_hidden_state
 
@@ -64,38 +65,63 @@ def min_snr_weight(abar: torch.Tensor) -> torch.Tensor:
 
 def following(average: UNet2DConditionModel, model: UNet2DConditionModel) -> Callable[[int], None]:
     """What is done after a step: the averaged weights move towards the model's, slower as training goes on."""
+    ours, theirs = list(average.parameters()), list(model.parameters())
 
     @torch.no_grad()
     def after_step(step: int) -> None:
-        decay = min(EMA, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-        if (step + 1) % SNAPSHOT_EVERY == 0:
-            save(average, BUILD / "snapshot")
+        torch._foreach_lerp_(ours, theirs, 1 - min(EMA, (1 + step) / (10 + step)))
 
     return after_step
 
 
-@dataclass(frozen=True)
-class TrainingSet:
-    """Latents (n, 4, 16, 16), the number of each one's caption (n,), and embeddings of all captions (count + 1, ...),
-    the empty prompt last."""
+class Shards:
+    """What a shard holds: HALF references and as many bases, and what they are told.
 
-    latents: torch.Tensor
-    caption: torch.Tensor
-    texts: torch.Tensor
+    ``caption`` (n,) is the number of each latent's caption. Shards with a transfer give both the same caption and
+    timestep; in the others the two halves have nothing to do with one another and M is empty.
+    """
 
-    def drop_some(self, text: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Caption numbers, one in ten of them that of the empty prompt."""
-        return torch.where(torch.rand(len(text), generator=generator) < EMPTY, len(self.texts) - 1, text)
+    def __init__(self, caption: torch.Tensor, captions: Captions, transfer_share: float) -> None:
+        self.caption, self.captions, self.share = caption, captions, transfer_share
+        self.partner = transfer.partners(caption)
+
+    def __call__(self, number: int) -> Batch:
+        """The shard of this number; first dimension: pair, second: reference, base."""
+        g = torch.Generator().manual_seed(number)
+        first = rows_at(number, HALF, len(self.caption))
+        if bool(torch.rand(1, generator=g) < self.share):
+            rows = torch.stack([first, self.partner(first, g)], dim=1)
+            M = transfer.masks(HALF, g)
+            timestep = torch.randint(transfer.EARLIEST, 1000, (HALF, 1), generator=g).expand(-1, 2)
+            text = self.captions.told(self.caption[first], g)[:, None].expand(-1, 2)
+        else:
+            rows = torch.stack([first, rows_at(number, HALF, len(self.caption), seed=1)], dim=1)
+            M = torch.zeros(HALF, transfer.MASK, transfer.MASK, dtype=torch.bool)
+            timestep = torch.randint(0, 1000, (HALF, 2), generator=g)
+            text = self.captions.told(self.caption[rows].flatten(), g).view(HALF, 2)
+        noise = torch.randn(HALF, 2, 4, 16, 16, generator=g)
+        return {"rows": rows, "text": text.contiguous(), "timestep": timestep.contiguous(), "noise": noise, "M": M}
 
 
-def training_set() -> TrainingSet:
-    """What the steps before wrote."""
-    _, captions, _ = load()
-    texts = [*prompts(), ""]
-    number = {text: i for i, text in enumerate(texts)}
-    latents = torch.from_numpy(np.load(BUILD / "latents.npy"))
-    return TrainingSet(latents, torch.tensor([number[c] for c in captions]), embed(texts))
+class Objective:
+    """The loss of a batch; tables of latents and embeddings are on the device of the U-Net."""
+
+    def __init__(self, unet: UNet2DConditionModel, latents: torch.Tensor, texts: torch.Tensor) -> None:
+        self.unet, self.latents, self.texts = unet, latents.to(unet.device), texts.to(unet.device)
+        self.abar = scheduler().alphas_cumprod.to(unet.device)
+        self.transfer = transfer.Transfer(unet)
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """Weighted squared error of the noise that leads to the wanted images."""
+        rows, text, timestep, noise = (batch[k].transpose(0, 1).flatten(0, 1)
+                                       for k in ("rows", "text", "timestep", "noise"))
+        x_0, abar = self.latents[rows], self.abar[timestep]
+        a, s = abar.sqrt().view(-1, 1, 1, 1), (1 - abar).sqrt().view(-1, 1, 1, 1)
+        x_t = a * x_0 + s * noise
+        self.transfer.local.M = batch["M"]
+        eps = self.unet(x_t, timestep, self.texts[text]).sample
+        want = transfer.wanted_noise(x_t, transfer.wanted_images(x_0, batch["M"]), abar)
+        return ((eps - want).square().mean(dim=(1, 2, 3)) * min_snr_weight(abar)).mean()
 
 
 def write_index(folder: Path) -> None:
@@ -111,34 +137,27 @@ def write_index(folder: Path) -> None:
 
 def save(average: UNet2DConditionModel, folder: Path) -> None:
     """Save in half precision: 9.5 MB instead of 19."""
-    copy.deepcopy(average).half().save_pretrained(folder)
+    copy.deepcopy(average).half().cpu().save_pretrained(folder)
 
 
 def main() -> None:
     """Train and save."""
     torch.manual_seed(3)
-    data, noise_schedule = training_set(), scheduler()
-    abar = noise_schedule.alphas_cumprod
-    unet = build()
+    chosen, texts = settings(), prompts()
+    number = {text: i for i, text in enumerate(texts)}
+    caption = torch.tensor([number[c] for c in load_captions()])
+    latents = torch.from_numpy(np.load(chosen.build_folder / "latents.npy"))
+    unet = build().to(chosen.on)
+    if chosen.on.type == "cpu":  # convolutions there are faster with channels last
+        unet.to(memory_format=torch.channels_last)
     average = copy.deepcopy(unet).requires_grad_(False)
-
-    def loss_at(step: int) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(step)
-        rows = rows_at(step, BATCH, len(data.latents))
-        x_0, text = data.latents[rows], data.drop_some(data.caption[rows], generator)
-        timestep = torch.randint(0, 1000, (BATCH,), generator=generator)
-        noise = torch.randn(x_0.shape, generator=generator)
-        x_t = noise_schedule.add_noise(x_0, noise, timestep)
-        eps = unet(x_t, timestep, data.texts[text]).sample
-        error = (eps - noise).square().mean(dim=(1, 2, 3))
-        return (error * min_snr_weight(abar[timestep])).mean()
-
-    fit(unet.parameters(), loss_at, steps=STEPS, lr=LR, weight_decay=1e-2, after_step=following(average, unet),
-        name="unet")
-    save(average, WEIGHTS / "unet")
-    noise_schedule.save_pretrained(WEIGHTS / "scheduler")
-    write_index(WEIGHTS)
-    record("unet", WEIGHTS / "unet")
+    shards = Shards(caption, Captions.of(texts, chosen.wrong_captions), chosen.transfer_share)
+    fit(unet.parameters(), shards, Objective(unet, latents, embed([*texts, ""])), steps=chosen.unet_steps, lr=LR,
+        weight_decay=1e-2, after_step=following(average, unet), name="unet")
+    save(average, chosen.weights_folder / "unet")
+    scheduler().save_pretrained(chosen.weights_folder / "scheduler")
+    write_index(chosen.weights_folder)
+    record("unet", chosen.weights_folder / "unet")
 
 
 if __name__ == "__main__":
