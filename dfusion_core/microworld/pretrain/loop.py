@@ -43,7 +43,8 @@ def fit(
     """
     weights = [p for p in parameters if p.requires_grad]
     steps = min(steps, settings().most_steps)
-    optimizer = torch.optim.AdamW(weights, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.99))
+    optimizer = torch.optim.AdamW(
+        weights, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.99))
     started, running = time.monotonic(), 0.0
     with _gradients(weights, batch_at, loss_of, merged) as gradients_at:
         for step in range(steps):
