@@ -31,7 +31,7 @@ from dfusion_core.microworld.composition import COMPOSITIONS, Composition
 from dfusion_core.microworld.grammar import TEMPLATES, near_misses
 from dfusion_core.microworld.locate import WEIGHTS
 from dfusion_core.microworld.oracle import Oracle, load_oracle
-from dfusion_core.microworld.pretrain.unet import scheduler
+from dfusion_core.microworld.pretrain.network import scheduler
 from dfusion_core.microworld.prompts import items
 from dfusion_core.microworld.scenes import Scene, caption, draw, object_masks, random_scene
 from dfusion_core.models.policy import Policy, load_policy

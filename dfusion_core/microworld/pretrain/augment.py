@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .data import load
+from .data import data_folder, load
 from .loop import Batch
 from .settings import settings
 
@@ -29,8 +29,9 @@ class Pictures:
     @classmethod
     def load(cls) -> Pictures:
         """The training split."""
-        drawn, captions, labels = load()
-        return cls(drawn, torch.from_numpy(np.load(settings().build_folder / "decoded.npy")), captions, labels)
+        composition = settings().composition
+        drawn, captions, labels = load(composition)
+        return cls(drawn, torch.from_numpy(np.load(data_folder(composition) / "decoded.npy")), captions, labels)
 
     def __len__(self) -> int:
         return len(self.drawn)

@@ -3,7 +3,7 @@
 Each picture is asked to pick its caption among those of its batch and near misses of them; where two prompts describe
 the same picture both count as right.
 
-reads  build/data, build/decoded.npy, weights/tokenizer   writes  weights/clip
+reads  build/data, weights/tokenizer   writes  weights/clip
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def accepted(texts: list[str]) -> torch.Tensor:
 @torch.no_grad()
 def near_miss_accuracy(model: open_clip.CLIP, tokens: torch.Tensor, texts: list[str]) -> dict[str, float]:
     """Share of held-out drawings, per template, whose true caption outranks all its near misses."""
-    images, captions, labels = load("held_out")
+    images, captions, labels = load(settings().composition, "held_out")
     text = model.encode_text(tokens, normalize=True).cpu()
     scaled = ((images.float() / 255) - 0.5) / STD[0]
     seen = torch.cat([model.encode_image(part.to(tokens.device), normalize=True).cpu() for part in scaled.split(256)])

@@ -1,12 +1,13 @@
 """Draw the pictures that everything in the micro-world learns from.
 
-writes  build/data/images.npy (scene, 64, 64, 3) uint8, build/data/captions.json, build/data/labels.json
+writes  build/data/COMPOSITION/images.npy (scene, 64, 64, 3) uint8, captions.json, labels.json
 """
 
 from __future__ import annotations
 
 import json
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -42,36 +43,43 @@ def _row(job: tuple[int, bool, str]) -> tuple[np.ndarray, str, dict[str, int]]:
     return draw(one), caption(one), labels(one)
 
 
-def load_captions(split: str = "train") -> list[str]:
-    """Captions of a split."""
+def data_folder(composition: str) -> Path:
+    """Where the pictures of a composition are, and what is computed of them."""
+    return settings().build_folder / "data" / composition
+
+
+def load_captions(composition: str, split: str = "train") -> list[str]:
+    """Captions of a split: "train", "held_out" or "malformed"."""
     start, stop = SPLITS[split]
-    return json.loads((settings().build_folder / "data" / "captions.json").read_text())[start:stop]
+    return json.loads((data_folder(composition) / "captions.json").read_text())[start:stop]
 
 
-def load(split: str = "train") -> tuple[torch.Tensor, list[str], dict[str, torch.Tensor]]:
-    """Pictures (n, 3, 64, 64) uint8, captions, and labels per head (n,) of a split.
-
-    ``split`` is "train", "held_out" or "malformed".
-    """
-    folder = settings().build_folder / "data"
-    start, stop = SPLITS[split]
+def load(composition: str, split: str = "train") -> tuple[torch.Tensor, list[str], dict[str, torch.Tensor]]:
+    """Pictures (n, 3, 64, 64) uint8, captions, and labels per head (n,) of a split."""
+    folder, (start, stop) = data_folder(composition), SPLITS[split]
     images = torch.from_numpy(np.load(folder / "images.npy", mmap_mode="r")[start:stop].copy())
-    table = json.loads((folder / "labels.json").read_text())
-    return images.permute(0, 3, 1, 2), load_captions(split), {k: torch.tensor(v[start:stop]) for k, v in table.items()}
+    table = {k: torch.tensor(v[start:stop]) for k, v in json.loads((folder / "labels.json").read_text()).items()}
+    return images.permute(0, 3, 1, 2), load_captions(composition, split), table
 
 
-def main() -> None:
-    """Draw all splits into one array."""
-    how = settings().composition
-    jobs = [(i, False, how) for i in range(TRAIN + HELD_OUT)] + [(i, True, how) for i in range(MALFORMED)]
+def draw_all(composition: str) -> None:
+    """Draw all splits of a composition into one array."""
+    jobs = [(i, False, composition) for i in range(TRAIN + HELD_OUT)]
+    jobs += [(i, True, composition) for i in range(MALFORMED)]
     with ProcessPoolExecutor() as pool:
         rows = list(pool.map(_row, jobs, chunksize=250))
-    folder = settings().build_folder / "data"
+    folder = data_folder(composition)
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "images.npy", np.stack([row[0] for row in rows]))
     (folder / "captions.json").write_text(json.dumps([row[1] for row in rows]))
     heads = rows[0][2]
     (folder / "labels.json").write_text(json.dumps({h: [row[2][h] for row in rows] for h in heads}))
+
+
+def main() -> None:
+    """Scattered pictures, and those of params.yaml."""
+    for composition in dict.fromkeys(["scattered", settings().composition]):
+        draw_all(composition)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Train the oracle on drawings, decoded drawings and drawings of malformed shapes, with their labels.
 
-reads  build/data, build/decoded.npy   writes  weights/oracle
+reads  build/data   writes  weights/oracle
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def classification_loss(found: dict[str, torch.Tensor], labels: dict[str, torch.
 
 def with_malformed(pictures: Pictures) -> Pictures:
     """The training pictures and the malformed ones (which have no decoded twin) together."""
-    images, captions, labels = load("malformed")
+    images, captions, labels = load(settings().composition, "malformed")
     return Pictures(torch.cat([pictures.drawn, images]), pictures.decoded, pictures.captions + captions,
                     {h: torch.cat([pictures.labels[h], labels[h]]) for h in labels})
 
@@ -52,7 +52,7 @@ def main() -> None:
         return pictures.draw(rows_at(number, BATCH, len(pictures), seed=5), number)
 
     fit(oracle.parameters(), shard, loss_of, steps=STEPS, lr=LR, weight_decay=1e-2, name="oracle", merged=False)
-    images, captions, _ = load("held_out")
+    images, captions, _ = load(settings().composition, "held_out")
     right, _ = judge(oracle.eval().cpu(), images, captions)
     share = float(right.float().mean())
     print(f"oracle reads {share:.4f} of the held-out drawings right", flush=True)

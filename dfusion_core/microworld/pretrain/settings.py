@@ -26,6 +26,7 @@ class Settings:
     composition: str
     wrong_captions: dict[str, float]
     transfer_share: float
+    words_steps: int
     unet_steps: int
     weights: str
     build: str

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
-from .data import load
+from .data import data_folder, load
 from .loop import Batch, fit, rows_at
 from .record import record
 from .settings import settings
@@ -61,29 +61,39 @@ def decode_all(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
     return torch.cat([((p.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8) for p in parts])
 
 
+def write_latents(vae: AutoencoderKL, composition: str) -> None:
+    """Scaled latents of a composition's training pictures."""
+    latents = encode_all(vae, load(composition)[0])
+    np.save(data_folder(composition) / "latents.npy", (latents * vae.config.scaling_factor).numpy())
+
+
+def psnr(vae: AutoencoderKL, images: torch.Tensor) -> float:
+    """Mean peak signal-to-noise ratio (dB) of pictures that are encoded and decoded."""
+    error = (decode_all(vae, encode_all(vae, images)).float() - images.float()).square().mean(dim=(1, 2, 3))
+    return float((10 * torch.log10(255**2 / error)).mean())
+
+
 def main() -> None:
-    """Train, set the scaling factor that gives the latents unit variance, and cache what later steps need."""
+    """Train on scattered pictures, set the scaling factor that gives their latents unit variance, and cache what later
+    steps need."""
     torch.manual_seed(1)
-    build_folder, weights = settings().build_folder, settings().weights_folder
-    images, _, _ = load()
-    vae = build().to(settings().on)
-    pictures = images.to(settings().on)
+    chosen = settings().composition
+    images = load("scattered")[0]
+    vae, pictures = build().to(settings().on), images.to(settings().on)
 
     def loss_of(batch: Batch) -> torch.Tensor:
         return reconstruction_loss(vae, to_float(pictures[batch["rows"]]), batch["noise"])
 
     fit(vae.parameters(), lambda number: shard(number, len(images)), loss_of, steps=STEPS, lr=LR, name="vae")
-    latents = encode_all(vae.eval(), images)
-    vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
-    np.save(build_folder / "latents.npy", (latents * vae.config.scaling_factor).numpy())
-    held_out, _, _ = load("held_out")
-    again = decode_all(vae, encode_all(vae, held_out))
-    error = (again.float() - held_out.float()).square().mean(dim=(1, 2, 3))
-    psnr = float((10 * torch.log10(255**2 / error)).mean())
-    print(f"vae held-out PSNR {psnr:.2f} dB", flush=True)
-    np.save(build_folder / "decoded.npy", decode_all(vae, latents[:DECODED]).numpy())
-    vae.half().cpu().save_pretrained(weights / "vae")
-    record("vae", weights / "vae", held_out_psnr=round(psnr, 2))
+    vae.register_to_config(scaling_factor=round(1 / encode_all(vae.eval(), images).std().item(), 5))
+    for composition in dict.fromkeys(["scattered", chosen]):
+        write_latents(vae, composition)
+    latents = torch.from_numpy(np.load(data_folder(chosen) / "latents.npy")[:DECODED]) / vae.config.scaling_factor
+    np.save(data_folder(chosen) / "decoded.npy", decode_all(vae, latents).numpy())
+    found = psnr(vae, load(chosen, "held_out")[0])
+    print(f"vae held-out PSNR {found:.2f} dB", flush=True)
+    vae.half().cpu().save_pretrained(settings().weights_folder / "vae")
+    record("vae", settings().weights_folder / "vae", held_out_psnr=round(found, 2))
 
 
 if __name__ == "__main__":
