@@ -44,7 +44,7 @@ def table(file: File, out: Out = None) -> None:
     from rich.table import Table
 
     from ...evaluation.results import MEASURES, SPLITS
-    from .comparing import gains, means, shown
+    from .comparing import QUESTION, gains, means, shown
     from .drawing import draw_curves, draw_gains
     from .grid import load_study
     from .running import CELLS, PROMPTS, read_rows
@@ -63,7 +63,7 @@ def table(file: File, out: Out = None) -> None:
         lines.add_row(row["method"], row["group"], MEASURES[row["measure"]], SPLITS[row["split"]], str(row["seeds"]),
                       *(shown(row, key) for key in ("gain", "difference")))
     Console(width=None if sys.stdout.isatty() else 160).print(lines)
-    print(f"{len(cells)} of {len(study.cells)} cells; tables and figures are in {folder}.")
+    print(f"{QUESTION}\n{len(cells)} of {len(study.cells)} cells; tables and figures are in {folder}.")
 
 
 @app.command()

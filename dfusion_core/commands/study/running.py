@@ -57,8 +57,8 @@ def run_study(study: Study, out: Path, only: str = "", direct: bool = False, wor
 
 
 def _run_group(study: str, out: Path, direct: bool, cells: list[Cell]) -> list[str]:
-    """Run cells that differ in nothing but what is compared, one after the other; returns the names of those that failed,
-    which do not keep the others from running."""
+    """Run cells that differ in nothing but what is compared, one after the other; returns the names of those that
+    failed, which do not keep the others from running."""
     failed = []
     for cell in cells:
         print(f"{cell.name}: {' '.join(cell.overrides)}", flush=True)
