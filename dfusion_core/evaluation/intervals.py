@@ -61,17 +61,19 @@ def of_other_trainings(groups: Sequence[Values]) -> Estimate:
 
 def _crossed(x: Values) -> list[tuple[float, int]]:
     """Terms (variance, degrees of freedom) whose sum is the variance of the mean of x (training, prompt)."""
-    S, P = x.shape
-    if P == 1 or S == 1:
-        n = S * P
+    trainings, prompts = x.shape
+    n = x.size
+    if 1 in x.shape:
         return [(float(x.var(ddof=1)) / n if n > 1 else np.nan, n - 1)]
     rows, columns = x.mean(axis=1), x.mean(axis=0)
-    rest = x - rows[:, None] - columns[None] + x.mean()
-    training, prompt = P * float(rows.var(ddof=1)) / (S * P), S * float(columns.var(ddof=1)) / (S * P)
-    left = float((rest**2).sum()) / ((S - 1) * (P - 1)) / (S * P)
+    rest = x - rows[:, None] - columns + x.mean()
+    training = float(rows.var(ddof=1)) / trainings
+    prompt = float(columns.var(ddof=1)) / prompts
+    df = (trainings - 1) * (prompts - 1)
+    left = float((rest**2).sum()) / df / n
     if left < min(training, prompt):
-        return [(training, S - 1), (prompt, P - 1), (-left, (S - 1) * (P - 1))]
-    return [(training, S - 1) if training > prompt else (prompt, P - 1)]
+        return [(training, trainings - 1), (prompt, prompts - 1), (-left, df)]
+    return [(training, trainings - 1) if training > prompt else (prompt, prompts - 1)]
 
 
 def _by_prompt(values: Values, prompts: Sequence[object]) -> list[Values]:

@@ -30,8 +30,8 @@ WATCHED = {**MEASURES, "diversity": "diversity of a prompt's images"}  # also in
 SPLITS = {"train": "training prompts", "test": "unseen prompts"}
 NUMBERS = ("mean", "low", "high", "gain", "gain_low", "gain_high")  # of each measure
 # What the intervals of one run's table say, for the sentence under it
-QUESTION = (f"95 % intervals. Training prompts: would {THESE} gain as much (stratified by prompt)? Unseen prompts: would "
-            f"{OTHER} (prompts are the unit, t)? Another training may differ from this one.")
+QUESTION = (f"95 % intervals. Training prompts: would {THESE} gain as much (stratified by prompt)? Unseen prompts: "
+            f"would {OTHER} (prompts are the unit, t)? Another training may differ from this one.")
 
 
 def interval(split: str, values: NDArray[np.float64], prompts: Sequence[str]) -> Estimate:

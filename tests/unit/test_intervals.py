@@ -61,8 +61,8 @@ def test_other_trainings(sizes: tuple[float, float, float], seeds: int, groups: 
     training, prompt, rest = sizes
     for _ in range(RUNS):
         found.append(of_other_trainings([
-            TRUE + rng.normal(0, training, (seeds, 1)) + rng.normal(0, prompt, (1, 12)) + rng.normal(0, rest, (seeds, 12))
-            for _ in range(groups)]))
+            TRUE + rng.normal(0, training, (seeds, 1)) + rng.normal(0, prompt, (1, 12))
+            + rng.normal(0, rest, (seeds, 12)) for _ in range(groups)]))
     assert 0.93 <= covered(found) <= (0.97 if all(sizes) else 1.0)
 
 

@@ -1,7 +1,7 @@
 """From a study's rows to its tables: mean gains over the base model, and differences from the baseline, with intervals.
 
-The unit that is repeated is a training (a seed), and each has its prompts: intervals take both as drawn anew and crossed
-(`evaluation/intervals.py`). A seed's images are the same for every method, so differences are paired.
+The unit that is repeated is a training (a seed), and each has its prompts: intervals take both as drawn anew and
+crossed (`evaluation/intervals.py`). A seed's images are the same for every method, so differences are paired.
 """
 
 from __future__ import annotations

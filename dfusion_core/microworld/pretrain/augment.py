@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .data import data_folder, load
+from .data import decoded_file, load
 from .loop import Batch
 from .settings import settings
 
@@ -31,7 +31,7 @@ class Pictures:
         """The training split."""
         composition = settings().composition
         drawn, captions, labels = load(composition)
-        return cls(drawn, torch.from_numpy(np.load(data_folder(composition) / "decoded.npy")), captions, labels)
+        return cls(drawn, torch.from_numpy(np.load(decoded_file())), captions, labels)
 
     def __len__(self) -> int:
         return len(self.drawn)

@@ -44,8 +44,18 @@ def _row(job: tuple[int, bool, str]) -> tuple[np.ndarray, str, dict[str, int]]:
 
 
 def data_folder(composition: str) -> Path:
-    """Where the pictures of a composition are, and what is computed of them."""
+    """Where the pictures of a composition are."""
     return settings().build_folder / "data" / composition
+
+
+def latents_file(composition: str) -> Path:
+    """Where `vae` writes the latents of a composition's training pictures."""
+    return settings().build_folder / "latents" / f"{composition}.npy"
+
+
+def decoded_file() -> Path:
+    """Where `vae` writes pictures of the chosen composition as they come out of the autoencoder."""
+    return settings().build_folder / "latents" / "decoded.npy"
 
 
 def load_captions(composition: str, split: str = "train") -> list[str]:

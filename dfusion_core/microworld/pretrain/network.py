@@ -19,7 +19,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from . import transfer
 from .captions import Captions
-from .data import data_folder, load_captions
+from .data import latents_file, load_captions
 from .loop import Batch, fit, rows_at
 from .settings import settings
 from .text import CONTEXT, prompts
@@ -145,7 +145,7 @@ def train(
     on, texts = settings().on, prompts()
     number = {text: i for i, text in enumerate(texts)}
     caption = torch.tensor([number[c] for c in load_captions(composition)])
-    latents = torch.from_numpy(np.load(data_folder(composition) / "latents.npy"))
+    latents = torch.from_numpy(np.load(latents_file(composition)))
     unet.to(on)
     if on.type == "cpu":  # convolutions there are faster with channels last
         unet.to(memory_format=torch.channels_last)

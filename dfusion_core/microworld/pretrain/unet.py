@@ -3,7 +3,8 @@
 Pictures are composed as params.yaml says, captions are sometimes wrong (`captions.py`), and in some batches
 self-attention carries what a place looks like (`transfer.py`).
 
-reads  build/words, build/data, weights/{text_encoder,tokenizer}   writes  weights/{unet,scheduler,model_index.json}
+reads   build/words, build/latents, build/data, weights/{text_encoder,tokenizer}
+writes  weights/{unet,scheduler,model_index.json}
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Train the autoencoder: 64x64 pictures to 16x16x4 latents and back (diffusers ``AutoencoderKL``).
 
-reads  build/data   writes  weights/vae, build/latents.npy, build/decoded.npy
+reads  build/data   writes  weights/vae, build/latents
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
-from .data import data_folder, load
+from .data import decoded_file, latents_file, load
 from .loop import Batch, fit, rows_at
 from .record import record
 from .settings import settings
@@ -64,7 +64,9 @@ def decode_all(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
 def write_latents(vae: AutoencoderKL, composition: str) -> None:
     """Scaled latents of a composition's training pictures."""
     latents = encode_all(vae, load(composition)[0])
-    np.save(data_folder(composition) / "latents.npy", (latents * vae.config.scaling_factor).numpy())
+    file = latents_file(composition)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    np.save(file, (latents * vae.config.scaling_factor).numpy())
 
 
 def psnr(vae: AutoencoderKL, images: torch.Tensor) -> float:
@@ -88,8 +90,8 @@ def main() -> None:
     vae.register_to_config(scaling_factor=round(1 / encode_all(vae.eval(), images).std().item(), 5))
     for composition in dict.fromkeys(["scattered", chosen]):
         write_latents(vae, composition)
-    latents = torch.from_numpy(np.load(data_folder(chosen) / "latents.npy")[:DECODED]) / vae.config.scaling_factor
-    np.save(data_folder(chosen) / "decoded.npy", decode_all(vae, latents).numpy())
+    latents = torch.from_numpy(np.load(latents_file(chosen))[:DECODED]) / vae.config.scaling_factor
+    np.save(decoded_file(), decode_all(vae, latents).numpy())
     found = psnr(vae, load(chosen, "held_out")[0])
     print(f"vae held-out PSNR {found:.2f} dB", flush=True)
     vae.half().cpu().save_pretrained(settings().weights_folder / "vae")

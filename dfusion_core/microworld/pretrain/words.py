@@ -2,7 +2,7 @@
 
 It learns the words, and to put a thing anywhere. `unet.py` goes on from here.
 
-reads  build/data/scattered, weights/{text_encoder,tokenizer}   writes  build/words
+reads  build/latents, build/data, weights/{text_encoder,tokenizer}   writes  build/words
 """
 
 from __future__ import annotations
