@@ -122,7 +122,7 @@ def installed(folder: Path, name: str, version: str, *lines: str) -> None:
 def test_an_old_package(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed(sound, "pandas", "1.5")
     monkeypatch.syspath_prepend(sound)
-    found = installation.versions(Facts(Path("params.yaml"), False))
+    found = installation.versions(Facts(Path("params.yaml")))
     assert found.verdict == "failed" and found.found == "pandas is 1.5, and >=3.1 is needed"
     assert found.remedy == "pip install --upgrade 'pandas>=3.1'"
 
@@ -138,13 +138,13 @@ def test_what_is_declared(
 ) -> None:
     installed(tmp_path, "dfusion", "9.9", *lines)
     monkeypatch.syspath_prepend(tmp_path)
-    found = installation.versions(Facts(Path("params.yaml"), False))
+    found = installation.versions(Facts(Path("params.yaml")))
     assert found.verdict == "failed" and said in found.found and found.remedy == remedy
 
 
 def test_a_package_that_cannot_be_imported(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "zarr", None)  # Python's own way to make an import fail
-    found = installation.imports(Facts(Path("params.yaml"), False))
+    found = installation.imports(Facts(Path("params.yaml")))
     assert found.verdict == "failed" and found.found.startswith("zarr: ModuleNotFoundError: ")
 
 
@@ -203,7 +203,7 @@ ONE_WRONG: dict[str, tuple[dict[str, Any], str, str, str, str]] = {  # changes, 
 def test_one_thing_wrong(sound: Path, kind: str) -> None:
     changes, check, verdict, found, remedy = ONE_WRONG[kind]
     change(**changes)
-    report = doctor("--quick", code=int(verdict == "failed"))
+    report = doctor(code=int(verdict == "failed"))
     assert report[check]["verdict"] == verdict
     assert found in report[check]["found"] and remedy in report[check]["remedy"]
     assert unlike(report, "failed", "warning") == {check, "DVC"}
@@ -267,13 +267,13 @@ def test_dvc(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DVC_NO_ANALYTICS", raising=False)
     for command in (["git", "init", "-q"], ["dvc", "init", "-q"], ["dvc", "config", "core.analytics", "true"]):
         subprocess.run(command, check=True, capture_output=True)
-    found = folder.dvc(Facts(Path("params.yaml"), False))
+    found = folder.dvc(Facts(Path("params.yaml")))
     assert found.verdict == "warning" and found.remedy == "dvc config core.analytics false"
     subprocess.run(found.remedy.split(), check=True, capture_output=True)
     subprocess.run(["dvc", "config", "cache.type", "hardlink,copy"], check=True, capture_output=True)
-    assert folder.dvc(Facts(Path("params.yaml"), False)) == ok("cache linked by hardlink")
+    assert folder.dvc(Facts(Path("params.yaml"))) == ok("cache linked by hardlink")
     subprocess.run(["dvc", "config", "cache.type", "copy"], check=True, capture_output=True)
-    found = folder.dvc(Facts(Path("params.yaml"), False))
+    found = folder.dvc(Facts(Path("params.yaml")))
     assert found.verdict == "ok" and found.remedy == "To save space: dvc config cache.type reflink,hardlink,symlink"
     assert [path.name for path in Path().iterdir() if path.is_file()] == [".dvcignore"]  # no link is left behind
 
