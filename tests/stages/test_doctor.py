@@ -189,8 +189,8 @@ ONE_WRONG: dict[str, tuple[dict[str, Any], str, str, str, str]] = {  # changes, 
     "no model": ({"model": {"id": "nowhere"}}, "model files", "failed", "there is no folder or file 'nowhere'",
                  "Set model.id to a folder"),
     "no reward": (
-        {"reward": {"model": "local-dir:nowhere"}}, "reward", "failed", "'local-dir:nowhere' cannot be loaded",
-        "Set reward.model to a name"),
+        {"reward": {"model": "local-dir:nowhere"}}, "reward", "failed", "'nowhere'",
+        "reward.model"),
     "no prompts": ({"prompts": {"file": "nowhere.yaml"}}, "prompts", "failed", "there is no file nowhere.yaml",
                    "Set prompts.file in params.yaml"),
     "fewer prompts": ({"prompts": {"train_count": 9}}, "prompts", "failed", "9 train prompts are asked for", "Lower"),
@@ -215,7 +215,7 @@ def test_no_gpu(sound: Path) -> None:
     change(model={"device": "cuda"})
     report = doctor(code=1)
     assert unlike(report, "failed") == {"device"} and report["device"]["remedy"] == "Set model.device to auto."
-    assert report["pinned weights"]["verdict"] == "ok" and report["ratio"]["verdict"] == "skipped"
+    assert report["pinned weights"]["verdict"] == "ok" and report["picture"]["verdict"] == "skipped"
 
 
 def test_prompts_without_thresholds(sound: Path) -> None:
@@ -225,7 +225,7 @@ def test_prompts_without_thresholds(sound: Path) -> None:
     report = doctor(code=1)
     assert report["prompts"]["found"] == "prompts: 'a heart' has no thresholds, and extract.threshold is absolute"
     assert "'dfusion thresholds --write'" in report["prompts"]["remedy"]
-    assert report["items"]["verdict"] == "skipped" and report["fusion"]["verdict"] == "ok"
+    assert report["items"]["verdict"] == "skipped" and report["picture"]["verdict"] == "ok"
 
 
 def test_an_item_behind_the_last_token(sound: Path) -> None:
@@ -405,15 +405,15 @@ def test_a_reward_that_changes_its_mind(sound: Path) -> None:
 def test_the_known_score(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """micro-clip's, whatever its weight in the reward; other weights in its folder are found out."""
     change(reward={"model": "micro-clip", "pretrained": "", "weight": 0.5})
-    assert "the known picture scores 0.9384, as it should" in doctor()["scores"]["found"]
+    assert "the known picture scores 0.9227, as it should" in doctor()["scores"]["found"]
     other = Path(shutil.copytree(builtin.CLIP, "other")).resolve()
     file = other / "open_clip_model.safetensors"
     weights = load_file(file)
-    save_file({name: value * 1.01 if "layer4" in name else value for name, value in weights.items()}, file)
+    save_file({name: value * 1.2 if "layer4" in name else value for name, value in weights.items()}, file)
     monkeypatch.setattr(builtin, "CLIP", other)
     report = doctor(code=1)
     assert unlike(report, "failed") == {"scores"}
-    assert "and not 0.9384" in report["scores"]["found"] and "Install the package anew" in report["scores"]["remedy"]
+    assert "and not 0.9227" in report["scores"]["found"] and "Install the package anew" in report["scores"]["remedy"]
 
 
 # --- the built-in model with the repository's own parameters ---
