@@ -93,9 +93,10 @@ def test_the_same_rows_give_the_same_bytes(workspace: Path) -> None:
 def test_a_store_of_an_earlier_version_is_refused(workspace: Path, version: int) -> None:
     """One that the program of that time wrote: with the command that makes it again, wherever it is an input."""
     shutil.copytree(DATA.with_name(f"format_{version}") / STORE, STORE)
+    said = rf"manifest\.json has format_version {version}.*dvc repro -f -s sample@r00"
     for use in (lambda: read_stage("sample", "r00"),
                 lambda: open_stage("score", round="r00", inputs={"sample": STORE})):
-        with pytest.raises(StoreError, match=rf"manifest\.json has format_version {version}.*dvc repro -f -s sample@r00"):
+        with pytest.raises(StoreError, match=said):
             use()
     assert f"format_version {version}" in str(verify("runs")[0])
 
