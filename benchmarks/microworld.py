@@ -21,7 +21,7 @@ from dfusion_core.attention.control import capturing
 from dfusion_core.attention.masks import item_mask, item_tokens, merge
 from dfusion_core.diffusion.denoise import collect_maps, denoise
 from dfusion_core.diffusion.noise import image_seed, trajectory_noises
-from dfusion_core.evaluation.grading import tile
+from dfusion_core.evaluation.sheets import Line, Tile, sheet
 from dfusion_core.microworld.grammar import TEMPLATES, near_misses
 from dfusion_core.microworld.locate import WEIGHTS
 from dfusion_core.microworld.oracle import Oracle, judge, load_oracle
@@ -152,7 +152,7 @@ def measure(count: int, per_prompt: int) -> tuple[dict[str, Any], np.ndarray]:
         print(template, json.dumps(result[template], indent=1), flush=True)
     result["f_weights_mib"] = megabytes() | {"total": round(sum(megabytes().values()), 2)}
     result["machine"] = {"processor": platform.processor() or platform.machine(), "torch": torch.__version__}
-    return result, tile(rows)
+    return result, np.asarray(sheet([Line([Tile(picture) for picture in row]) for row in rows]))
 
 
 def main() -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dfusion_core.commands.report.chart import Line, chart, ticks
 from PIL import Image
 from steps import change, forget, reseal, run
 
 from dfusion_core.commands.report import write_report
-from dfusion_core.commands.report.chart import Line, chart, ticks
 from dfusion_core.commands.report.html import document, image, table
 from dfusion_core.commands.report.methods import COLUMNS
 from dfusion_core.commands.report.page import shown

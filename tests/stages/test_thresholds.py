@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from dfusion_core.commands.study.sheets import GAP, LABEL, TILE
 from PIL import Image
 from steps import T, array, change, forget, policy_of, run
 from typer.testing import CliRunner
 
 from dfusion_core.attention.control import capturing
 from dfusion_core.commands.cli import app
-from dfusion_core.commands.study.sheets import GAP, LABEL, TILE
 from dfusion_core.diffusion.ddim import step
 from dfusion_core.diffusion.noise import image_seed, trajectory_noise
 from dfusion_core.prompts.reading import load_prompts

@@ -30,7 +30,8 @@ from ...diffusion.noise import trajectory_noises
 from ...diffusion.window import step_indices
 from ...errors import MissingStage, ParamsError
 from ...evaluation.grading import score_images
-from ...evaluation.results import WATCHED, interval
+from ...evaluation.measures import measures
+from ...evaluation.results import interval
 from ...models.lora import trainable
 from ...models.policy import Policy, load_policy
 from ...pairing.plan import image_plan
@@ -168,10 +169,9 @@ def _set(weights: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> Non
 
 def _gains(after: pd.DataFrame, before: pd.DataFrame) -> dict[str, float]:
     found: dict[str, float] = {}
-    for measure in WATCHED:
-        if measure in after:
-            change = after[measure].to_numpy(float) - before[measure].to_numpy(float)
-            found |= dict(zip((measure, f"{measure}_low", f"{measure}_high"), interval(change), strict=True))
+    for measure in measures(after):
+        change = after[measure].to_numpy(float) - before[measure].to_numpy(float)
+        found |= dict(zip((measure, f"{measure}_low", f"{measure}_high"), interval(change), strict=True))
     return found
 
 
