@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 COLUMN, ROW = 3.6, 2.8  # inches of one plot
 COLOURS = ("#1a78c2", "#d9580d", "#2a9d55", "#a14fa8")  # of enough contrast on white and on near black
 INK = "#010203"  # stands for the page's own text colour
-SVG = {"svg.fonttype": "none", "svg.hashsalt": "dfusion", "font.size": 11, "text.color": INK, "axes.labelcolor": INK,
-       "xtick.color": INK, "ytick.color": INK, "axes.edgecolor": INK, "axes.spines.top": False,
-       "axes.spines.right": False}
+SVG: dict[Any, Any] = {
+    "svg.fonttype": "none", "svg.hashsalt": "dfusion", "font.size": 11, "text.color": INK, "axes.labelcolor": INK,
+    "xtick.color": INK, "ytick.color": INK, "axes.edgecolor": INK, "axes.spines.top": False, "axes.spines.right": False,
+    "text.parse_math": False}
 
 
 class FigureError(DFusionError):
@@ -36,9 +37,10 @@ def new_figure(rows: int, columns: int, width: float = COLUMN, height: float = R
 
 
 def line_chart(lines: Mapping[str, Mapping[str, pd.Series]], x_label: str, y_label: str) -> str:
-    """An SVG chart of the lines by name; each has the columns ``x``, ``y`` and maybe ``low`` and ``high``. "" without a point.
+    """An SVG chart of the lines by name; each has columns ``x``, ``y`` and maybe ``low`` and ``high``.
 
-    It is as wide as a phone's page at full size, and as legible when it is enlarged. Raises FigureError.
+    Empty without a point. It is as wide as a phone's page at full size, and as legible when it is enlarged. Raises
+    FigureError.
     """
     if not any(len(line["x"]) for line in lines.values()):
         return ""

@@ -41,6 +41,6 @@ def write_grid(file: Path, images: pd.DataFrame, pictures: NDArray[np.uint8], te
     lines = []
     for name, split in images.groupby("split", sort=False):
         for prompt, some in list(split.groupby("prompt", sort=False))[:SHOWN]:
-            tiles = [Tile(pictures[row.image], f"{row.reward:.3f}") for row in some.itertuples()]
+            tiles = [Tile(pictures[row["image"]], f"{row['reward']:.3f}") for row in some.to_dict("records")]
             lines.append(Line(tiles, f"{name}: {prompt}"))
     file.write_bytes(png(np.asarray(sheet(lines)), text))

@@ -21,7 +21,7 @@ from ..store.atomic import write_text
 from ..store.hints import dvc_stage, how_to_mend
 from ..store.json_files import read_json
 from ..store.paths import round_result, training_result
-from .measures import REWARD, SPLITS, measures
+from .measures import REWARD, TEST, TRAIN, measures
 
 if TYPE_CHECKING:
     from ..store import StageData
@@ -66,7 +66,7 @@ def compare(images: pd.DataFrame, base: pd.DataFrame) -> Splits:
         raise StoreError("evaluate: images.csv of this round and of the base model are not of the same images.",
                          "Run 'dvc repro evaluate_base', then the evaluation of this round again.")
     result: Splits = {}
-    for split in SPLITS:
+    for split in (TRAIN, TEST):
         ours, theirs = images[images.split == split], base[base.split == split]
         if len(ours):
             result[split] = {name: _numbers(ours[name].to_numpy(float), theirs[name].to_numpy(float))

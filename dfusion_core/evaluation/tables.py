@@ -10,7 +10,8 @@ import pandas as pd
 from ..params.rounds import INIT, in_order
 from ..store.atomic import write_text
 from ..store.paths import RESULTS
-from .measures import CLIP, DIVERSITY, REWARD, RIGHT, SPLITS, shown
+from .labels import SPLITS, shown
+from .measures import CLIP, DIVERSITY, REWARD, RIGHT
 from .results import QUESTION, Numbers, Results, read_results, read_training_result
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from ... import __version__
-from ...evaluation.measures import SPLITS
+from ...evaluation.labels import SPLITS
 from ...evaluation.results import QUESTION
 from ...evaluation.tables import table_cells
 from ...models.lora import FILE

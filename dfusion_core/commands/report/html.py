@@ -29,8 +29,8 @@ table { border-collapse: collapse; font-size: .87em; } th, td { padding: .25em .
 th { border-bottom: 2px solid var(--line); white-space: pre-line; vertical-align: bottom; }
 td { border-bottom: 1px solid var(--line); vertical-align: top; white-space: pre-line; overflow-wrap: anywhere; }
 td.number { text-align: right; white-space: pre; font-variant-numeric: tabular-nums; }
-td.term { min-width: 15em; } td small { display: block; color: var(--soft); }
-.row { display: grid; gap: .4em; grid-template-columns: repeat(auto-fill, minmax(76px, 112px)); }
+td.term { min-width: 15em; max-width: 38em; } td small { display: block; color: var(--soft); }
+.row { display: flex; flex-wrap: wrap; gap: .4em; } .row figure { width: 110px; }
 .four { display: grid; gap: .4em; grid-template-columns: repeat(4, minmax(0, 112px)); }
 .steps { display: grid; gap: .2em; grid-template-columns: repeat(auto-fill, minmax(56px, 72px)); }
 .wrap { display: flex; flex-wrap: wrap; gap: .8em 1.6em; }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...errors import MissingStage, StoreError
-from ...evaluation.measures import SPLITS, label
+from ...evaluation.labels import SPLITS, label
 from ...store.tables import read_table
 from ..study.comparing import shown
 from . import html

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ...errors import DFusionError
 from ...evaluation.infotext import png
-from ...evaluation.measures import SPLITS
+from ...evaluation.labels import SPLITS
 from ...evaluation.sheets import Line, Tile, grey, overlay, sheet
 from ...params.rounds import INIT
 from ...prompts.reading import find_file, load_prompts
@@ -35,10 +35,12 @@ def fixed_seeds(run: Run) -> str:
         chosen = first[first.split == split]
         if len(chosen):
             parts.append(f"<h3>{html.text(label.capitalize())}</h3>")
+        rows = []
         for image, prompt in zip(chosen.image.tolist(), chosen.prompt.tolist(), strict=True):
             pictures = (html.image(stage.rows("picture", [image])[0], f"{_name(name)} {tables[name].reward[image]:.3f}")
                         for name, stage in stages.items())
-            parts.append(f'<div class="pair"><div>{html.text(prompt)}</div>{html.pictures(pictures)}</div>')
+            rows.append(f'<div class="pair"><div>{html.text(prompt)}</div>{html.pictures(pictures)}</div>')
+        parts.append(f'<div class="wrap">{"".join(rows)}</div>')
     return "".join(parts)
 
 

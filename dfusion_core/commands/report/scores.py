@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from ...evaluation.measures import SPLITS, shown
+from ...evaluation.labels import SPLITS, shown
 from ...evaluation.results import QUESTION
 from ...evaluation.tables import alignment, table_cells
 from ...params.rounds import INIT

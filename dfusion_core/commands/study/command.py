@@ -42,7 +42,7 @@ def table(file: File, out: Out = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ...evaluation.measures import SPLITS, label
+    from ...evaluation.labels import SPLITS, label
     from .comparing import CELLS, PROMPTS, gains, means, require_one_reward, shown
     from .drawing import draw_curves, draw_gains
     from .grid import load_study

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ...evaluation.measures import CLIP, DIVERSITY, REWARD, SPLITS
+from ...evaluation.labels import SPLITS
+from ...evaluation.measures import CLIP, DIVERSITY, REWARD
 from .grid import Study, StudyError
 
 RESAMPLES = 4_000

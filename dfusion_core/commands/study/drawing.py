@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ...evaluation.measures import SPLITS, label
+from ...evaluation.labels import SPLITS, label
 from ..figures import new_figure
 from .comparing import compared_measures
 from .grid import Study
