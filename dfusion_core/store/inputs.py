@@ -7,7 +7,8 @@ from typing import Any
 from ..errors import MissingStage
 from .hints import how_to_make
 from .manifest import MANIFEST, files_below, read_manifest
-from .provenance import hash_code, hash_file, hash_of
+from .code import hash_code, require_noted
+from .provenance import hash_file, hash_of
 from .verify import require_sound
 
 

@@ -1,4 +1,4 @@
-"""Where a result comes from: hashes of files and code, what differs between two results, versions of libraries.
+"""Where a result comes from: hashes of values and files, what differs between two results, versions of libraries.
 
 A fingerprint holds no time, host or absolute path, so that the same work has the same fingerprint everywhere.
 """
@@ -10,9 +10,6 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
-
-from .closure import PACKAGE, code_of
-from .schema import WRITTEN_BY
 
 LIBRARIES = (
     "torch",
@@ -41,13 +38,6 @@ def hash_file(path: Path) -> str:
     """sha256 of the bytes of the file at `path`."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def hash_code(stage: str) -> dict[str, str]:
-    """sha256 of the stage's own file and of every module of the package that it imports."""
-    own = PACKAGE.parent / "stages" / f"{WRITTEN_BY.get(stage, stage)}.py"
-    files = code_of(own) if own.is_file() else []
-    return {path.relative_to(PACKAGE.parent).as_posix(): hash_file(path) for path in files}
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
