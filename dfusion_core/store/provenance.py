@@ -47,14 +47,14 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [
         *(
             _parameter_change(key, *pair)
-            for key, pair in _differing(_flat(old.get("params")), _flat(new.get("params")))
+            for key, pair in differing(flat(old.get("params")), flat(new.get("params")))
         ),
         *(
             f"the input '{key}' changed"
-            for key, _ in _differing(old.get("inputs", {}), new.get("inputs", {}))
+            for key, _ in differing(old.get("inputs", {}), new.get("inputs", {}))
         ),
-        *(f"the code {key} changed" for key, _ in _differing(old.get("code", {}), new.get("code", {}))),
-        *(_parameter_change(key, *pair) for key, pair in (_differing(*versions) if len(versions) == 2 else ())),
+        *(f"the code {key} changed" for key, _ in differing(old.get("code", {}), new.get("code", {}))),
+        *(_parameter_change(key, *pair) for key, pair in (differing(*versions) if len(versions) == 2 else ())),
     ]
 
 
@@ -70,24 +70,26 @@ def environment() -> dict[str, str]:
 
 
 def _parameter_change(key: str, old: Any, new: Any) -> str:
-    return f"{key} changed from {_shown(old)} to {_shown(new)}"
+    return f"{key} changed from {shown(old)} to {shown(new)}"
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A parameter's value for messages."""
     return "nothing" if value is None else json.dumps(value)
 
 
-def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any, Any]]]:
+def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """The keys whose values differ, with both values; None where there is none."""
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
             yield key, (old.get(key), new.get(key))
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     """Nested dictionaries as one with dotted keys."""
     if not isinstance(value, dict):
         return {prefix: value} if prefix else {}
-    flat: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for key, inner in value.items():
-        flat |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
-    return flat
+        found |= flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    return found
