@@ -1,18 +1,14 @@
-"""Numbers for people: every round against the base model on the same seeds, with 95 % intervals.
-
-The intervals are percentile bootstraps over images: they say how sure the mean over these prompts is. Whether it
-holds for other prompts is what the unseen prompts are for.
-"""
+"""Numbers for people: every round against the base model on the same seeds, with 95 % intervals (`intervals.py`)."""
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from ..errors import MissingStage, StoreError
 from ..params.rounds import INIT, in_order
@@ -21,22 +17,30 @@ from ..store.atomic import write_text
 from ..store.hints import how_to_mend
 from ..store.json_files import read_json
 from ..store.paths import RESULTS, round_result, training_result
+from .intervals import OTHER, THESE, Estimate, of_other_prompts, of_these_prompts
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ..params import Params
 
 MEASURES = {"reward": "CLIPScore", "right": "oracle accuracy"}  # in every table
 WATCHED = {**MEASURES, "diversity": "diversity of a prompt's images"}  # also in the metrics and curves
 SPLITS = {"train": "training prompts", "test": "unseen prompts"}
 NUMBERS = ("mean", "low", "high", "gain", "gain_low", "gain_high")  # of each measure
-RESAMPLES = 4_000
+# What the intervals of one run's table say, for the sentence under it
+QUESTION = (f"95 % intervals. Training prompts: would {THESE} gain as much (stratified by prompt)? Unseen prompts: "
+            f"would {OTHER} (prompts are the unit, t)? Another training may differ from this one.")
 
 
-def interval(values: NDArray[np.float64], seed: int = 0) -> tuple[float, float, float]:
-    """Mean of the values (n,) and the 95 % percentile bootstrap interval of that mean."""
-    draws = np.random.default_rng(seed).integers(0, len(values), (RESAMPLES, len(values)))
-    low, high = np.quantile(values[draws].mean(axis=1), [0.025, 0.975])
-    return float(values.mean()), float(low), float(high)
+def interval(split: str, values: NDArray[np.float64], prompts: Sequence[str]) -> Estimate:
+    """Mean over prompts of the images' values (image,), with the interval that answers QUESTION for its split.
+
+    A single image a prompt says nothing of other images: then prompts are the unit in both splits.
+    """
+    repeated = len(set(prompts)) * 2 <= len(prompts)
+    return (of_these_prompts if split == "train" and repeated else of_other_prompts)(values, prompts)
 
 
 def compare(images: pd.DataFrame, base: pd.DataFrame) -> dict[str, Any]:
@@ -59,13 +63,17 @@ def compare(images: pd.DataFrame, base: pd.DataFrame) -> dict[str, Any]:
             if measure in images:
                 values = ours[measure].to_numpy(float)
                 paired = values - theirs[measure].to_numpy(float)
-                result[split][measure] = _named("", interval(values)) | _named("gain", interval(paired))
+                of = ours.prompt.tolist()
+                result[split][measure] = (_named("", interval(split, values, of))
+                                          | _named("gain", interval(split, paired, of)))
     return result
 
 
-def _named(prefix: str, found: tuple[float, float, float]) -> dict[str, float]:
+def _named(prefix: str, found: Estimate) -> dict[str, float | None]:
+    """Bounds that are not known (a single unit) are null."""
     names = (prefix or "mean", f"{prefix}_low".lstrip("_"), f"{prefix}_high".lstrip("_"))
-    return {name: round(value, 6) for name, value in zip(names, found, strict=True)}
+    return {name: round(value, 6) if math.isfinite(value) else None
+            for name, value in zip(names, (found.mean, found.low, found.high), strict=True)}
 
 
 def write_round_result(file: Path, round: str, images: pd.DataFrame, base: pd.DataFrame) -> None:
@@ -85,7 +93,9 @@ def read_round_result(round: str) -> dict[str, Any]:
 
 def _is_measured(value: Any) -> bool:
     """Whether these are mean, gain and intervals of one measure."""
-    return isinstance(value, dict) and all(isinstance(value.get(name), int | float) for name in NUMBERS)
+    return isinstance(value, dict) and all(
+        isinstance(value.get(name, ""), int | float | (None if name.endswith(("low", "high")) else int))
+        for name in NUMBERS)
 
 
 def write_training_result(round: str) -> None:
@@ -163,18 +173,24 @@ def print_table(found: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="Base model against each round, same seeds (95 % intervals)")
+    table = Table(title="Base model against each round, same seeds")
     columns, rows = table_cells(found)
     for number, name in enumerate(columns):
         table.add_column(name, justify="right" if number else "left")
     for row in rows:
         table.add_row(*row)
-    Console(width=None if Console().is_terminal else 140).print(table)
+    console = Console(width=None if Console().is_terminal else 140)
+    console.print(table)
+    console.print(QUESTION)
 
 
 def _cell(numbers: dict[str, float] | None, name: str) -> str:
     if numbers is None:
         return ""
     if name == INIT:
-        return f"{numbers['mean']:.4f}\n[{numbers['low']:.4f}, {numbers['high']:.4f}]"
-    return f"{numbers['mean']:.4f}\n{numbers['gain']:+.4f} [{numbers['gain_low']:+.4f}, {numbers['gain_high']:+.4f}]"
+        return f"{numbers['mean']:.4f}\n{_bounds(numbers['low'], numbers['high'], '.4f')}"
+    return f"{numbers['mean']:.4f}\n{numbers['gain']:+.4f} {_bounds(numbers['gain_low'], numbers['gain_high'], '+.4f')}"
+
+
+def _bounds(low: float | None, high: float | None, form: str) -> str:
+    return "[one prompt: no interval]" if low is None or high is None else f"[{low:{form}}, {high:{form}}]"

@@ -50,7 +50,7 @@ def test_denoise_equals_the_diffusers_pipeline_with_the_same_noises() -> None:
                       generator=torch.Generator().manual_seed(2), output_type="latent").images
     draws = torch.Generator().manual_seed(2)
     noise = torch.stack([torch.randn(1, 4, 16, 16, generator=draws)[0] for _ in range(4)])[None]
-    ours = denoise(policy, x_T, noise, policy.embed(["a red and plain heart"]), policy.embed([""]), ["image"])
+    ours = denoise(policy, x_T, noise, policy.embed(["a red and plain heart"]))
     # The last step differs: diffusers steps to "before timestep 0", Eq. 1's step here stays at timestep 0 (ddim.py),
     # and set_alpha_to_one=false makes the two the same number.
     torch.testing.assert_close(ours.x[:, -1], theirs, rtol=1e-4, atol=1e-4)

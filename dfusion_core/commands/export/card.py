@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from ... import __version__
-from ...evaluation.results import table_cells
+from ...evaluation.results import QUESTION, table_cells
 from ...models.lora import FILE
 from . import markdown as md
 from .base_model import OPEN, SD1, SD2, SDXL, UNKNOWN, Base
@@ -80,8 +80,7 @@ def results(trained: Trained, samples: list[str]) -> str:
     columns, rows = table_cells(trained.results)
     return "\n\n".join([
         "Images of fixed seeds. In the row of the base model the mean and its 95 % interval; below it the mean and the "
-        "gain over the base model's image of the same prompt and seed, with its 95 % interval (bootstrap over images: "
-        "it says nothing about other prompts or another training).",
+        f"gain over the base model's image of the same prompt and seed, with its interval. {QUESTION}",
         md.table(columns, rows), f"![A row of images for each prompt](grid.png)\n\nAfter {trained.round}, a row for "
         "each prompt: first the training prompts, then unseen ones.",
         "Single pictures, with their prompt, seed and settings inside the PNG:",

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ...adoption.figures import enlarge
 from ...evaluation.grading import tile
 from ...evaluation.infotext import png
-from ...evaluation.results import SPLITS, WATCHED, alignment, images_per_round, read_round_result, table_cells
+from ...evaluation.results import QUESTION, SPLITS, WATCHED, alignment, images_per_round, read_round_result, table_cells
 from ...params import Params, resolved
 from ...params.loading import load_everything
 from ...params.rounds import INIT, in_order
@@ -57,7 +57,7 @@ def shown(rounds: list[str]) -> list[str]:
 def results(found: dict[str, Any]) -> str:
     """Base and rounds."""
     return html.heading("Results", "Same prompts and seeds in every row. Below each mean: the gain over the base and "
-                        "its 95 % interval (paired bootstrap over images); in the base's row, the interval of the mean."
+                        f"its interval; in the base's row, the interval of the mean. {QUESTION}"
                         ) + html.table(*table_cells(found))
 
 
