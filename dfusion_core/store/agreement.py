@@ -1,7 +1,8 @@
 """Do a stage's inputs belong together: made with its parameters, and from one another?
 
-Each manifest records the parameters and the digests of the inputs that its output was made with. DVC sees to it that they
-fit where it runs every stage; an output that was copied, restored from a cache or made by hand may be of another run.
+Each manifest records the parameters and the digests of the inputs that its output was made with. DVC sees to it that
+they fit where it runs every stage; an output that was copied, restored from a cache or made by hand may be of another
+run.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,7 @@
 """What decides a stage's result: read when it begins, and once more before it publishes.
 
-DVC records parameters and inputs as they are after a stage has run. Were params.yaml edited meanwhile, dvc.lock would say
-that the new values made a result of the old ones, and DVC would hand it out for them from then on.
+DVC records parameters and inputs as they are after a stage has run. Were params.yaml edited meanwhile, dvc.lock would
+say that the new values made a result of the old ones, and DVC would hand it out for them from then on.
 """
 
 import os
@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DFusionError, StoreError, one_line
+from ..runtime.ranks import leader_first
 from . import code, dvc_lock, scratch
 from .agreement import require_agreement
 from .hints import dvc_stage
 from .inputs import Input, hash_inputs, published
 from .provenance import changes
+from .reading import BEGUN_WITH
 
 if TYPE_CHECKING:
     from ..params import Params
@@ -33,13 +35,24 @@ class Basis:
     ) -> None:
         self.stage, self.round, self._params, self._inputs = stage, round, params, inputs
         self._entry = _entry(params, round)
-        self.ingredients = self._read(_values(params))
-        outputs = published(inputs)
-        require_agreement(stage, round, self.ingredients["params"], self.ingredients["inputs"], outputs)
+        with leader_first():
+            self.ingredients = self._read(_values(params))
+        outputs, digests = published(inputs), self.ingredients["inputs"]
+        require_agreement(stage, round, self.ingredients["params"], digests, outputs)
+        self._outputs = {folder.absolute(): digests[name] for name, folder in outputs.items()}
         if scratch.under_dvc():
             code.require_noted(stage)
             dvc_lock.require_agreement(stage, outputs.values())
             _BEGUN[(*_command(), stage, round)] = self
+
+    def hold(self) -> None:
+        """From now on `read_stage` refuses another output in the place of an input."""
+        BEGUN_WITH.update(self._outputs)
+
+    def release(self) -> None:
+        """The end of `hold`."""
+        for folder in self._outputs:
+            BEGUN_WITH.pop(folder, None)
 
     def require_unchanged(self) -> None:
         """Raise StoreError naming what has changed since; of all that this command of DVC has begun."""

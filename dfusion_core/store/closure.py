@@ -1,7 +1,7 @@
 """Which files of this project decide a stage's result: its own file, and the modules that it imports.
 
-The packages that bring inputs in and results out are no part of it: what they do is guarded by ``format_version`` and by
-tests, and parameters enter a fingerprint by their values.
+The packages that bring inputs in and results out are no part of it: what they do is guarded by ``format_version`` and
+by tests, and parameters enter a fingerprint by their values.
 """
 
 from __future__ import annotations

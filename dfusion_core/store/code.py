@@ -1,7 +1,7 @@
 """Digests of a stage's code: an edit that cannot change a number leaves them as they are.
 
-Hashed is the syntax tree of each module. Left out are comments, layout, docstrings, type hints of functions, imports for
-type checkers, and texts for people: the arguments of exceptions, warnings, ``print`` and ``say``.
+Hashed is the syntax tree of each module. Left out are comments, layout, docstrings, type hints of functions, imports
+for type checkers, and texts for people: the arguments of exceptions, warnings, ``print`` and ``say``.
 
 Under DVC the stage ``code`` writes the digests of every stage to ``results/code``, and each stage depends on its own
 file. DVC itself would hash the bytes of the files.

@@ -55,7 +55,8 @@ def read_entry(lock: Path, name: str) -> dict[str, Any]:
     block = re.search(rf"^  {re.escape(name)}:\n((?:    .*\n?)*)", text, re.MULTILINE)
     if block is None:
         return {}
-    from ruamel.yaml import YAML, YAMLError
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
 
     try:
         entry = YAML(typ="safe").load(block[1])
@@ -81,16 +82,19 @@ def _other_values(entry: Mapping[str, Any], made: Mapping[str, Any], project: Pa
         yield f"was made with {key} = {shown(run)}, and {LOCK} says {shown(locked)}"
     for dep in entry.get("deps", []) if deep else []:
         path, name = project / dep["path"], _input_of(dep["path"])
-        if (name == "code" or name in made["inputs"]) and md5_of(path) == dep.get("md5"):
-            if _is_other(path, made["code"] if name == "code" else made["inputs"][name]):
-                yield f"was made with another {dep['path']} than {LOCK} says"
+        recorded = made["code"] if name == "code" else made["inputs"].get(name)
+        if recorded is not None and md5_of(path) == dep.get("md5") and _is_other(path, recorded):
+            yield f"was made with another {dep['path']} than {LOCK} says"
 
 
 def _is_other(path: Path, recorded: Any) -> bool:
     """Whether an input, or the file with the digests of the code, is not what a manifest recorded of it."""
+    now: Any
     if path.suffix == ".json":
-        return bool(json.loads(path.read_text(encoding="utf-8")) != recorded)
-    return (read_manifest(path)["digest"] if (path / MANIFEST).is_file() else hash_file(path)) != recorded
+        now = json.loads(path.read_text(encoding="utf-8"))
+    else:
+        now = read_manifest(path)["digest"] if (path / MANIFEST).is_file() else hash_file(path)
+    return now is None or now != recorded
 
 
 def _other_params(locked: Mapping[str, Any], made: Mapping[str, Any]) -> list[tuple[str, tuple[Any, Any]]]:

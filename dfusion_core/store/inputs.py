@@ -1,16 +1,17 @@
-"""The content of a stage's inputs, as digests: checked before it is trusted, and read again before a result is published."""
+"""The content of a stage's inputs, as digests. Published outputs are compared with their manifests first."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ..errors import MissingStage
+from .files import files_in
 from .hints import how_to_make
 from .manifest import MANIFEST, read_manifest
-from .provenance import hash_file, hash_of
+from .provenance import hash_of
+from .remembered import hash_large
 from .verify import require_sound
 
 Input = Path | Sequence[Path]  # a published folder, a file, a folder that is read whole, or the files that are read
@@ -36,7 +37,7 @@ def _hash_input(stage: str, name: str, one: Input) -> str:
         require_sound(one)
         return str(read_manifest(one)["digest"])
     if one.is_dir() and not _is_output(one):
-        return _hash_files(dict(_files_in(one)))
+        return _hash_files(dict(files_in(one)))
     if one.is_file():
         return _hash_files({"": one})
     missing = one / MANIFEST if one.is_dir() else one
@@ -47,7 +48,7 @@ def _hash_files(files: Mapping[str, Path]) -> str:
     """Of one file without a name its sha256, else a hash of the names and sha256s. Unchanged files are read once."""
     look = tuple((name, path.resolve(), _look(path)) for name, path in sorted(files.items()))
     if look not in _HASHED:
-        sums = {name: hash_file(path) for name, path in files.items()}
+        sums = {name: hash_large(path) for name, path in files.items()}
         _HASHED[look] = sums[""] if set(sums) == {""} else hash_of(sums)
     return _HASHED[look]
 
@@ -63,17 +64,6 @@ def _named(files: Sequence[Path]) -> dict[str, Path]:
     absolute = [Path(os.path.abspath(file)) for file in files]
     folder = os.path.commonpath([file.parent for file in absolute]) if absolute else ""
     return {file.relative_to(folder).as_posix(): file for file in absolute}
-
-
-def _files_in(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Every file below a folder, also behind links to folders, by its name below it."""
-    for inside, folders, names in os.walk(folder, followlinks=True):
-        seen = {os.path.realpath(parent) for parent in (Path(inside), *Path(inside).parents)}
-        folders[:] = sorted(name for name in folders if os.path.realpath(os.path.join(inside, name)) not in seen)
-        for name in sorted(names):
-            path = Path(inside, name)
-            if path.is_file():
-                yield path.relative_to(folder).as_posix(), path
 
 
 def _is_output(path: Path) -> bool:

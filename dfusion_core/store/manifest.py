@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StoreError
+from .files import files_in
 from .hints import how_to_mend
 from .provenance import hash_of
 from .schema import FORMAT_VERSION, OLDEST_VERSION
@@ -17,8 +18,7 @@ KEYS = {"digest", "environment", "files", "fingerprint", "ingredients", "rows"}
 
 def files_below(folder: Path) -> Iterator[tuple[str, Path]]:
     """Every file below `folder` but the manifest, as (path relative to the folder, path), in sorted order."""
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return ((name, folder / name) for name in names if name != MANIFEST)
+    return ((name, path) for name, path in files_in(folder) if name != MANIFEST)
 
 
 def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:

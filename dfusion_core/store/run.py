@@ -7,7 +7,8 @@ What decided the rows is read again before they are published (`basis.py`); wher
 """
 
 import gc
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import NotFinite, StoreError
 from ..runtime import ranks
 from ..runtime.progress import track
-from . import atomic, scratch, tensors
+from . import atomic, tensors
 from .basis import Basis
+from .inputs import Input
 from .lock import Lock
 from .provenance import environment, hash_of
 from .tensors import AnyArray
@@ -35,7 +37,7 @@ def open_stage(
     *,
     round: str,
     params: "Params | Mapping[str, Any] | None" = None,
-    inputs: Mapping[str, str | Path | Sequence[Path]] | None = None,
+    inputs: Mapping[str, str | Input] | None = None,
 ) -> "StageRun":
     """The run of one stage, as a context manager: `with open_stage("sample", round="r00", ...) as run:`.
 
@@ -77,6 +79,7 @@ class StageRun:
         ranks.wait()
         if not ranks.leads():
             self.done = self._place.is_published(read=False)
+        self._basis.hold()
         return self
 
     def __exit__(
@@ -92,6 +95,7 @@ class StageRun:
             if kind is None:
                 self._finish()
         finally:
+            self._basis.release()
             if not self._collected:  # as it was before: what comes next imports and loads again
                 gc.disable()
             if ranks.leads():
@@ -206,12 +210,14 @@ class StageRun:
 
     @property
     def _out(self) -> Path:
-        return self._place.out if ranks.leads() else self._place.folder / f"out of rank {ranks.rank()}"
+        place = self._place
+        return place.out if ranks.leads() else place.folder / f"out of rank {ranks.rank()}"
 
     def say(self, text: str) -> None:
         """Print one line about this run; the leader does."""
         if ranks.leads():
-            print(f"{self.stage} {self.round}: {text}.", flush=True)
+            with suppress(OSError):  # whoever read it has gone; the work goes on
+                print(f"{self.stage} {self.round}: {text}.", flush=True)
 
 
 def _collect_garbage() -> None:

@@ -3,10 +3,10 @@
     <scratch>/<round>/<stage>.lock
     <scratch>/<round>/<stage>/<fingerprint>/  ingredients.json, parts/, state.safetensors, out/
 
-<scratch> is `.dfusion` in the project, or a folder of the project's own in `$DFUSION_SCRATCH`. The project is `$DVC_ROOT`,
-else the current folder: DVC deletes outputs before it runs a stage, and inside `dvc exp run --temp` and queues DVC_ROOT
-is still the real repository. There each fingerprint has a home of its own, so that experiments side by side leave each
-other's work alone.
+<scratch> is `.dfusion` in the project, or a folder of the project's own in `$DFUSION_SCRATCH`. The project is
+`$DVC_ROOT`, else the current folder: DVC deletes outputs before it runs a stage, and inside `dvc exp run --temp` and
+queues DVC_ROOT is still the real repository. There each fingerprint has a home of its own, so that experiments side by
+side leave each other's work alone.
 
 Under DVC a published output stays there as `published/`, which takes no space of its own: its files are further names
 of those in `runs`. It is for the moment between the end of a stage and DVC's note of it in dvc.lock. If DVC is killed

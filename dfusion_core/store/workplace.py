@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from . import atomic, disk, scratch
@@ -18,7 +17,7 @@ class Workplace:
     """The folders of one run. `made_of` is all that decides its rows; `say` prints a line about the run."""
 
     def __init__(self, fingerprint: str, made_of: Mapping[str, Any], say: Callable[[str], None]) -> None:
-        self.stage, self.round = made_of["stage"], made_of["round"]
+        self.stage, self.round = str(made_of["stage"]), str(made_of["round"])
         self.fingerprint, self.made_of, self.say = fingerprint, made_of, say
         self.output = output(self.stage, self.round)
         self.beside = scratch.beside_the_repository()
