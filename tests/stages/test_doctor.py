@@ -122,7 +122,7 @@ def installed(folder: Path, name: str, version: str, *lines: str) -> None:
 def test_an_old_package(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed(sound, "pandas", "1.5")
     monkeypatch.syspath_prepend(sound)
-    found = installation.versions(Facts(Path("params.yaml"), False))
+    found = installation.versions(Facts(Path("params.yaml")))
     assert found.verdict == "failed" and found.found == "pandas is 1.5, and >=3.1 is needed"
     assert found.remedy == "pip install --upgrade 'pandas>=3.1'"
 
@@ -138,13 +138,13 @@ def test_what_is_declared(
 ) -> None:
     installed(tmp_path, "dfusion", "9.9", *lines)
     monkeypatch.syspath_prepend(tmp_path)
-    found = installation.versions(Facts(Path("params.yaml"), False))
+    found = installation.versions(Facts(Path("params.yaml")))
     assert found.verdict == "failed" and said in found.found and found.remedy == remedy
 
 
 def test_a_package_that_cannot_be_imported(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "zarr", None)  # Python's own way to make an import fail
-    found = installation.imports(Facts(Path("params.yaml"), False))
+    found = installation.imports(Facts(Path("params.yaml")))
     assert found.verdict == "failed" and found.found.startswith("zarr: ModuleNotFoundError: ")
 
 
@@ -189,8 +189,8 @@ ONE_WRONG: dict[str, tuple[dict[str, Any], str, str, str, str]] = {  # changes, 
     "no model": ({"model": {"id": "nowhere"}}, "model files", "failed", "there is no folder or file 'nowhere'",
                  "Set model.id to a folder"),
     "no reward": (
-        {"reward": {"model": "local-dir:nowhere"}}, "reward", "failed", "'local-dir:nowhere' cannot be loaded",
-        "Set reward.model to a name"),
+        {"reward": {"model": "local-dir:nowhere"}}, "reward", "failed", "'nowhere'",
+        "reward.model"),
     "no prompts": ({"prompts": {"file": "nowhere.yaml"}}, "prompts", "failed", "there is no file nowhere.yaml",
                    "Set prompts.file in params.yaml"),
     "fewer prompts": ({"prompts": {"train_count": 9}}, "prompts", "failed", "9 train prompts are asked for", "Lower"),
@@ -203,7 +203,7 @@ ONE_WRONG: dict[str, tuple[dict[str, Any], str, str, str, str]] = {  # changes, 
 def test_one_thing_wrong(sound: Path, kind: str) -> None:
     changes, check, verdict, found, remedy = ONE_WRONG[kind]
     change(**changes)
-    report = doctor("--quick", code=int(verdict == "failed"))
+    report = doctor(code=int(verdict == "failed"))
     assert report[check]["verdict"] == verdict
     assert found in report[check]["found"] and remedy in report[check]["remedy"]
     assert unlike(report, "failed", "warning") == {check, "DVC"}
@@ -215,7 +215,7 @@ def test_no_gpu(sound: Path) -> None:
     change(model={"device": "cuda"})
     report = doctor(code=1)
     assert unlike(report, "failed") == {"device"} and report["device"]["remedy"] == "Set model.device to auto."
-    assert report["pinned weights"]["verdict"] == "ok" and report["ratio"]["verdict"] == "skipped"
+    assert report["pinned weights"]["verdict"] == "ok" and report["picture"]["verdict"] == "skipped"
 
 
 def test_prompts_without_thresholds(sound: Path) -> None:
@@ -225,7 +225,7 @@ def test_prompts_without_thresholds(sound: Path) -> None:
     report = doctor(code=1)
     assert report["prompts"]["found"] == "prompts: 'a heart' has no thresholds, and extract.threshold is absolute"
     assert "'dfusion thresholds --write'" in report["prompts"]["remedy"]
-    assert report["items"]["verdict"] == "skipped" and report["fusion"]["verdict"] == "ok"
+    assert report["items"]["verdict"] == "skipped" and report["picture"]["verdict"] == "ok"
 
 
 def test_an_item_behind_the_last_token(sound: Path) -> None:
@@ -267,13 +267,13 @@ def test_dvc(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DVC_NO_ANALYTICS", raising=False)
     for command in (["git", "init", "-q"], ["dvc", "init", "-q"], ["dvc", "config", "core.analytics", "true"]):
         subprocess.run(command, check=True, capture_output=True)
-    found = folder.dvc(Facts(Path("params.yaml"), False))
+    found = folder.dvc(Facts(Path("params.yaml")))
     assert found.verdict == "warning" and found.remedy == "dvc config core.analytics false"
     subprocess.run(found.remedy.split(), check=True, capture_output=True)
     subprocess.run(["dvc", "config", "cache.type", "hardlink,copy"], check=True, capture_output=True)
-    assert folder.dvc(Facts(Path("params.yaml"), False)) == ok("cache linked by hardlink")
+    assert folder.dvc(Facts(Path("params.yaml"))) == ok("cache linked by hardlink")
     subprocess.run(["dvc", "config", "cache.type", "copy"], check=True, capture_output=True)
-    found = folder.dvc(Facts(Path("params.yaml"), False))
+    found = folder.dvc(Facts(Path("params.yaml")))
     assert found.verdict == "ok" and found.remedy == "To save space: dvc config cache.type reflink,hardlink,symlink"
     assert [path.name for path in Path().iterdir() if path.is_file()] == [".dvcignore"]  # no link is left behind
 
@@ -405,15 +405,15 @@ def test_a_reward_that_changes_its_mind(sound: Path) -> None:
 def test_the_known_score(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """micro-clip's, whatever its weight in the reward; other weights in its folder are found out."""
     change(reward={"model": "micro-clip", "pretrained": "", "weight": 0.5})
-    assert "the known picture scores 0.9384, as it should" in doctor()["scores"]["found"]
+    assert "the known picture scores 0.9227, as it should" in doctor()["scores"]["found"]
     other = Path(shutil.copytree(builtin.CLIP, "other")).resolve()
     file = other / "open_clip_model.safetensors"
     weights = load_file(file)
-    save_file({name: value * 1.01 if "layer4" in name else value for name, value in weights.items()}, file)
+    save_file({name: value * 1.2 if "layer4" in name else value for name, value in weights.items()}, file)
     monkeypatch.setattr(builtin, "CLIP", other)
     report = doctor(code=1)
     assert unlike(report, "failed") == {"scores"}
-    assert "and not 0.9384" in report["scores"]["found"] and "Install the package anew" in report["scores"]["remedy"]
+    assert "and not 0.9227" in report["scores"]["found"] and "Install the package anew" in report["scores"]["remedy"]
 
 
 # --- the built-in model with the repository's own parameters ---

@@ -75,13 +75,13 @@ def test_clip_ranks_the_caption_before_its_near_misses(drawings: tuple[list[str]
     for picture, text in zip(seen, captions, strict=True):
         cosine = clip.embed_prompts([text, *near_misses(text)]) @ picture
         right += int(cosine.argmax()) == 0
-    assert right / len(captions) >= 0.85  # the benchmark measures it on 1,500 drawings
+    assert right / len(captions) >= 0.95  # the benchmark measures it on 1,500 drawings
 
 
 def test_oracle_reads_drawings_and_rejects_wrong_prompts(drawings: tuple[list[str], torch.Tensor]) -> None:
     captions, pictures = drawings
     oracle, x = load_oracle(), pictures.permute(0, 3, 1, 2)
-    assert judge(oracle, x, captions)[0].float().mean() >= 0.93
+    assert judge(oracle, x, captions)[0].float().mean() >= 0.97
     wrong = [near_misses(text)[0] for text in captions]
     assert judge(oracle, x, wrong)[0].float().mean() <= 0.05
 
