@@ -18,6 +18,7 @@ from .schema import WRITTEN_BY
 # What the result depends on by rounding only, so that a node with another device can go on with a run.
 ROUNDING = ("model.device", "model.compile", "sample.batch_size", "reward.batch_size", "fuse.batch_size",
             "evaluate.batch_size", "train.micro_batch")
+ORDER = ("adapter", "base", "sample", "score", "extract", "kv", "fuse", "adopt")  # what was made first is named first
 
 
 def require_agreement(
@@ -27,7 +28,8 @@ def require_agreement(
 
     `digests` are of all inputs, by name; `outputs` those inputs that are published folders.
     """
-    manifests = {folder: read_manifest(folder) for folder in outputs.values()}
+    in_order = sorted(outputs, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+    manifests = {outputs[name]: read_manifest(outputs[name]) for name in in_order}
     for folder, manifest in manifests.items():
         for key, (made, now) in _other_params(manifest["ingredients"]["params"], params):
             raise StoreError(
@@ -56,7 +58,7 @@ def _meaning(stage: str, round: str, name: str) -> str:
     """What the name of an input stands for, in words that are the same for all stages."""
     if name == "adapter":
         return f"the adapter {'of' if stage == 'evaluate' else 'before'} {round}"
-    if name in ("sample", "score", "extract", "kv", "fuse", "adopt"):
+    if name in ORDER[2:]:
         return f"{name} of {round}"
     return name  # a file or a folder of the user's, or the base model's evaluation: one for all rounds
 

@@ -21,8 +21,8 @@ def put(of: str, here: str) -> None:
 
 @pytest.mark.parametrize(("of", "here", "reader"), [
     ("r01/score", "r00/score", "extract"), ("r01/sample", "r00/sample", "score"), ("r01/kv", "r00/kv", "fuse"),
-    ("r01/train", "r00/train", "evaluate"), ("r00/extract", "r00/kv", "fuse"), ("r00/evaluate", "init/evaluate", "evaluate"),
-    ("r00/train", "init/train", "sample"),
+    ("r01/train", "r00/train", "evaluate"), ("r00/extract", "r00/kv", "fuse"),
+    ("r00/evaluate", "init/evaluate", "evaluate"), ("r00/train", "init/train", "sample"),
 ])
 def test_an_output_of_another_round_or_stage(project: Path, of: str, here: str, reader: str) -> None:
     put(of, here)
