@@ -54,11 +54,11 @@ def verify(
 ) -> None:
     """Compare every file of outputs with the hashes in their manifests; exit code 1 if something is wrong."""
     from ..store.dvc_cache import check_cache, is_cache
-    from ..store.verify import check, published_folders
+    from ..store.verify import published_folders, verify_one
 
     caches = [path for path in paths if is_cache(path)]
     folders = [folder for path in paths if path not in caches for folder in published_folders(path)]
-    problems = [problem for folder in folders for problem in check(folder, read=True)]
+    problems = [problem for folder in folders for problem in verify_one(folder)]
     problems += [problem for cache in caches for problem in check_cache(cache)]
     for problem in problems:
         print(one_printable_line(str(problem)))

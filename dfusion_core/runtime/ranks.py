@@ -10,7 +10,8 @@ and the same code serves any device. All of them must see the same folders.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -51,6 +52,16 @@ def wait() -> None:
         import torch.distributed
 
         torch.distributed.barrier()
+
+
+@contextmanager
+def leader_first() -> Iterator[None]:
+    """What the leader does alone, and the others after it: they find what it has left behind."""
+    if not leads():
+        wait()
+    yield
+    if leads():
+        wait()
 
 
 def add_up(tensors: Sequence[torch.Tensor]) -> None:
