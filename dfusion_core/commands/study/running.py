@@ -1,4 +1,4 @@
-"""Running a study's cells one after the other, and keeping what the comparison needs."""
+"""Running a study's cells, and keeping what the comparison needs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +19,54 @@ from ...params.rounds import INIT
 from ...store.atomic import write_text
 from ...store.lock import Lock
 from ...store.paths import output, pairs_result
-from .direct import forget, run_here
 from .grid import Cell, Study, StudyError
+from .jobs import Jobs
 from .outputs import Outputs
 
 CELLS, PROMPTS = "cells.csv", "prompts.csv"
 
 
-def run_study(study: Study, out: Path, only: str = "", direct: bool = False) -> None:
+def run_study(study: Study, out: Path, only: str = "", direct: bool = False, jobs: int = 1) -> None:
     """Run every cell that has no row in ``out``/cells.csv yet, and of these only those whose name the regular
     expression ``only`` finds.
 
     Each is `dvc exp run --temp`: the workspace stays as it is, and stages that another cell has run already come from
-    DVC's cache. ``direct``: without DVC, all stages in this process. After each cell its rows are in cells.csv and
-    prompts.csv, so an interrupted study goes on where it was. Raises StudyError if an experiment fails.
+    DVC's cache. ``direct``: without DVC, in a folder beside the workspace, ``jobs`` of them side by side. After each
+    cell its rows are in cells.csv and prompts.csv, so an interrupted study goes on where it was. Raises StudyError if
+    a cell fails.
     """
-    try:
-        chosen = re.compile(only)
-    except re.error as error:
-        raise StudyError(f"--only {short(only)}: is no regular expression: {error}.") from error
-    known = set(read_rows(out / CELLS, study.factors).cell)
-    wanted = [cell for cell in study.cells if cell.name not in known and chosen.search(cell.name)]
-    print(f"{study.name}: {len(study.cells)} cells, {len(known)} done, {len(wanted)} to run.", flush=True)
+    if jobs > 1 and not direct:
+        raise StudyError(f"--jobs {jobs}: only with --direct; DVC runs one experiment after the other.",
+                         "Add --direct.")
+    wanted = _wanted(study, out, only)
+    if direct:
+        failed = Jobs(study.name, wanted, jobs, lambda cell: cell.name in _known(study, out), partial(_keep, out)).run()
+        if failed:
+            raise StudyError(f"{study.name}: {len(failed)} of {len(wanted)} cells failed: {', '.join(failed)}; "
+                             "their errors are above.", "Run the same command again to go on from there.")
+        return
     for number, cell in enumerate(wanted):
         print(f"[{number + 1} of {len(wanted)}] {cell.name}: {' '.join(cell.overrides)}", flush=True)
         started = time.monotonic()
-        found = run_here(study.name, cell) if direct else _experiment(f"{study.name}-{cell.name}", cell)
-        _keep(out, cell, found, time.monotonic() - started)
-        if direct and not any(other.group == cell.group for other in wanted[number + 1:]):
-            forget(study.name, cell)
+        _keep(out, cell, _experiment(f"{study.name}-{cell.name}", cell), time.monotonic() - started)
+
+
+def _wanted(study: Study, out: Path, only: str) -> list[Cell]:
+    """The cells to run. Raises StudyError if ``only`` is no regular expression."""
+    try:
+        chosen = re.compile(only)
+    except re.error as error:
+        raise StudyError(f"--only {short(only)}: is no regular expression: {error}.",
+                         "A part of a cell's name will do, as --only naive.") from error
+    known = _known(study, out)
+    wanted = [cell for cell in study.cells if cell.name not in known and chosen.search(cell.name)]
+    print(f"{study.name}: {len(study.cells)} cells, {len(known)} done, {len(wanted)} to run.", flush=True)
+    return wanted
+
+
+def _known(study: Study, out: Path) -> set[str]:
+    """The names of the cells that have rows."""
+    return set(read_rows(out / CELLS, study.factors).cell)
 
 
 def _experiment(name: str, cell: Cell) -> Outputs:
