@@ -17,7 +17,7 @@ import shlex
 import sys
 from importlib import import_module
 
-from dfusion_core.runtime.entry import guarded, stop_on_signals
+from dfusion_core.runtime.entry import among_ranks, guarded, stop_on_signals
 
 if __name__ == "__main__":
     stop_on_signals()  # before the slow imports
@@ -37,7 +37,7 @@ def main() -> None:
     """Start the stage named first on the command line, with the arguments after it."""
     stage = sys.argv[1] if len(sys.argv) > 1 else ""
     if stage == ALL:
-        run_all()
+        among_ranks(run_all)()
     elif stage in Launcher.model_fields:
         start(stage, sys.argv[2:] or round_under_dvc())
     else:
