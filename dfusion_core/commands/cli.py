@@ -9,6 +9,7 @@ import typer
 from .. import __version__
 from ..errors import StoreError
 from ..runtime.entry import guarded
+from ..runtime.streams import outlive_readers
 from .doctor.command import doctor
 from .export.command import export
 from .plan.command import plan
@@ -43,6 +44,7 @@ def main(
     ] = False,
 ) -> None:
     """Shared options."""
+    outlive_readers()
 
 
 @app.command()

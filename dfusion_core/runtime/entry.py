@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from .ranks import join, leads
+from .streams import outlive_readers
 
 # Nobody is told what runs here, unless the user's environment says so: the Hub's libraries would add it to what they
 # ask for, dvclive would post the curves to DVC Studio where a token is set. They read this when they are imported.
@@ -18,6 +19,12 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("DVC_STUDIO_OFFLINE", "true")
 
 INTERRUPTED = "Interrupted; what is finished is kept. Run the same command again to continue."
+
+
+def start_process() -> None:
+    """What a stage's process does first, before slow imports: signals end it, and no print does."""
+    outlive_readers()
+    stop_on_signals()
 
 
 def stop_on_signals() -> None:
@@ -46,7 +53,7 @@ def run_stage(function: Callable[..., None]) -> None:
 
     0 done, 1 an error that the user can put right, 2 wrong usage, 130 interrupted, 143 terminated.
     """
-    stop_on_signals()
+    start_process()
     leave_imports_uncollected()
     import typer
 
