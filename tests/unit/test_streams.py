@@ -51,7 +51,7 @@ def test_pipes_whose_readers_have_ended(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ignores_hangups", [True, False])
 def test_a_terminal_that_is_closed(tmp_path: Path, ignores_hangups: bool) -> None:
-    """Where SIGHUP is ignored, as under tmux or nohup, it goes on; else SIGHUP ends it. With the progress bar of a terminal."""
+    """Where SIGHUP is ignored, as by nohup, it goes on; else that ends it. With the progress bar of a terminal."""
     ours, theirs = pty.openpty()
     ignoring = ["sh", "-c", "trap '' HUP; exec \"$@\"", "sh"] if ignores_hangups else []
     process = start(tmp_path, theirs, theirs, *ignoring, TERM="xterm")
