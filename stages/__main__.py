@@ -17,10 +17,10 @@ import shlex
 import sys
 from importlib import import_module
 
-from dfusion_core.runtime.entry import guarded, stop_on_signals
+from dfusion_core.runtime.entry import among_ranks, guarded, start_process
 
 if __name__ == "__main__":
-    stop_on_signals()  # before the slow imports
+    start_process()  # before the slow imports
 
 from dfusion_core.errors import LaunchError, did_you_mean  # noqa: E402
 from dfusion_core.params import load_params  # noqa: E402
@@ -38,7 +38,7 @@ def main() -> None:
     """Start the stage named first on the command line, with the arguments after it."""
     stage = sys.argv[1] if len(sys.argv) > 1 else ""
     if stage == ALL:
-        run_all()
+        among_ranks(run_all)()
     elif stage == CODE:
         run(CODE)
     elif stage in Launcher.model_fields:

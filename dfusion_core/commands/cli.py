@@ -10,6 +10,7 @@ from .. import __version__
 from ..errors import one_printable_line
 from ..runtime.entry import guarded
 from ..runtime.project import InProject
+from ..runtime.streams import outlive_readers
 from .doctor.command import doctor
 from .export.command import export
 from .inspect.command import inspect
@@ -45,6 +46,7 @@ def main(
     ] = False,
 ) -> None:
     """Shared options."""
+    outlive_readers()
 
 
 @app.command(cls=InProject)
