@@ -4,14 +4,13 @@ intervals; in results/rounds/ROUND.json. What a round's training was: in results
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from ..errors import MissingStage, StoreError
 from ..params.rounds import INIT
@@ -21,17 +20,20 @@ from ..store.atomic import write_text
 from ..store.hints import dvc_stage, how_to_mend
 from ..store.json_files import read_json
 from ..store.paths import round_result, training_result
+from .intervals import OTHER, THESE, Estimate, of_other_prompts, of_these_prompts
 from .measures import REWARD, TEST, TRAIN, measures
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ..store import StageData
 
 NUMBERS = ("mean", "low", "high", "gain", "gain_low", "gain_high")  # of each measure
-RESAMPLES = 4_000
-# What the intervals say, for the sentence under every table of them
-QUESTION = ("95 % intervals: percentile bootstraps over images. They say how sure the mean over these prompts is; "
-            "whether it holds for other prompts is what the unseen prompts are for.")
-Numbers = dict[str, float]
+# What the intervals of one run's table say, for the sentence under it
+QUESTION = (f"95 % intervals. Training prompts: would {THESE} gain as much (stratified by prompt)? Unseen prompts: "
+            f"would {OTHER} (prompts are the unit, t)? Another training may differ from this one.")
+Numbers = dict[str, float | None]  # by NUMBERS
 Splits = dict[str, dict[str, Numbers]]  # by split and measure
 
 
@@ -48,11 +50,13 @@ class Results:
         return list(dict.fromkeys(name for split in self.rounds[INIT].values() for name in split))
 
 
-def interval(values: NDArray[np.float64], seed: int = 0) -> tuple[float, float, float]:
-    """Mean of the values (n,) and the 95 % percentile bootstrap interval of that mean."""
-    draws = np.random.default_rng(seed).integers(0, len(values), (RESAMPLES, len(values)))
-    low, high = np.quantile(values[draws].mean(axis=1), [0.025, 0.975])
-    return float(values.mean()), float(low), float(high)
+def interval(split: str, values: NDArray[np.float64], prompts: Sequence[str]) -> Estimate:
+    """Mean over prompts of the images' values (image,), with the interval that answers QUESTION for its split.
+
+    A single image a prompt says nothing of other images: then prompts are the unit in both splits.
+    """
+    repeated = len(set(prompts)) * 2 <= len(prompts)
+    return (of_these_prompts if split == TRAIN and repeated else of_other_prompts)(values, prompts)
 
 
 def compare(images: pd.DataFrame, base: pd.DataFrame) -> Splits:
@@ -69,15 +73,18 @@ def compare(images: pd.DataFrame, base: pd.DataFrame) -> Splits:
     for split in (TRAIN, TEST):
         ours, theirs = images[images.split == split], base[base.split == split]
         if len(ours):
-            result[split] = {name: _numbers(ours[name].to_numpy(float), theirs[name].to_numpy(float))
-                             for name in measured}
+            result[split] = {name: _numbers(split, ours, theirs, name) for name in measured}
     return result
 
 
-def _numbers(values: NDArray[np.float64], base: NDArray[np.float64]) -> Numbers:
-    """The NUMBERS of one measure, values and the base's (image,)."""
-    found = (*interval(values), *interval(values - base))
-    return {name: round(value, 6) for name, value in zip(NUMBERS, found, strict=True)}
+def _numbers(split: str, images: pd.DataFrame, base: pd.DataFrame, measure: str) -> Numbers:
+    """The NUMBERS of one measure; bounds that are not known (a single unit) are null."""
+    values, prompts = images[measure].to_numpy(float), images.prompt.tolist()
+    mean = interval(split, values, prompts)
+    gain = interval(split, values - base[measure].to_numpy(float), prompts)
+    found = (mean.mean, mean.low, mean.high, gain.mean, gain.low, gain.high)
+    return {name: round(value, 6) if math.isfinite(value) else None
+            for name, value in zip(NUMBERS, found, strict=True)}
 
 
 def write_round_result(round: str, evaluated: StageData, base: StageData) -> None:
@@ -113,7 +120,9 @@ def _read_round(round: str) -> dict[str, Any]:
 
 def _is_measured(value: Any) -> bool:
     """Whether these are mean, gain and intervals of one measure."""
-    return isinstance(value, dict) and all(isinstance(value.get(name), int | float) for name in NUMBERS)
+    return isinstance(value, dict) and all(
+        isinstance(value.get(name, ""), int | float | (None if name.endswith(("low", "high")) else int))
+        for name in NUMBERS)
 
 
 def write_training_result(round: str) -> None:

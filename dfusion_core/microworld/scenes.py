@@ -5,11 +5,12 @@ A scene holds every random choice as a number, so drawing it needs no further ra
 from __future__ import annotations
 
 import colorsys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from .composition import CONVENTIONAL, TYPICAL_ACCESSORY, TYPICAL_SHAPE, Composition
 from .drawing import draw, object_masks
 from .grammar import (
     ACCESSORIES,
@@ -39,9 +40,6 @@ __all__ = [
     "expected", "labels", "near_misses", "object_masks", "parse", "random_scene", "scene_for_prompt",
 ]
 Rgb = tuple[float, float, float]
-SIZES = {"behaviour": (26.0, 33.0), "attribute": (30.0, 40.0), "relation": (22.0, 27.0)}  # px, longer side
-# Degrees either way; less for behaviour, where things rest on the shape's top or bottom side.
-TILTS = {"behaviour": 4.0, "attribute": 7.0, "relation": 7.0}
 
 
 @dataclass(frozen=True)
@@ -134,16 +132,33 @@ def _random_background(rng: np.random.Generator) -> Background:
     return Background(_muted(rng), _muted(rng), float(rng.uniform(0, 2 * np.pi)), horizon, discs)
 
 
-def _random_figure(rng: np.random.Generator, shape: str, template: str, **fixed: str | None) -> Figure:
-    """A shape with random size, tilt and pattern placement; colour and pattern unless fixed."""
+def _random_figure(
+    rng: np.random.Generator, shape: str, template: str, how: Composition, **fixed: str | None
+) -> Figure:
+    """A shape composed as ``how`` says; colour and pattern unless fixed."""
     # Plain is likelier than each pattern where the caption is silent: the patterns are not the subject there.
     pattern = "plain" if rng.random() < 0.4 else _pick(rng, PATTERNS)
     colour = _pick(rng, COLOURS)
-    return Figure(
-        shape, fixed.get("colour") or colour, fixed.get("pattern") or pattern,
-        size=float(rng.uniform(*SIZES[template])), tilt=float(rng.uniform(-1, 1)) * TILTS[template],
-        flip=bool(rng.random() < 0.5), angle=float(rng.choice([0.0, 45.0, 90.0, 135.0])),
-        phase=float(rng.random()), seed=int(rng.integers(2**31)))
+    figure = Figure(
+        shape, colour, pattern, size=float(rng.uniform(*how.sizes[template])),
+        tilt=float(rng.uniform(-1, 1)) * how.tilts[template], flip=bool(rng.random() < 0.5) and how.mirrored,
+        angle=float(rng.choice(how.angles)), phase=float(rng.uniform(*how.phase)), seed=int(rng.integers(2**31)))
+    if how.typical:
+        usual = rng.random(2) < how.typical
+        figure = replace(figure, colour=TYPICAL_SHAPE.get(shape, colour) if usual[0] else colour,
+                         pattern="plain" if usual[1] else pattern)
+    given: dict[str, Any] = {name: value for name, value in fixed.items() if value}
+    return replace(figure, **given)
+
+
+def _random_accessory(rng: np.random.Generator, name: str, subject: str, how: Composition) -> Extra:
+    """An accessory of another colour than its ``subject``, composed as ``how`` says."""
+    free = tuple(colour for colour in COLOURS if colour != subject)
+    colour = _pick(rng, free)
+    extra = Extra(colour, int(rng.choice(how.sides)), float(rng.uniform(*how.accessory_scale)))
+    if how.typical and rng.random() < how.typical and TYPICAL_ACCESSORY[name] in free:
+        extra = replace(extra, colour=TYPICAL_ACCESSORY[name])
+    return extra
 
 
 def _checked(template: str, named: dict[str, str]) -> dict[str, str]:
@@ -177,21 +192,20 @@ def _random_named(rng: np.random.Generator, template: str, fixed: dict[str, str]
     return Named(template, **chosen)
 
 
-def _build(named: Named, rng: np.random.Generator) -> Scene:
+def _build(named: Named, rng: np.random.Generator, how: Composition) -> Scene:
     """A scene of these named factors with everything else random."""
     shapes = (named.first, named.second) if named.template == "relation" else (named.shape,)
-    figures = tuple(_random_figure(rng, shape, named.template, colour=named.colour, pattern=named.pattern)
+    figures = tuple(_random_figure(rng, shape, named.template, how, colour=named.colour, pattern=named.pattern)
                     for shape in shapes)
-    accessory = None
-    if named.activity:
-        free = tuple(colour for colour in COLOURS if colour != figures[0].colour)
-        accessory = Extra(_pick(rng, free), int(rng.choice([-1, 1])), float(rng.uniform(0.95, 1.15)))
-    place = (float(rng.random()), float(rng.random()))
+    accessory = _random_accessory(rng, named.accessory, figures[0].colour, how) if named.activity else None
+    place = (float(rng.uniform(*how.place)), float(rng.uniform(*how.place)))
     return Scene(named, figures, accessory, _random_background(rng), place,
-                 gap=float(rng.uniform(3.0, 6.0)), jitter=float(rng.uniform(-6, 6)))
+                 gap=float(rng.uniform(*how.gap)), jitter=float(rng.uniform(-how.jitter, how.jitter)))
 
 
-def random_scene(rng: np.random.Generator, template: str | None = None, **named: str) -> Scene:
+def random_scene(
+    rng: np.random.Generator, template: str | None = None, how: Composition = CONVENTIONAL, **named: str
+) -> Scene:
     """A random scene; ``named`` fixes factors, e.g. shape="heart" or relation="above".
 
     The shape "other" (malformed) is drawn only when asked for here.
@@ -199,12 +213,12 @@ def random_scene(rng: np.random.Generator, template: str | None = None, **named:
     if template is not None and template not in TEMPLATES:
         raise ValueError(f"unknown template {template!r}; expected one of {', '.join(TEMPLATES)}")
     template = template or _template_for(named, rng)
-    return _build(_random_named(rng, template, _checked(template, named)), rng)
+    return _build(_random_named(rng, template, _checked(template, named)), rng, how)
 
 
-def scene_for_prompt(prompt: str, rng: np.random.Generator) -> Scene:
+def scene_for_prompt(prompt: str, rng: np.random.Generator, how: Composition = CONVENTIONAL) -> Scene:
     """A scene that a prompt of the grammar describes; ValueError for any other prompt."""
-    return _build(parse(prompt), rng)
+    return _build(parse(prompt), rng, how)
 
 
 def caption(scene: Scene) -> str:

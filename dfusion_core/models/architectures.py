@@ -77,3 +77,11 @@ def family_of_file(file: Path) -> str:
         raise ModelError(f"model.id: {file} is no checkpoint of Stable Diffusion 1, 2 or XL.",
                          "Set model.id to a folder in diffusers format.")
     return "sd15" if width == 768 else "sd21"
+
+
+def marks(file: Path) -> tuple[set[str], dict[str, str]]:
+    """Of a checkpoint that `family_of_file` has read: the keys that are markers and no weights, and its header."""
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as opened:
+        return {name for name in opened.keys() if name in ("v_pred", "ztsnr")}, dict(opened.metadata() or {})  # noqa: SIM118

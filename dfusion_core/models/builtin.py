@@ -5,6 +5,7 @@ No other module outside ``microworld`` knows that world.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,9 +22,22 @@ MICROWORLD, MICRO_CLIP = "micro-world", "micro-clip"
 MODEL_INDEX = "model_index.json"  # in every folder in diffusers format
 
 
+def local_path(name: str) -> Path:
+    """A path of params.yaml: ``~`` is the home folder; a relative one begins at the current folder, and where it is
+    not there, at the project's root: `dvc exp run --temp` and queues work in a copy without what git ignores."""
+    path = Path(name).expanduser()
+    root = os.environ.get("DVC_ROOT")
+    if root and not path.is_absolute() and not path.exists() and Path(root, path).exists():
+        return Path(root, path)
+    return path
+
+
 def model_source(model_id: str) -> str:
-    """The id to load: the built-in model's folder for "micro-world", else the id itself."""
-    return str(WEIGHTS) if model_id == MICROWORLD else model_id
+    """The id to load: the built-in model's folder for "micro-world", a path that is there, else the id itself."""
+    if model_id == MICROWORLD:
+        return str(WEIGHTS)
+    path = local_path(model_id)
+    return str(path) if path.exists() else model_id
 
 
 def model_name(model_id: str) -> str:
@@ -39,7 +53,11 @@ def model_inputs(model_id: str) -> dict[str, Path]:
 
 def reward_source(name: str) -> str:
     """What open_clip loads: the built-in model's folder for "micro-clip", else the name itself."""
-    return f"local-dir:{CLIP}" if name == MICRO_CLIP else name
+    if name == MICRO_CLIP:
+        return f"local-dir:{CLIP}"
+    if name.startswith("local-dir:"):
+        return f"local-dir:{local_path(name.removeprefix('local-dir:'))}"
+    return name
 
 
 def judge_pictures(pictures: NDArray[np.uint8], prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:

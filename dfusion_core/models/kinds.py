@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError
+from .configs import read_config
 
 if TYPE_CHECKING:
     from ..params import Model
 
 # What each kind of pipeline must be told, so that parts that are not needed stay out.
 KINDS: dict[str, dict[str, Any]] = {
-    "StableDiffusionPipeline": {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
-    "StableDiffusionXLPipeline": {"add_watermarker": False},
+    "StableDiffusionPipeline": {"safety_checker": None, "feature_extractor": None, "image_encoder": None,
+                                "requires_safety_checker": False},
+    "StableDiffusionXLPipeline": {"feature_extractor": None, "image_encoder": None, "add_watermarker": False},
 }
 
 
 def pipeline_kind(model: Model, folder: Path) -> str:
     """The name of the pipeline's class in diffusers. Raises ModelError for one that this method is not made for."""
-    kind = str(json.loads((folder / "model_index.json").read_text()).get("_class_name"))
+    index = read_config(folder / "model_index.json")
+    kind = str(index.get("_class_name") if isinstance(index, dict) else None)
     if kind not in KINDS:
         raise ModelError(f"model.id: '{model.id}' is a {kind}, and this program knows {', '.join(KINDS)}.",
                          "Use a Stable Diffusion 1.x, 2.x or XL model for text to image.")

@@ -126,9 +126,11 @@ def _peft_name(name: str) -> str:
 
 
 def load_lora(unet: UNet2DConditionModel, folder: Path, *, train: bool) -> None:
-    """Attach the adapter of ``folder``: trainable, or merged into the weights where nothing is trained.
+    """Attach the adapter of ``folder``: trainable, or merged into fp32 weights where nothing is trained.
 
-    Merging happens once, into freshly loaded weights: unmerging and merging again would leave rounding behind.
+    Weights of 16 bits are too coarse for the sum, and the merged adapter would not be the one that trains: there it
+    stays beside them, and sampling computes what training does. Merging happens once, into freshly
+    loaded weights: unmerging and merging again would leave rounding behind.
     Raises ModelError if the file cannot be read, or was made for another model.
     """
     tensors, settings = read_lora(folder)
@@ -139,12 +141,13 @@ def load_lora(unet: UNet2DConditionModel, folder: Path, *, train: bool) -> None:
         raise _misfit(folder, one_line(error)) from error
     if foreign:
         raise _misfit(folder, f"the U-Net has no {foreign[0].removeprefix(f'{PREFIX}.')}")
-    if train:
+    if train or unet.dtype != torch.float32:
         unet.requires_grad_(False)
         keep_in_fp32(unet)
         _set_values(unet, tensors)  # once more: loading has rounded them to the U-Net's dtype
     else:
         unet.fuse_lora()
+    if not train:
         unet.requires_grad_(False)
 
 

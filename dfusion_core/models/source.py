@@ -53,7 +53,8 @@ def locate(model: Model, pinned: str | None = None) -> Source:
     if path.suffix == ".safetensors" or not HUB_ID.fullmatch(model.id):
         raise ModelError(f"model.id: there is no folder or file '{model.id}'.",
                          "Set model.id to a folder in diffusers format, a .safetensors file, a name on the Hub as "
-                         "OWNER/NAME, or micro-world.")
+                         "OWNER/NAME, or micro-world; experiments in a copy of the project see what git or DVC know, "
+                         "and what lies below the project's root.")
     return _from_hub(model, pinned or model.revision)
 
 

@@ -46,8 +46,8 @@ class Model(Section):
     variant: str | None = _ours(None, "variant of the weights, as fp16; null takes the plain files")
     config: str | None = _ours(
         None,
-        "of a single .safetensors file: sd15, sd21, sd21-v (768 pixels, v-prediction), sdxl, or a folder with "
-        "the configurations; null finds out",
+        "of a single .safetensors file: sd15, sd15-v, sd21, sd21-v (768 pixels, v-prediction), sdxl, sdxl-v, or "
+        "a folder with the configurations; null reads the file's markers",
     )
     dtype: Literal["auto", "fp32", "fp16", "bf16"] = _ours("fp32", "arithmetic of the frozen weights")
     device: str = _ours(

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from ..errors import RewardError, did_you_mean, one_line, short
-from ..models.builtin import reward_source
+from ..models.builtin import local_path, reward_source
 
 if TYPE_CHECKING:
     import torch
@@ -50,11 +50,16 @@ def load_plugin(name: str, device: torch.device) -> Plugin:
     """The reward of that name, ready to use. Raises RewardError."""
     entry = _entry(name)
     try:
-        return cast("Plugin", getattr(importlib.import_module(entry.module), entry.attr)(device))
+        plugin = cast("Plugin", getattr(importlib.import_module(entry.module), entry.attr)(device))
     except Exception as error:  # a user's code may raise anything
         raise RewardError(
             f"reward.plugins: '{name}' cannot be made: {type(error).__name__}: {one_line(error)}.",
             "See docs/rewards.md for what a plug-in looks like.") from error
+    for needed in ("__call__", "identity"):
+        if not callable(getattr(plugin, needed, None)):
+            raise RewardError(f"reward.plugins: '{name}' has no method {needed}().",
+                              "Write it as docs/rewards.md shows: identity() tells what the scores depend on.")
+    return plugin
 
 
 def reward_inputs(reward: Reward) -> dict[str, Path]:
@@ -64,6 +69,9 @@ def reward_inputs(reward: Reward) -> dict[str, Path]:
     """
     folder = Path(reward_source(reward.model).removeprefix("local-dir:"))
     found = {"reward": folder} if (folder / "open_clip_config.json").is_file() else {}  # and not a whole disk
+    weights = local_path(reward.pretrained) if reward.pretrained else None
+    if not found and weights is not None and weights.is_file():
+        found["reward weights"] = weights
     for name in reward.plugins:
         module = _entry(name).module
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from numpy.typing import NDArray
 
 from ..diffusion.finite import check_finite
 from ..errors import RewardError, one_line
-from ..models.builtin import reward_source
+from ..models.builtin import local_path, reward_source
+from ..models.whole import PADDING
+from .folder import check_folder
 from .identity import RESERVED
 from .plugins import Plugin, load_plugin, state_hash
 
@@ -47,17 +50,23 @@ class Clip:
 
         source = reward_source(name)
         tag = None if source.startswith(("local-dir:", "hf-hub:")) else pretrained
+        tag = str(local_path(tag)) if tag and local_path(tag).is_file() else tag
         if tag == "":  # open_clip would go on with random weights
             raise RewardError(
                 f"reward.pretrained: is empty, but '{name}' is an architecture without weights.",
                 "Name open_clip's weights for it, or a file of weights; reward.model may also be local-dir:FOLDER.")
+        if source.startswith("local-dir:"):
+            check_folder(Path(source.removeprefix("local-dir:")))
         try:
-            self.model, _, transform = open_clip.create_model_and_transforms(source, pretrained=tag, device=device)
+            self.model, _, transform = open_clip.create_model_and_transforms(
+                source, pretrained=tag, device=device, require_pretrained=True)  # else random weights
             self.tokenizer: Any = open_clip.get_tokenizer(source)
         except Exception as error:  # what damaged or foreign files make open_clip raise is of any kind
             raise RewardError(
                 f"reward: '{name}' cannot be loaded: {one_line(error)}.",
-                "Set reward.model to a name that open_clip knows, local-dir:FOLDER, or micro-clip.") from error
+                "Set reward.model to a name that open_clip knows, local-dir:FOLDER, or micro-clip; reward.pretrained "
+                "to weights of it or a file of them.") from error
+        check_vocabulary(name, self.model, self.tokenizer)
         self.model.eval()
         self.preprocess = on_tensors(transform)
         self.name, self.batch_size, self.device = name, batch_size, device
@@ -140,6 +149,15 @@ def load_reward(reward: Reward, device: torch.device) -> Scorer:
     return Scorer(clip, reward.weight, plugins)
 
 
+def check_vocabulary(name: str, model: Any, tokenizer: Any) -> None:
+    """Raise RewardError where a tokenizer of transformers does not have the text tower's size."""
+    inner, rows = getattr(tokenizer, "tokenizer", None), getattr(model, "vocab_size", None)
+    rows = rows or getattr(getattr(model, "text", None), "vocab_size", None)
+    if inner is not None and rows is not None and not rows - PADDING < len(inner) <= rows:
+        raise RewardError(f"reward: the tokenizer of '{name}' has {len(inner)} entries, and its text tower knows "
+                          f"{rows}.", "Get the reward model's files once more.")
+
+
 def channels_first(pictures: Pictures) -> torch.Tensor:
     """(n, row, column, rgb) as a tensor (n, rgb, row, column), still uint8."""
     return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)
@@ -148,25 +166,60 @@ def channels_first(pictures: Pictures) -> torch.Tensor:
 def on_tensors(transform: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     """open_clip's preprocessing of PIL pictures, for a batch of uint8 tensors on any device.
 
-    The very transforms that open_clip made are applied, but for those that turn a picture into a tensor. A model with
-    a transform that knows PIL pictures only goes through PIL, one picture at a time.
+    The very transforms that open_clip made are applied, but for those that turn an RGB picture into a tensor. A model
+    with a transform that is not known to treat tensors as it treats pictures goes through PIL, one picture at a time.
     """
-    from torchvision.transforms import CenterCrop, Normalize, Resize, ToTensor
-
-    steps = [step for step in transform.transforms if not (isinstance(step, ToTensor) or _to_rgb(step))]
-    if not all(isinstance(step, (Resize, CenterCrop, Normalize)) for step in steps):
+    steps = tensor_steps(transform)
+    if steps is None:
         return lambda pictures: torch.stack([transform(_pil(one)) for one in pictures.cpu()]).to(pictures.device)
+    from torchvision.transforms import Normalize, Resize
 
     def preprocess(pictures: torch.Tensor) -> torch.Tensor:
         for step in steps:
-            pictures = step(pictures / 255 if isinstance(step, Normalize) else pictures)
+            if isinstance(step, Resize):
+                pictures = resize(step, pictures)
+            else:
+                pictures = step(pictures / 255 if isinstance(step, Normalize) else pictures)
         return pictures
 
     return preprocess
 
 
-def _to_rgb(step: Any) -> bool:
-    return getattr(step, "__name__", "") == "_convert_to_rgb"
+def resize(step: Any, pictures: torch.Tensor) -> torch.Tensor:
+    """torchvision's Resize of uint8 pictures (n, 3, height, width) as PIL computes it.
+
+    PIL resizes rows, rounds to 0..255, then resizes columns. Both at once, as tensors are by default, differ by up to
+    22 grey levels where bicubic interpolation overshoots.
+    """
+    from torchvision.transforms.functional import resize
+
+    height, width = pictures.shape[-2:]
+    if isinstance(step.size, int) or len(step.size) == 1:  # the shorter side
+        size = step.size if isinstance(step.size, int) else step.size[0]
+        high, wide = (size, int(size * width / height)) if height <= width else (int(size * height / width), size)
+    else:
+        high, wide = step.size
+    rows = resize(pictures, [height, wide], interpolation=step.interpolation, antialias=True)
+    made: torch.Tensor = resize(rows, [high, wide], interpolation=step.interpolation, antialias=True)
+    return made
+
+
+def tensor_steps(transform: Any) -> list[Any] | None:
+    """The steps for uint8 tensors, by their types and what they do; None where one of them takes PIL pictures only."""
+    from torchvision.transforms import CenterCrop, Normalize, Resize, ToTensor
+
+    steps = [step for step in transform.transforms if not (isinstance(step, ToTensor) or _leaves_rgb(step))]
+    known = all(type(step) in (Resize, CenterCrop, Normalize) for step in steps)
+    return steps if known and all(getattr(step, "max_size", None) is None for step in steps) else None
+
+
+def _leaves_rgb(step: Any) -> bool:
+    """Whether a step leaves every RGB picture as it is, as the conversion to RGB does: tried on one of noise."""
+    if isinstance(step, torch.nn.Module):
+        return False
+    shown = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    after = step(_pil(torch.from_numpy(shown).permute(2, 0, 1)))
+    return getattr(after, "mode", None) == "RGB" and np.array_equal(np.asarray(after), shown)
 
 
 def _pil(picture: torch.Tensor) -> Any:

@@ -139,5 +139,5 @@ def test_a_text_encoder_under_other_names_is_not_filled_with_random_numbers(proj
     if change == "nothing":
         load_pipeline(model)
     else:
-        with pytest.raises(ModelError, match="text_encoder of 'model' is not read from its file: .* is not there"):
+        with pytest.raises(ModelError, match="text_encoder of 'model' is not whole: .*lacks"):
             load_pipeline(model)

@@ -13,19 +13,16 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
 from steps import run
 from typer.testing import CliRunner
 
-from dfusion_core.attention import fusion
 from dfusion_core.commands.cli import app
 from dfusion_core.commands.doctor import folder, installation
 from dfusion_core.commands.doctor.checks import CHECKS
 from dfusion_core.commands.doctor.facts import Facts
 from dfusion_core.commands.doctor.findings import ok
-from dfusion_core.models.policy import Policy
-from dfusion_core.store import paths as artefacts
+from dfusion_core.models import builtin
 from dfusion_core.testing import tiny_model, tiny_params, tiny_sdxl
 
 ROOT = Path(__file__).parents[2]
@@ -73,18 +70,13 @@ def test_a_sound_project(sound: Path) -> None:
     report = doctor()
     assert unlike(report, "warning", "failed", "skipped") == {"DVC"}
     assert report["DVC"]["remedy"] == "git init && dvc init"
-    assert "do whole batches at every step" in report["forward"]["found"]
-    for name in ("batch size", "ratio", "replay"):
-        assert [row["t"] for row in report[name]["details"]] == [4, 3, 2, 1]
-        assert all(0 <= row[name] < 1e-5 for row in report[name]["details"])
-    assert "an empty mask changes nothing: bit for bit" in report["fusion"]["found"]
-    assert "NaN outside the mask stays out: bit for bit" in report["fusion"]["found"]
+    assert "finite" in report["picture"]["found"]
     assert {path for path in sound.rglob("*") if path.is_file()} == before  # it leaves nothing behind
 
 
 def test_the_topology(sound: Path) -> None:
     """The tiny U-Net: one attention a down block, two an up block, two heads of 8, 16 channels everywhere."""
-    report = doctor("--quick")
+    report = doctor()
     shown = {row["layer"]: (row["resolution"], row["tokens"], row["heads"], row["channels a head"],
                             row["self-attention"], row["cross-attention"], row["fused"], row["maps"], row["adapted"])
              for row in report["topology"]["details"]}
@@ -101,12 +93,12 @@ def test_the_topology(sound: Path) -> None:
 
 def test_the_table_for_people(sound: Path) -> None:
     change(sample={"maps": "up_0"})
-    done = CliRunner().invoke(app, ["doctor", "--quick"])
+    done = CliRunner().invoke(app, ["doctor"])
     assert done.exit_code == 1
     words = " ".join(done.stdout.replace("│", " ").split())
-    assert "29 checks in" in words and "27 ok, 1 warning, 1 failed." in words
+    assert f"{len(CHECKS)} checks in" in words and "1 warning, 1 failed." in words
     assert "layer 'up_0' of this U-Net has no attention." in words and "Set sample.maps to up_1" in words
-    assert "log-prob differences by timestep" in words and "channels a head" in words
+    assert "channels a head" in words
 
 
 def test_help_loads_nothing_heavy() -> None:
@@ -115,7 +107,7 @@ def test_help_loads_nothing_heavy() -> None:
             "print('loaded', [name for name in ('torch', 'diffusers', 'dvc', 'pandas', 'rich.table') "
             "if name in sys.modules and name != 'rich.table'])")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert "--quick" in done.stdout and "loaded []" in done.stdout
+    assert "--json" in done.stdout and "loaded []" in done.stdout
 
 
 # --- packages and parameters ---
@@ -130,7 +122,7 @@ def installed(folder: Path, name: str, version: str, *lines: str) -> None:
 def test_an_old_package(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed(sound, "pandas", "1.5")
     monkeypatch.syspath_prepend(sound)
-    found = installation.versions(Facts(Path("params.yaml"), False))
+    found = installation.versions(Facts(Path("params.yaml")))
     assert found.verdict == "failed" and found.found == "pandas is 1.5, and >=3.1 is needed"
     assert found.remedy == "pip install --upgrade 'pandas>=3.1'"
 
@@ -146,13 +138,13 @@ def test_what_is_declared(
 ) -> None:
     installed(tmp_path, "dfusion", "9.9", *lines)
     monkeypatch.syspath_prepend(tmp_path)
-    found = installation.versions(Facts(Path("params.yaml"), False))
+    found = installation.versions(Facts(Path("params.yaml")))
     assert found.verdict == "failed" and said in found.found and found.remedy == remedy
 
 
 def test_a_package_that_cannot_be_imported(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "zarr", None)  # Python's own way to make an import fail
-    found = installation.imports(Facts(Path("params.yaml"), False))
+    found = installation.imports(Facts(Path("params.yaml")))
     assert found.verdict == "failed" and found.found.startswith("zarr: ModuleNotFoundError: ")
 
 
@@ -197,8 +189,8 @@ ONE_WRONG: dict[str, tuple[dict[str, Any], str, str, str, str]] = {  # changes, 
     "no model": ({"model": {"id": "nowhere"}}, "model files", "failed", "there is no folder or file 'nowhere'",
                  "Set model.id to a folder"),
     "no reward": (
-        {"reward": {"model": "local-dir:nowhere"}}, "reward", "failed", "'local-dir:nowhere' cannot be loaded",
-        "Set reward.model to a name"),
+        {"reward": {"model": "local-dir:nowhere"}}, "reward", "failed", "'nowhere'",
+        "reward.model"),
     "no prompts": ({"prompts": {"file": "nowhere.yaml"}}, "prompts", "failed", "there is no file nowhere.yaml",
                    "Set prompts.file in params.yaml"),
     "fewer prompts": ({"prompts": {"train_count": 9}}, "prompts", "failed", "9 train prompts are asked for", "Lower"),
@@ -211,7 +203,7 @@ ONE_WRONG: dict[str, tuple[dict[str, Any], str, str, str, str]] = {  # changes, 
 def test_one_thing_wrong(sound: Path, kind: str) -> None:
     changes, check, verdict, found, remedy = ONE_WRONG[kind]
     change(**changes)
-    report = doctor("--quick", code=int(verdict == "failed"))
+    report = doctor(code=int(verdict == "failed"))
     assert report[check]["verdict"] == verdict
     assert found in report[check]["found"] and remedy in report[check]["remedy"]
     assert unlike(report, "failed", "warning") == {check, "DVC"}
@@ -223,23 +215,23 @@ def test_no_gpu(sound: Path) -> None:
     change(model={"device": "cuda"})
     report = doctor(code=1)
     assert unlike(report, "failed") == {"device"} and report["device"]["remedy"] == "Set model.device to auto."
-    assert report["pinned weights"]["verdict"] == "ok" and report["ratio"]["verdict"] == "skipped"
+    assert report["pinned weights"]["verdict"] == "ok" and report["picture"]["verdict"] == "skipped"
 
 
 def test_prompts_without_thresholds(sound: Path) -> None:
     change(extract={"threshold": "absolute"})
-    assert unlike(doctor("--quick"), "failed", "warning") == {"DVC"}
+    assert unlike(doctor(), "failed", "warning") == {"DVC"}
     Path("prompts.yaml").write_text("- a [heart]\n")
-    report = doctor("--quick", code=1)
+    report = doctor(code=1)
     assert report["prompts"]["found"] == "prompts: 'a heart' has no thresholds, and extract.threshold is absolute"
     assert "'dfusion thresholds --write'" in report["prompts"]["remedy"]
-    assert report["items"]["verdict"] == "skipped" and report["fusion"]["verdict"] == "ok"
+    assert report["items"]["verdict"] == "skipped" and report["picture"]["verdict"] == "ok"
 
 
 def test_an_item_behind_the_last_token(sound: Path) -> None:
     long = " ".join(["a heart holding"] + ["a balloon and"] * 5 + ["a [star]"])
     Path("prompts.yaml").write_text(f"- {long}\n- the [star] above the [moon]\n")
-    report = doctor("--quick", code=1)
+    report = doctor(code=1)
     assert unlike(report, "failed") == {"items"}
     assert report["items"]["found"].startswith("item 'star' of the prompt 'a heart holding a balloon")
     assert "is not among the first 16 tokens" in report["items"]["found"]
@@ -251,7 +243,7 @@ def test_an_item_behind_the_last_token(sound: Path) -> None:
 
 def test_a_file_where_a_folder_should_be(sound: Path) -> None:
     Path("runs").write_text("")
-    report = doctor("--quick", code=1)
+    report = doctor(code=1)
     assert unlike(report, "failed") == {"folder"}
     assert "runs: nothing can be written" in report["folder"]["found"]
 
@@ -267,7 +259,7 @@ def test_a_folder_in_which_nothing_can_be_written(sound: Path, monkeypatch: pyte
 
 def test_locks_that_do_not_lock(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fcntl, "flock", lambda *_: None)  # as some network file systems do
-    report = doctor("--quick", code=1)
+    report = doctor(code=1)
     assert unlike(report, "failed") == {"locks"} and "does not keep a second writer out" in report["locks"]["found"]
 
 
@@ -275,13 +267,13 @@ def test_dvc(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DVC_NO_ANALYTICS", raising=False)
     for command in (["git", "init", "-q"], ["dvc", "init", "-q"], ["dvc", "config", "core.analytics", "true"]):
         subprocess.run(command, check=True, capture_output=True)
-    found = folder.dvc(Facts(Path("params.yaml"), False))
+    found = folder.dvc(Facts(Path("params.yaml")))
     assert found.verdict == "warning" and found.remedy == "dvc config core.analytics false"
     subprocess.run(found.remedy.split(), check=True, capture_output=True)
     subprocess.run(["dvc", "config", "cache.type", "hardlink,copy"], check=True, capture_output=True)
-    assert folder.dvc(Facts(Path("params.yaml"), False)) == ok("cache linked by hardlink")
+    assert folder.dvc(Facts(Path("params.yaml"))) == ok("cache linked by hardlink")
     subprocess.run(["dvc", "config", "cache.type", "copy"], check=True, capture_output=True)
-    found = folder.dvc(Facts(Path("params.yaml"), False))
+    found = folder.dvc(Facts(Path("params.yaml")))
     assert found.verdict == "ok" and found.remedy == "To save space: dvc config cache.type reflink,hardlink,symlink"
     assert [path.name for path in Path().iterdir() if path.is_file()] == [".dvcignore"]  # no link is left behind
 
@@ -291,9 +283,9 @@ def test_dvc(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_other_weights_than_init_found(sound: Path) -> None:
     run("init")
-    assert doctor("--quick")["pinned weights"]["found"] == "10 files as init found them"
+    assert doctor()["pinned weights"]["found"] == "10 files as init found them"
     tiny_model(Path("model"), seed=1)
-    report = doctor("--quick", code=1)
+    report = doctor(code=1)
     assert unlike(report, "failed") == {"pinned weights"}
     assert "is not the model that this run began with" in report["pinned weights"]["found"]
     assert "'dvc repro -f -s init'" in report["pinned weights"]["remedy"]
@@ -301,7 +293,7 @@ def test_other_weights_than_init_found(sound: Path) -> None:
 
 def test_a_file_that_was_cut_off(sound: Path) -> None:
     UNET.write_bytes(UNET.read_bytes()[:-100])
-    report = doctor("--quick", code=1)
+    report = doctor(code=1)
     assert unlike(report, "failed") == {"model"} and unlike(report, "skipped") == dependents("model")
 
 
@@ -309,7 +301,7 @@ def test_a_weight_that_is_not_a_number(sound: Path) -> None:
     weights = load_file(UNET)
     weights["conv_in.bias"][0] = float("nan")
     save_file(weights, UNET, metadata={"format": "pt"})
-    report = doctor("--quick", code=1)
+    report = doctor(code=1)
     assert report["model"]["found"] == "NaN or infinite: U-Net's conv_in.bias"
     assert "Get the model's files once more" in report["model"]["remedy"]
 
@@ -319,10 +311,9 @@ def test_weights_that_overflow(sound: Path) -> None:
     weights = load_file(UNET)
     weights["conv_in.weight"] *= 1e38
     save_file(weights, UNET, metadata={"format": "pt"})
-    report = doctor("--quick", code=1)
+    report = doctor(code=1)
     assert report["model"]["verdict"] == "ok"
-    assert report["sampling"]["found"].startswith("the latent of test row 0 is NaN or infinite")
-    assert report["ratio"]["found"] == "because of 'training' above"
+    assert "NaN or infinite" in report["picture"]["found"]
 
 
 def scheduler(**config: Any) -> None:
@@ -337,8 +328,8 @@ def scheduler(**config: Any) -> None:
 ])
 def test_schedulers(sound: Path, config: dict[str, Any], verdict: str, found: str, remedy: str) -> None:
     scheduler(**config)
-    report = doctor("--quick")
-    assert report["scheduler"]["verdict"] == verdict and report["ratio"]["verdict"] == "ok"
+    report = doctor()
+    assert report["scheduler"]["verdict"] == verdict and report["picture"]["verdict"] == "ok"
     assert found in report["scheduler"]["found"] and remedy in report["scheduler"]["remedy"]
 
 
@@ -349,7 +340,7 @@ def test_schedulers(sound: Path, config: dict[str, Any], verdict: str, found: st
 ])
 def test_schedulers_that_ddim_cannot_follow(sound: Path, config: dict[str, Any], said: str) -> None:
     scheduler(**config)
-    report = doctor("--quick", code=1)
+    report = doctor(code=1)
     assert unlike(report, "failed") == {"model"} and unlike(report, "skipped") == dependents("model")
     assert f"cannot be sampled by DDIM: {said}" in report["model"]["found"].replace("the scheduler ", "")
     assert report["model"]["remedy"] == "See docs/models.md."
@@ -360,7 +351,7 @@ def test_sdxl(workspace: Path) -> None:
     """Its first up block with attention is up_0; the paper's names leave it out."""
     tiny_sdxl(workspace / "model")
     tiny_params(workspace, lora={"targets": ["to_v"]})
-    report = doctor("--quick")
+    report = doctor()
     assert unlike(report, "warning") == {"DVC", "fuse.layers", "sample.maps"}
     assert report["sample.maps"]["remedy"].startswith("Set sample.maps to up_0:")
     assert "without attention here: up_2, up_3 (there is down_1, down_2, mid, up_0, up_1)" in (
@@ -371,45 +362,12 @@ def test_sdxl(workspace: Path) -> None:
         "down_1": ("4x4", 4), "down_2": ("2x2", 20), "mid": ("2x2", 10), "up_0": ("2x2", 30), "up_1": ("4x4", 6)}
     layers = {"layers": ["mid", "up_0", "up_1"]}
     tiny_params(workspace, lora={"targets": ["to_v"]}, sample={"maps": "up_3"}, fuse=layers)
-    report = doctor("--quick", code=1)
+    report = doctor(code=1)
     assert unlike(report, "warning") == {"DVC"} and unlike(report, "failed") == {"sample.maps"}
     assert "has no layer 'up_3'" in report["sample.maps"]["found"]
 
 
-# --- arithmetic: the program itself is broken, and the check must see it ---
-
-
-def test_a_fusion_that_lets_unused_values_through(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Eq. 5 as it is printed, K^r M + K^a (1 - M): a NaN times zero is NaN."""
-    def blended(K_r: Any, V_r: Any, K_a: Any, V_a: Any, M_hat: Any) -> tuple[Any, Any]:
-        m = fusion.flatten(M_hat).to(K_a.dtype)
-        return K_r * m + K_a * (1 - m), V_r * m + V_a * (1 - m)
-
-    monkeypatch.setattr("dfusion_core.attention.control.fuse_kv", blended)
-    report = doctor("--quick", code=1)
-    assert unlike(report, "failed") == {"fusion"}
-    assert report["fusion"]["found"] == "does not hold: NaN outside the mask stays out (off by inf)"
-
-
-@pytest.mark.parametrize(("fuse", "said"), [
-    (lambda K_r, V_r, K_a, V_a, m: (K_a, V_a), "does not hold: a mask changes the prediction (by 0 only)"),
-    (lambda K_r, V_r, K_a, V_a, m: (K_r, V_r), "does not hold: an empty mask changes nothing (off by"),
-    (lambda K_r, V_r, K_a, V_a, m: fusion.fuse_kv(K_r * 0, V_r, K_a, V_a, m), "a full mask gives the reference (off"),
-])
-def test_a_fusion_that_is_wrong(sound: Path, monkeypatch: pytest.MonkeyPatch, fuse: Any, said: str) -> None:
-    monkeypatch.setattr("dfusion_core.attention.control.fuse_kv", fuse)
-    report = doctor("--quick", code=1)
-    assert unlike(report, "failed") == {"fusion"} and said in report["fusion"]["found"]
-
-
-def test_a_policy_that_is_never_the_same(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As with dropout that was left on."""
-    plain = Policy.predict_noise
-    monkeypatch.setattr(Policy, "predict_noise", lambda *given: plain(*given) * (1 + 0.05 * torch.randn(1)))
-    report = doctor(code=1)
-    assert {"batch size", "ratio", "replay", "fusion"} <= unlike(report, "failed")
-    assert report["ratio"]["remedy"] == "Set model.dtype to fp32."
-    assert "1e-05 is allowed" in report["ratio"]["found"] and "0.001 is allowed" in report["replay"]["found"]
+# --- arithmetic ---
 
 
 def test_bf16(sound: Path) -> None:
@@ -417,9 +375,6 @@ def test_bf16(sound: Path) -> None:
     report = doctor()
     assert unlike(report, "failed", "skipped") == set()
     assert report["dtype"]["found"].startswith("bfloat16, off by ")
-    assert "bfloat16 and fp32 differ by at most" in report["precision"]["found"]
-    assert all(row["precision"] > 0 for row in report["precision"]["details"])
-    assert "0.1 is allowed" in report["replay"]["found"]  # the tolerance of 16 bits
 
 
 # --- the reward ---
@@ -441,7 +396,7 @@ class Moody:
 
 def test_a_reward_that_changes_its_mind(sound: Path) -> None:
     change(reward={"plugins": {f"{__name__}:Moody": 1.0}})
-    report = doctor("--quick", code=1)
+    report = doctor(code=1)
     assert report["reward"]["found"].endswith(f"plug-in {__name__}:Moody (moody 1)")
     assert unlike(report, "failed") == {"scores"}
     assert "1 apart in the same batch twice" in report["scores"]["found"]
@@ -450,15 +405,15 @@ def test_a_reward_that_changes_its_mind(sound: Path) -> None:
 def test_the_known_score(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """micro-clip's, whatever its weight in the reward; other weights in its folder are found out."""
     change(reward={"model": "micro-clip", "pretrained": "", "weight": 0.5})
-    assert "the known picture scores 0.9384, as it should" in doctor("--quick")["scores"]["found"]
-    other = Path(shutil.copytree(artefacts.CLIP, "other")).resolve()
+    assert "the known picture scores 0.9227, as it should" in doctor()["scores"]["found"]
+    other = Path(shutil.copytree(builtin.CLIP, "other")).resolve()
     file = other / "open_clip_model.safetensors"
     weights = load_file(file)
-    save_file({name: value * 1.01 if "layer4" in name else value for name, value in weights.items()}, file)
-    monkeypatch.setattr(artefacts, "CLIP", other)
-    report = doctor("--quick", code=1)
+    save_file({name: value * 1.2 if "layer4" in name else value for name, value in weights.items()}, file)
+    monkeypatch.setattr(builtin, "CLIP", other)
+    report = doctor(code=1)
     assert unlike(report, "failed") == {"scores"}
-    assert "and not 0.9384" in report["scores"]["found"] and "Install the package anew" in report["scores"]["remedy"]
+    assert "and not 0.9227" in report["scores"]["found"] and "Install the package anew" in report["scores"]["remedy"]
 
 
 # --- the built-in model with the repository's own parameters ---
@@ -472,5 +427,3 @@ def test_the_micro_world_in_a_minute(workspace: Path, monkeypatch: pytest.Monkey
     report = doctor()
     assert unlike(report, "ok") == set(report)
     assert sum(one["seconds"] for one in report.values()) < 60
-    params = yaml.safe_load(Path("params.yaml").read_text())
-    assert {params["sample"]["num_steps"], 1} <= {row["t"] for row in report["ratio"]["details"]}

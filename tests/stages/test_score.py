@@ -147,9 +147,8 @@ def test_a_missing_reward_model(project: Path) -> None:
         change(reward={"model": name, "pretrained": "some"})
         with pytest.raises(RewardError) as caught:
             run("score")
-        assert caught.value.message.startswith(f"reward: '{name}' cannot be loaded: ")
-        assert caught.value.hint == (
-            "Set reward.model to a name that open_clip knows, local-dir:FOLDER, or micro-clip.")
+        assert name.removeprefix("local-dir:") in caught.value.message
+        assert "Set reward.model to " in caught.value.hint and "micro-clip" in caught.value.hint
     assert read_stage("score", "r00").table("scores").shape == (8, 4)  # the old one is still there
 
 

@@ -43,7 +43,7 @@ def dfusion(*arguments: str) -> Result:
 def test_a_tree_shows_dimensions_types_units_and_values(published: Path, path: str) -> None:
     lines = dfusion("inspect", path).output
     line = next(line for line in lines.splitlines() if "log_prob" in line)
-    assert "log_prob (image 10, step 3)  float32  [nats per latent element (mean)]" in line
+    assert "log_prob (image 10, i 3)  float32  [nats per latent element (mean)]" in line
     assert line.endswith("0.00 MiB  min 0.5  mean 0.5  max 0.5")
     assert "images.csv  10 rows: image, sample, seed, prompt_id, prompt" in lines
     assert "adapter/w.bin" in lines

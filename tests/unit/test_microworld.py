@@ -50,7 +50,7 @@ def test_denoise_equals_the_diffusers_pipeline_with_the_same_noises() -> None:
                       generator=torch.Generator().manual_seed(2), output_type="latent").images
     draws = torch.Generator().manual_seed(2)
     noise = torch.stack([torch.randn(1, 4, 16, 16, generator=draws)[0] for _ in range(4)])[None]
-    ours = denoise(policy, x_T, noise, policy.embed(["a red and plain heart"]), policy.embed([""]), ["image"])
+    ours = denoise(policy, x_T, noise, policy.embed(["a red and plain heart"]))
     # The last step differs: diffusers steps to "before timestep 0", Eq. 1's step here stays at timestep 0 (ddim.py),
     # and set_alpha_to_one=false makes the two the same number.
     torch.testing.assert_close(ours.x[:, -1], theirs, rtol=1e-4, atol=1e-4)
@@ -75,13 +75,13 @@ def test_clip_ranks_the_caption_before_its_near_misses(drawings: tuple[list[str]
     for picture, text in zip(seen, captions, strict=True):
         cosine = clip.embed_prompts([text, *near_misses(text)]) @ picture
         right += int(cosine.argmax()) == 0
-    assert right / len(captions) >= 0.85  # the benchmark measures it on 1,500 drawings
+    assert right / len(captions) >= 0.95  # the benchmark measures it on 1,500 drawings
 
 
 def test_oracle_reads_drawings_and_rejects_wrong_prompts(drawings: tuple[list[str], torch.Tensor]) -> None:
     captions, pictures = drawings
     oracle, x = load_oracle(), pictures.permute(0, 3, 1, 2)
-    assert judge(oracle, x, captions)[0].float().mean() >= 0.93
+    assert judge(oracle, x, captions)[0].float().mean() >= 0.97
     wrong = [near_misses(text)[0] for text in captions]
     assert judge(oracle, x, wrong)[0].float().mean() <= 0.05
 

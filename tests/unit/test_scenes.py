@@ -11,6 +11,7 @@ import yaml
 import dfusion_core.microworld
 from dfusion_core.microworld import prompts as prompts_module
 from dfusion_core.microworld import scenes
+from dfusion_core.microworld.composition import COMPOSITIONS, TYPICAL_SHAPE
 from dfusion_core.microworld.prompts import items, prompt_lists, write_prompt_files
 
 PROMPT_FOLDER = Path(dfusion_core.microworld.__file__).parents[1] / "prompts"
@@ -75,16 +76,40 @@ def test_near_misses() -> None:
     assert "the circle above the star" in misses and "the circle below the star" not in misses
 
 
+@pytest.mark.parametrize("composition", COMPOSITIONS)
 @pytest.mark.parametrize("seed", range(3))
-def test_masks_are_visible_inside_and_apart(seed: int) -> None:
+def test_masks_are_visible_inside_and_apart(seed: int, composition: str) -> None:
     """Every named object covers enough pixels, keeps off the border and shares no pixel."""
     for prompt in EVERY_PROMPT:
-        masks = scenes.object_masks(scenes.scene_for_prompt(prompt, rng(seed)))
+        masks = scenes.object_masks(scenes.scene_for_prompt(prompt, rng(seed), COMPOSITIONS[composition]))
         assert list(masks) == items(prompt)
         together = np.sum(list(masks.values()), axis=0)
         assert together.max() == 1
         assert together[1:-1, 1:-1].sum() == together.sum()
         assert all(mask.sum() >= 50 for mask in masks.values()), prompt
+
+
+def test_conventional_pictures_agree_and_scattered_ones_do_not() -> None:
+    """Two pictures of a prompt: how much their objects overlap, |A and B| / |A or B| over all items."""
+    found = {}
+    for name, how in COMPOSITIONS.items():
+        overlap = []
+        for k, prompt in enumerate(EVERY_PROMPT[::7]):
+            drawn = (scenes.scene_for_prompt(prompt, rng(2 * k + i), how) for i in (0, 1))
+            a, b = (np.any(list(scenes.object_masks(scene).values()), axis=0) for scene in drawn)
+            overlap.append((a & b).sum() / (a | b).sum())
+        found[name] = float(np.mean(overlap))
+    assert found["conventional"] > 0.65 > 0.5 > found["scattered"]
+
+
+def test_what_is_not_named_is_typical_four_times_in_five() -> None:
+    """A shape's colour and lack of a pattern, where the caption says neither; a random colour can be typical too."""
+    figures = [scenes.random_scene(rng(i), "relation").figures[0] for i in range(600)]
+    typical = np.mean([figure.colour == TYPICAL_SHAPE[figure.shape] for figure in figures])
+    plain = np.mean([figure.pattern == "plain" for figure in figures])
+    assert typical == pytest.approx(0.8 + 0.2 / 6, abs=0.05) and plain == pytest.approx(0.8 + 0.2 * 0.52, abs=0.05)
+    named = [scenes.random_scene(rng(i), "attribute", colour="white").figures[0].colour for i in range(20)]
+    assert set(named) == {"white"}
 
 
 def test_accessory_and_subject_have_different_colours() -> None:

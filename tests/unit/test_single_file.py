@@ -121,7 +121,7 @@ def shapes_of(width: int, extra: tuple[str, ...] = ()) -> dict[str, torch.Tensor
     (shapes_of(1024), None, "is a Stable Diffusion 2.x model; its weights do not tell what it predicts"),
     (shapes_of(640), None, "is no checkpoint of Stable Diffusion 1, 2 or XL"),
     ({"lora_unet_mid.alpha": torch.zeros(1)}, None, "is no checkpoint of Stable Diffusion 1, 2 or XL"),
-    (shapes_of(768), "sd-15", "'sd-15' is neither a folder nor one of sd15, sd21, sd21-v, sdxl"),
+    (shapes_of(768), "sd-15", "'sd-15' is neither a folder nor one of sd15, sd15-v, sd21, sd21-v"),
     (shapes_of(768), None, "cannot be loaded"),  # recognised, but there is nothing in it
 ])
 def test_a_file_that_cannot_be_used(tmp_path: Path, tensors: Any, config: str | None, said: str) -> None:

@@ -278,7 +278,7 @@ def test_a_bad_number_is_located(workspace: Path) -> None:
     assert "sample: 'x' of r00 has a nan at image 6, prompt 'a cat', sample 6, state 1 (t = 2)." in str(
         caught.value
     )
-    with pytest.raises(BadNumber, match="inf at image 0, step 2"), open_stage("sample", round="r00") as run:
+    with pytest.raises(BadNumber, match="inf at image 0, i 2"), open_stage("sample", round="r00") as run:
         run.expect(ROWS, BATCH)
         run.write(range(4), log_prob=np.array([[0, 0, 1e300]] * 4))
 

@@ -6,7 +6,6 @@ import json
 import re
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -99,19 +98,6 @@ def test_appending_replaces_what_an_interrupted_cell_left(tmp_path: Path) -> Non
 # --- the comparison -------------------------------------------------------------------------------
 
 
-def test_bootstrap_of_equal_values_has_no_width() -> None:
-    draws = comparing.bootstrap([np.full((3, 4), 0.5), np.full((2, 2), 1.5)])
-    assert draws.tolist() == [1.0] * comparing.RESAMPLES
-
-
-def test_bootstrap_width_is_that_of_both_sources() -> None:
-    """Variance of the mean of r x p crossed values a_i + b_j, drawn anew on both axes: var(a)/r + var(b)/p."""
-    random = np.random.default_rng(5)
-    a, b = random.normal(size=40), random.normal(size=30)
-    draws = comparing.bootstrap([a[:, None] + b[None, :]])
-    assert np.std(draws) == pytest.approx(np.sqrt(a.var() / 40 + b.var() / 30), rel=0.05)
-
-
 def rows(gain: dict[tuple[str, str, str], list[float]]) -> pd.DataFrame:
     """(seed, template, method) -> gain of each prompt, as running.py writes them, with a base round before."""
     parts = []
@@ -146,7 +132,7 @@ def test_gains_and_paired_differences_by_hand() -> None:
 
 def test_a_seed_without_its_baseline_does_not_count() -> None:
     table = comparing.gains(rows({
-        ("0", "a", "naive"): [0.1], ("0", "a", "dfusion"): [0.2], ("1", "a", "dfusion"): [9.0],
+        ("0", "a", "naive"): [0.1, 0.1], ("0", "a", "dfusion"): [0.2, 0.2], ("1", "a", "dfusion"): [9.0, 9.0],
     }), study()).set_index("method")
     assert table.gain["dfusion"] == pytest.approx(0.2)
 

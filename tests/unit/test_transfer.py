@@ -1,4 +1,4 @@
-"""The variant of the built-in model in which fusion works: its rows are those of Eq. (5), its target what it says."""
+"""The transfer objective and the U-Net's batches: rows are those of Eq. (5), the target is what it says."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from diffusers import UNet2DConditionModel
 
 from dfusion_core.attention.control import fusing
 from dfusion_core.attention.layers import layer_paths, present_layers
+from dfusion_core.microworld.grammar import near_misses
 from dfusion_core.microworld.pretrain import transfer
-from dfusion_core.microworld.pretrain.unet import TrainingSet, scheduler
+from dfusion_core.microworld.pretrain.captions import EMPTY, Captions
+from dfusion_core.microworld.pretrain.network import HALF, Objective, Shards, min_snr_weight, scheduler
+from dfusion_core.microworld.pretrain.text import prompts
 from dfusion_core.testing import _unet
 
 N = 2
@@ -66,14 +69,55 @@ def test_masks_are_rectangles_of_at_least_two_cells_and_some_are_full() -> None:
 
 def test_partners_share_the_caption() -> None:
     caption = torch.arange(30) % 3
-    data = TrainingSet(torch.zeros(30, 4, 1, 1), caption, torch.zeros(4, 1, 1))
-    rows = torch.arange(30)
-    found = transfer.partners(data)(rows, generator())
+    rows = torch.arange(30).repeat(20)
+    found = transfer.partners(caption)(rows, generator())
     assert torch.equal(caption[found], caption[rows]) and not torch.equal(found, rows)
+    assert set(found.tolist()) == set(range(30))
 
 
-def test_one_prompt_in_ten_is_empty() -> None:
-    data = TrainingSet(torch.zeros(1), torch.zeros(1), torch.zeros(5, 1, 1))
-    found = data.drop_some(torch.zeros(5_000, dtype=torch.long), generator())
-    assert set(found.tolist()) == {0, 4}
-    assert float((found == 4).float().mean()) == pytest.approx(0.1, abs=0.02)
+def captions(wrong: float) -> tuple[list[str], Captions]:
+    texts = prompts()
+    return texts, Captions.of(texts, dict.fromkeys(("behaviour", "attribute", "relation"), wrong))
+
+
+def test_captions_are_wrong_by_near_misses_as_often_as_is_said() -> None:
+    texts, some = captions(0.4)
+    for prompt in ("a heart holding a balloon", "a blue and dotted square", "the star above the circle"):
+        told = some.told(torch.full((20_000,), texts.index(prompt)), generator()).tolist()
+        share = {text: told.count(i) / len(told) for i, text in enumerate([*texts, ""])}
+        assert share[""] == pytest.approx(EMPTY, abs=0.01)
+        assert share[prompt] == pytest.approx((1 - EMPTY) * 0.6, abs=0.015)
+        misses = near_misses(prompt)
+        assert {text for text in share if share[text]} == {"", prompt, *misses}
+        assert all(share[miss] == pytest.approx((1 - EMPTY) * 0.4 / len(misses), abs=0.01) for miss in misses)
+
+
+def test_a_shard_is_a_function_of_its_number() -> None:
+    _, some = captions(0.5)
+    caption = torch.arange(544).repeat(4)
+    shards = Shards(caption, some, 0.5, seed=7)
+    for number in range(12):
+        one, again = shards(number), shards(number)
+        assert all(torch.equal(one[key], again[key]) for key in one)
+        transferred = bool(one["M"].any())
+        assert one["rows"].shape == (HALF, 2)
+        same = [torch.equal(one[k][:, 0], one[k][:, 1]) for k in ("timestep", "text")]
+        assert same == [transferred] * 2
+        if transferred:
+            assert torch.equal(caption[one["rows"][:, 0]], caption[one["rows"][:, 1]])
+            assert int(one["timestep"].min()) >= transfer.EARLIEST
+    assert not torch.equal(shards(0)["noise"], shards(1)["noise"])
+
+
+def test_without_a_mask_the_loss_is_noise_prediction() -> None:
+    _, some = captions(0.0)
+    torch.manual_seed(0)
+    unet, latents, texts = _unet().eval(), torch.randn(544, 4, 16, 16), torch.randn(545, 5, 16)
+    batch = Shards(torch.arange(544), some, 0.0, seed=0)(3)
+    with torch.no_grad():
+        found = Objective(unet, latents, texts)(batch)
+        rows, t, noise, text = (batch[k].transpose(0, 1).flatten(0, 1) for k in ("rows", "timestep", "noise", "text"))
+        x_t = scheduler().add_noise(latents[rows], noise, t)
+        error = (unet(x_t, t, texts[text]).sample - noise).square().mean(dim=(1, 2, 3))
+    expected = (error * min_snr_weight(scheduler().alphas_cumprod[t])).mean()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

@@ -7,7 +7,7 @@ from .findings import Finding, failed, ok
 
 # micro-clip's CLIPScore of `draw_prompt(KNOWN_PROMPT)`; computed on an x86 CPU in fp32 when the
 # weights were committed.
-KNOWN_PROMPT, KNOWN_SCORE = "a heart holding a balloon", 0.9384
+KNOWN_PROMPT, KNOWN_SCORE = "a heart holding a balloon", 0.9227
 KNOWN_TOLERANCE = 2e-3  # other processors round differently
 SAME = 1e-4  # between a picture alone and in a batch
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .facts import Facts, listed
@@ -69,7 +68,8 @@ def scheduler(facts: Facts) -> Finding:
     steps = facts.policy.schedule
     given = DDIMScheduler.from_config(scheduler_config(facts.source, facts.params.model)).config
     found = (f"{steps.prediction_type}, {given.timestep_spacing} spacing, {steps.num_steps} steps from timestep "
-             f"{int(steps.timesteps[0])} to {int(steps.timesteps[-1])}, noise of the last {float(steps.std[-1]):.2g}")
+             f"{int(steps.timesteps[0])} to {int(steps.timesteps[-1])}, noise of the last {float(steps.std[-1]):.2g}"
+             f"{said_by_file(facts.source, facts.params.model)}")
     if given.timestep_spacing != "leading":
         return warning(f"{found}; the paper's spacing is leading",
                        "Nothing has to be done; to repeat the paper change the model's scheduler_config.json.")
@@ -81,9 +81,25 @@ def scheduler(facts: Facts) -> Finding:
 
 def scheduler_config(source: Source, model: Model) -> dict[str, Any]:
     """What the model's files, or the configurations given for a single file, say of its scheduler."""
-    from ...models.single_file import SCHEDULER
+    from ...models.builtin import local_path
+    from ...models.single_file import SCHEDULER, read_markers
 
-    folder = Path(model.config or "") if source.is_single_file else source.path
+    given = local_path(model.config) if model.config else None
+    if source.is_single_file and not (given and given.is_dir()):
+        return read_markers(source.path, model).scheduler
+    folder = given if source.is_single_file and given else source.path
     file = folder / "scheduler" / "scheduler_config.json"
     found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else SCHEDULER
     return found
+
+
+def said_by_file(source: Source, model: Model) -> str:
+    """What a single file says of what it predicts, and what is assumed; empty for a folder."""
+    from ...models.builtin import local_path
+    from ...models.single_file import read_markers
+
+    if not source.is_single_file or (model.config and local_path(model.config).is_dir()):
+        return ""
+    reading = read_markers(source.path, model)
+    assumed = f"; assumed {', '.join(reading.assumed)}" if reading.assumed else ""
+    return f"; configuration {reading.config}, read from the file: {', '.join(reading.read) or 'no marker'}{assumed}"

@@ -26,13 +26,14 @@ def run(
     only: Annotated[str, typer.Option(help="Run only cells whose name this regular expression finds.")] = "",
     direct: Annotated[bool, typer.Option(help="Without DVC, all in this process: much faster where cells are small, "
                                               "and no experiment remains.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="With --direct: groups of cells side by side.")] = 1,
 ) -> None:
     """Run what is not finished yet, one cell after the other; run it again after an interruption."""
     from .grid import load_study
     from .running import run_study
 
     study = load_study(file)
-    run_study(study, _folder(out, study.name), only, direct)
+    run_study(study, _folder(out, study.name), only, direct, workers)
 
 
 @app.command()
@@ -43,7 +44,7 @@ def table(file: File, out: Out = None) -> None:
     from rich.table import Table
 
     from ...evaluation.labels import SPLITS, label
-    from .comparing import CELLS, PROMPTS, gains, means, require_one_reward, shown
+    from .comparing import CELLS, PROMPTS, QUESTION, gains, means, require_one_reward, shown
     from .drawing import draw_curves, draw_gains
     from .grid import load_study
     from .running import read_rows
@@ -63,7 +64,7 @@ def table(file: File, out: Out = None) -> None:
         lines.add_row(row["method"], row["group"], label(row["measure"]), SPLITS[row["split"]], str(row["seeds"]),
                       *(shown(row, key) for key in ("gain", "difference")))
     Console(width=None if sys.stdout.isatty() else 160).print(lines)
-    print(f"{len(cells)} of {len(study.cells)} cells; tables and figures are in {folder}.")
+    print(f"{QUESTION}\n{len(cells)} of {len(study.cells)} cells; tables and figures are in {folder}.")
 
 
 @app.command()

@@ -1,56 +1,24 @@
 """From a study's rows to its tables: mean gains over the base model, and differences from the baseline, with intervals.
 
-The unit that is repeated is a training (a seed), and each has its prompts: intervals are percentile bootstraps over
-both, seeds and prompts drawn anew and crossed. A seed's images are the same for every method, so differences are
-paired.
+The unit that is repeated is a training (a seed), and each has its prompts: intervals take both as drawn anew and
+crossed (`evaluation/intervals.py`). A seed's images are the same for every method, so differences are paired.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from ...evaluation.intervals import TRAININGS, of_other_trainings
 from ...evaluation.labels import SPLITS
 from ...evaluation.measures import CLIP, DIVERSITY, REWARD
 from .grid import Study, StudyError
 
-RESAMPLES = 4_000
 CELLS, PROMPTS = "cells.csv", "prompts.csv"
 REWARD_MODEL = "reward_model"  # the column of cells.csv that says which reward scored
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean with its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
-def bootstrap(groups: list[NDArray[np.float64]], seed: int = 0) -> NDArray[np.float64]:
-    """Means (RESAMPLES,) over groups of (repetition, prompt) values, both axes drawn anew in each group.
-
-    The same ``seed`` and shapes draw the same rows, so that two methods can be held against each other draw by draw.
-    """
-    random = np.random.default_rng(seed)
-    total = np.zeros(RESAMPLES)
-    for values in groups:
-        rows = random.integers(0, values.shape[0], (RESAMPLES, values.shape[0]))
-        columns = random.integers(0, values.shape[1], (RESAMPLES, values.shape[1]))
-        total += values[rows[:, :, None], columns[:, None, :]].mean(axis=(1, 2))
-    return total / len(groups)
-
-
-def estimate(draws: NDArray[np.float64], groups: list[NDArray[np.float64]]) -> Estimate:
-    """The mean of the groups' means, and the interval of the draws."""
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return Estimate(float(np.mean([values.mean() for values in groups])), float(low), float(high))
+QUESTION = f"95 % intervals: would {TRAININGS} gain as much (trainings and prompts are crossed, t)?"
 
 
 def last_round(prompts: pd.DataFrame) -> pd.DataFrame:
@@ -115,9 +83,8 @@ def _compared(wide: pd.DataFrame, chosen: list[str], method: str, study: Study) 
             return {}
         ours.append(here.loc[[(seed, method) for seed in seeds]].to_numpy())
         theirs.append(here.loc[[(seed, study.baseline) for seed in seeds]].to_numpy())
-    draws, others = bootstrap(ours), bootstrap(theirs)
-    gain = estimate(draws, ours)
-    difference = estimate(draws - others, [a - b for a, b in zip(ours, theirs, strict=True)])
+    gain, difference = (of_other_trainings(values) for values in (
+        ours, [a - b for a, b in zip(ours, theirs, strict=True)]))
     return {"seeds": min(len(values) for values in ours), "gain": gain.mean, "gain_low": gain.low,
             "gain_high": gain.high, "difference": difference.mean, "difference_low": difference.low,
             "difference_high": difference.high}

@@ -8,9 +8,9 @@ and an interrupted cell goes on where it was.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from contextlib import chdir
 from pathlib import Path
 
 from ...params import load_params
@@ -31,8 +31,7 @@ def run_here(study: str, cell: Cell) -> Outputs:
     folder = _folder(study, cell)
     _show_workspace(folder)
     (folder / PARAMS).write_text(cell.params(read_yaml(Path(PARAMS)) or {}), encoding="utf-8")
-    with chdir(folder):
-        rounds = in_order(load_params("rounds"))
+    rounds = in_order(load_params("rounds", path=folder / PARAMS))
     _run_all(folder)
     return Outputs(rounds, lambda path: (folder / path).read_text(encoding="utf-8"))
 
@@ -56,7 +55,9 @@ def _show_workspace(folder: Path) -> None:
 
 
 def _run_all(folder: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "stages", "all"], cwd=folder, check=False)
+    # Work in progress lies in the cell's folder, wherever that of the workspace is: cells may run side by side
+    environment = {name: value for name, value in os.environ.items() if name != "DFUSION_SCRATCH"}
+    done = subprocess.run([sys.executable, "-m", "stages", "all"], cwd=folder, check=False, env=environment)
     if done.returncode:
         raise StudyError(f"the stages in {folder} ended with exit code {done.returncode}; their output is above.",
                          "Run the same command again to go on from there.")

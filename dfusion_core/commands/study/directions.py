@@ -171,7 +171,8 @@ def _gains(after: pd.DataFrame, before: pd.DataFrame) -> dict[str, float]:
     found: dict[str, float] = {}
     for measure in measures(after):
         change = after[measure].to_numpy(float) - before[measure].to_numpy(float)
-        found |= dict(zip((measure, f"{measure}_low", f"{measure}_high"), interval(change), strict=True))
+        gain = interval("train", change, after.prompt.tolist())
+        found |= {measure: gain.mean, f"{measure}_low": gain.low, f"{measure}_high": gain.high}
     return found
 
 

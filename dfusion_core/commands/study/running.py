@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,28 +27,51 @@ from .grid import Cell, Study, StudyError
 from .outputs import Outputs
 
 
-def run_study(study: Study, out: Path, only: str = "", direct: bool = False) -> None:
+def run_study(study: Study, out: Path, only: str = "", direct: bool = False, workers: int = 1) -> None:
     """Run every cell that has no row in ``out``/cells.csv yet, and of these only those whose name the regular
     expression ``only`` finds.
 
     Each is `dvc exp run --temp`: the workspace stays as it is, and stages that another cell has run already come from
-    DVC's cache. ``direct``: without DVC, all stages in this process. After each cell its rows are in cells.csv and
-    prompts.csv, so an interrupted study goes on where it was. Raises StudyError if an experiment fails.
+    DVC's cache. ``direct``: without DVC, in a folder beside the workspace, and as many groups of cells side by side as
+    there are ``workers``. After each cell its rows are in cells.csv and prompts.csv, so an interrupted study goes on
+    where it was. Raises StudyError if an experiment fails.
     """
     try:
         chosen = re.compile(only)
     except re.error as error:
         raise StudyError(f"--only {short(only)}: is no regular expression: {error}.") from error
+    if workers > 1 and not direct:
+        raise StudyError("--workers: only with --direct; DVC runs one experiment after the other.")
     known = set(read_rows(out / CELLS, study.factors).cell)
     wanted = [cell for cell in study.cells if cell.name not in known and chosen.search(cell.name)]
     print(f"{study.name}: {len(study.cells)} cells, {len(known)} done, {len(wanted)} to run.", flush=True)
-    for number, cell in enumerate(wanted):
-        print(f"[{number + 1} of {len(wanted)}] {cell.name}: {' '.join(cell.overrides)}", flush=True)
+    groups: dict[str, list[Cell]] = {}
+    for cell in wanted:
+        groups.setdefault(cell.group, []).append(cell)
+    with ThreadPoolExecutor(workers) as pool:
+        failed = [name for names in pool.map(partial(_run_group, study.name, out, direct), groups.values())
+                  for name in names]
+    if failed:
+        raise StudyError(f"{study.name}: failed: {', '.join(failed)}; their output is above.",
+                         "Run the same command again to go on from there.")
+
+
+def _run_group(study: str, out: Path, direct: bool, cells: list[Cell]) -> list[str]:
+    """Run cells that differ in nothing but what is compared, one after the other; returns the names of those that
+    failed, which do not keep the others from running."""
+    failed = []
+    for cell in cells:
+        print(f"{cell.name}: {' '.join(cell.overrides)}", flush=True)
         started = time.monotonic()
-        found = run_here(study.name, cell) if direct else _experiment(f"{study.name}-{cell.name}", cell)
-        _keep(out, cell, found, time.monotonic() - started)
-        if direct and not any(other.group == cell.group for other in wanted[number + 1:]):
-            forget(study.name, cell)
+        try:
+            found = run_here(study, cell) if direct else _experiment(f"{study}-{cell.name}", cell)
+            _keep(out, cell, found, time.monotonic() - started)
+        except StudyError as error:
+            print(f"{cell.name}: {error}", file=sys.stderr)
+            failed.append(cell.name)
+    if direct and not failed:
+        forget(study, cells[0])
+    return failed
 
 
 def _experiment(name: str, cell: Cell) -> Outputs:

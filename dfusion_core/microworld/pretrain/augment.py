@@ -12,7 +12,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .data import BUILD, load
+from .data import decoded_file, load
+from .loop import Batch
+from .settings import settings
 
 
 @dataclass
@@ -27,27 +29,31 @@ class Pictures:
     @classmethod
     def load(cls) -> Pictures:
         """The training split."""
-        drawn, captions, labels = load()
-        return cls(drawn, torch.from_numpy(np.load(BUILD / "decoded.npy")), captions, labels)
+        composition = settings().composition
+        drawn, captions, labels = load(composition)
+        return cls(drawn, torch.from_numpy(np.load(decoded_file())), captions, labels)
 
     def __len__(self) -> int:
         return len(self.drawn)
 
-    def batch(self, rows: torch.Tensor, seed: int) -> torch.Tensor:
-        """Augmented pictures (len(rows), 3, 64, 64) in about [-0.5, 0.5]; half of those that can be are decoded."""
-        generator = torch.Generator().manual_seed(seed)
-        use_decoded = (torch.rand(len(rows), generator=generator) < 0.5) & (rows < len(self.decoded))
-        x = self.drawn[rows].float()
-        x[use_decoded] = self.decoded[rows[use_decoded]].float()
-        x = x / 255 - 0.5
-        return soften(x, generator)
+    def to(self, device: torch.device) -> Pictures:
+        """The same with pictures and labels on the device."""
+        return Pictures(self.drawn.to(device), self.decoded.to(device), self.captions,
+                        {head: values.to(device) for head, values in self.labels.items()})
 
+    def draw(self, rows: torch.Tensor, seed: int) -> Batch:
+        """What `show` needs for these rows: which are decoded (half of those that can be), and how all are softened."""
+        n, g = len(rows), torch.Generator().manual_seed(seed)
+        return {"rows": rows, "decoded": (torch.rand(n, generator=g) < 0.5) & (rows < len(self.decoded)),
+                "blur": torch.rand(n, 1, 1, 1, generator=g) ** 2,
+                "strength": 0.06 * torch.rand(n, 1, 1, 1, generator=g),
+                "shift": 0.05 * torch.randn(n, 3, 1, 1, generator=g),
+                "noise": torch.randn(n, 3, 64, 64, generator=g)}
 
-def soften(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Blur a random part of each picture's detail away, add noise, shift brightness."""
-    n = len(x)
-    blurred = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    x = torch.lerp(x, blurred, torch.rand(n, 1, 1, 1, generator=generator) ** 2)
-    strength = 0.06 * torch.rand(n, 1, 1, 1, generator=generator)
-    shift = 0.05 * torch.randn(n, 3, 1, 1, generator=generator)
-    return x + strength * torch.randn(x.shape, generator=generator) + shift
+    def show(self, drawn: Batch) -> torch.Tensor:
+        """Augmented pictures (n, 3, 64, 64) in about [-0.5, 0.5]: blurred, noisy, brighter or darker."""
+        rows = drawn["rows"]
+        twin = self.decoded[rows.clamp(max=len(self.decoded) - 1)]
+        x = torch.where(drawn["decoded"].view(-1, 1, 1, 1), twin, self.drawn[rows]).float() / 255 - 0.5
+        blurred = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+        return torch.lerp(x, blurred, drawn["blur"]) + drawn["strength"] * drawn["noise"] + drawn["shift"]

@@ -3,7 +3,7 @@
 Each picture is asked to pick its caption among those of its batch and near misses of them; where two prompts describe
 the same picture both count as right.
 
-reads  build/data, build/decoded.npy, weights/tokenizer   writes  weights/clip
+reads  build/data, weights/tokenizer   writes  weights/clip
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import save_file
 
 from ..grammar import equivalent, near_misses
-from ..locate import CLIP, WEIGHTS
 from .augment import Pictures
 from .data import load
-from .loop import fit, rows_at
+from .loop import Batch, fit, rows_at
 from .record import record
+from .settings import settings
 from .text import CONTEXT, prompts
 
 STEPS, BATCH, LR = 1_400, 64, 2e-3
@@ -43,12 +43,13 @@ def config(vocab: int) -> dict[str, object]:
 
 def build() -> tuple[open_clip.CLIP, open_clip.tokenizer.HFTokenizer]:
     """An untrained model through open_clip's own loading code, and its tokenizer."""
-    CLIP.mkdir(parents=True, exist_ok=True)
-    for file in (WEIGHTS / "tokenizer").iterdir():
-        shutil.copy(file, CLIP / file.name)
-    vocab = len(json.loads((CLIP / "tokenizer.json").read_text())["model"]["vocab"])
-    (CLIP / "open_clip_config.json").write_text(json.dumps(config(vocab), indent=2) + "\n")
-    name = f"local-dir:{CLIP}"
+    folder = settings().weights_folder / "clip"
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in (settings().weights_folder / "tokenizer").iterdir():
+        shutil.copy(file, folder / file.name)
+    vocab = len(json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"])
+    (folder / "open_clip_config.json").write_text(json.dumps(config(vocab), indent=2) + "\n")
+    name = f"local-dir:{folder}"
     return open_clip.create_model(name, load_weights=False), open_clip.get_tokenizer(name)
 
 
@@ -66,10 +67,10 @@ def accepted(texts: list[str]) -> torch.Tensor:
 @torch.no_grad()
 def near_miss_accuracy(model: open_clip.CLIP, tokens: torch.Tensor, texts: list[str]) -> dict[str, float]:
     """Share of held-out drawings, per template, whose true caption outranks all its near misses."""
-    images, captions, labels = load("held_out")
-    text = model.encode_text(tokens, normalize=True)
+    images, captions, labels = load(settings().composition, "held_out")
+    text = model.encode_text(tokens, normalize=True).cpu()
     scaled = ((images.float() / 255) - 0.5) / STD[0]
-    seen = torch.cat([model.encode_image(part, normalize=True) for part in scaled.split(256)])
+    seen = torch.cat([model.encode_image(part.to(tokens.device), normalize=True).cpu() for part in scaled.split(256)])
     cosine, number = seen @ text.T, {t: i for i, t in enumerate(texts)}
     right = torch.tensor([
         bool((row[number[c]] > row[[number[m] for m in near_misses(c)]]).all())
@@ -78,34 +79,58 @@ def near_miss_accuracy(model: open_clip.CLIP, tokens: torch.Tensor, texts: list[
     return {n: right[labels["template"] == k].float().mean().item() for k, n in enumerate(names)}
 
 
+class Shards:
+    """What a shard holds: pictures, and the prompts among which each has to find its own."""
+
+    def __init__(self, pictures: Pictures, texts: list[str]) -> None:
+        number = {text: i for i, text in enumerate(texts)}
+        self.pictures, self.caption = pictures, torch.tensor([number[c] for c in pictures.captions])
+        self.misses = torch.tensor([[number[miss] for miss in near_misses(text)] for text in texts])
+
+    def __call__(self, number: int) -> Batch:
+        """The shard of this number; ``repeated`` marks candidates that stand further in front already."""
+        rows = rows_at(number, BATCH, len(self.pictures), seed=4)
+        right = self.caption[rows]
+        generator = torch.Generator().manual_seed(number)
+        drawn = torch.randint(0, self.misses.shape[1], (BATCH, MISSES), generator=generator)
+        candidates = torch.cat([right, self.misses[right].gather(1, drawn).flatten()])
+        repeated = (candidates[:, None] == candidates).tril(diagonal=-1).any(dim=1)
+        return self.pictures.draw(rows, number) | {"right": right, "candidates": candidates, "repeated": repeated}
+
+
+class Objective:
+    """Cross-entropy of each picture's prompt, or the other prompt for the same picture, among the candidates."""
+
+    def __init__(self, model: open_clip.CLIP, pictures: Pictures, tokens: torch.Tensor, same: torch.Tensor) -> None:
+        self.model, self.pictures, self.tokens, self.same = model, pictures, tokens, same
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """The loss of a shard."""
+        candidates = batch["candidates"]
+        seen = self.model.encode_image(self.pictures.show(batch) / STD[0], normalize=True)
+        text = self.model.encode_text(self.tokens[candidates], normalize=True)
+        logits = self.model.logit_scale.exp().clamp(max=TOP_SCALE) * seen @ text.T
+        logits = logits.masked_fill(batch["repeated"], float("-inf"))
+        wrong = ~self.same[batch["right"]][:, candidates]
+        return (logits.logsumexp(dim=1) - logits.masked_fill(wrong, float("-inf")).logsumexp(dim=1)).mean()
+
+
 def main() -> None:
     """Train and save in half precision."""
     torch.manual_seed(4)
-    pictures, texts = Pictures.load(), prompts()
+    on, pictures, texts = settings().on, Pictures.load(), prompts()
     model, tokenizer = build()
-    tokens, same = tokenizer(texts), accepted(texts)
-    number = {text: i for i, text in enumerate(texts)}
-    caption_row = torch.tensor([number[c] for c in pictures.captions])
-
-    misses = torch.tensor([[number[miss] for miss in near_misses(text)] for text in texts])
-
-    def loss_at(step: int) -> torch.Tensor:
-        rows = rows_at(step, BATCH, len(pictures), seed=4)
-        right = caption_row[rows]
-        drawn = torch.randint(0, misses.shape[1], (BATCH, MISSES), generator=torch.Generator().manual_seed(step))
-        candidates = torch.cat([right, misses[right].gather(1, drawn).flatten()]).unique()
-        seen = model.encode_image(pictures.batch(rows, step) / STD[0], normalize=True)
-        text = model.encode_text(tokens[candidates], normalize=True)
-        logits = model.logit_scale.exp().clamp(max=TOP_SCALE) * seen @ text.T
-        positives = logits.masked_fill(~same[right][:, candidates], float("-inf")).logsumexp(dim=1)
-        return (logits.logsumexp(dim=1) - positives).mean()
-
-    fit(model.parameters(), loss_at, steps=STEPS, lr=LR, weight_decay=1e-2, name="clip")
+    model.to(on)
+    tokens = tokenizer(texts).to(on)
+    objective = Objective(model, pictures.to(on), tokens, accepted(texts).to(on))
+    fit(model.parameters(), Shards(pictures, texts), objective, steps=STEPS, lr=LR, weight_decay=1e-2, name="clip",
+        merged=False)
     figures = near_miss_accuracy(model.eval(), tokens, texts)
     print("clip near misses", figures, flush=True)
-    halved = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
-    save_file(halved, CLIP / "open_clip_model.safetensors")
-    record("clip", CLIP, **figures)
+    folder = settings().weights_folder / "clip"
+    halved = {k: (v.half() if v.is_floating_point() else v).cpu() for k, v in model.state_dict().items()}
+    save_file(halved, folder / "open_clip_model.safetensors")
+    record("clip", folder, **figures)
 
 
 if __name__ == "__main__":

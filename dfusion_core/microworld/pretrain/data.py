@@ -1,6 +1,6 @@
 """Draw the pictures that everything in the micro-world learns from.
 
-writes  build/data/images.npy (scene, 64, 64, 3) uint8, build/data/captions.json, build/data/labels.json
+writes  build/data/COMPOSITION/images.npy (scene, 64, 64, 3) uint8, captions.json, labels.json
 """
 
 from __future__ import annotations
@@ -12,59 +12,84 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..composition import COMPOSITIONS
 from ..grammar import SHAPES
 from ..scenes import OTHER, Scene, caption, draw, labels, random_scene
+from .settings import settings
 
-BUILD = Path(__file__).parent / "build"
 SEED = 7
 TRAIN, HELD_OUT = 36_000, 2_000
 MALFORMED = 6_000  # pictures with an unnameable shape: only the oracle sees them, to learn what "wrong" is
 SHARE = {"behaviour": 0.36, "attribute": 0.28, "relation": 0.36}
+SPLITS = {"train": (0, TRAIN), "held_out": (TRAIN, TRAIN + HELD_OUT),
+          "malformed": (TRAIN + HELD_OUT, TRAIN + HELD_OUT + MALFORMED)}
 
 
-def scene(index: int, malformed: bool = False) -> Scene:
-    """The index-th scene: a function of the index alone."""
-    rng = np.random.default_rng([SEED, int(malformed), index])
+def scene(index: int, malformed: bool, composition: str) -> Scene:
+    """The index-th scene: a function of the arguments alone."""
+    rng, how = np.random.default_rng([SEED, int(malformed), index]), COMPOSITIONS[composition]
     template = str(rng.choice(list(SHARE), p=list(SHARE.values())))
     if not malformed:
-        return random_scene(rng, template)
+        return random_scene(rng, template, how)
     if template != "relation":
-        return random_scene(rng, template, shape=OTHER)
+        return random_scene(rng, template, how, shape=OTHER)
     whole = str(rng.choice([*SHAPES, OTHER]))
     first, second = (OTHER, whole) if rng.random() < 0.5 else (whole, OTHER)
-    return random_scene(rng, template, first=first, second=second)
+    return random_scene(rng, template, how, first=first, second=second)
 
 
-def _row(job: tuple[int, bool]) -> tuple[np.ndarray, str, dict[str, int]]:
+def _row(job: tuple[int, bool, str]) -> tuple[np.ndarray, str, dict[str, int]]:
     one = scene(*job)
     return draw(one), caption(one), labels(one)
 
 
-def load(split: str = "train") -> tuple[torch.Tensor, list[str], dict[str, torch.Tensor]]:
-    """Pictures (n, 3, 64, 64) uint8, captions, and labels per head (n,) of a split.
+def data_folder(composition: str) -> Path:
+    """Where the pictures of a composition are."""
+    return settings().build_folder / "data" / composition
 
-    ``split`` is "train", "held_out" or "malformed".
-    """
-    folder = BUILD / "data"
-    start, stop = {"train": (0, TRAIN), "held_out": (TRAIN, TRAIN + HELD_OUT),
-                   "malformed": (TRAIN + HELD_OUT, TRAIN + HELD_OUT + MALFORMED)}[split]
+
+def latents_file(composition: str) -> Path:
+    """Where `vae` writes the latents of a composition's training pictures."""
+    return settings().build_folder / "latents" / f"{composition}.npy"
+
+
+def decoded_file() -> Path:
+    """Where `vae` writes pictures of the chosen composition as they come out of the autoencoder."""
+    return settings().build_folder / "latents" / "decoded.npy"
+
+
+def load_captions(composition: str, split: str = "train") -> list[str]:
+    """Captions of a split: "train", "held_out" or "malformed"."""
+    start, stop = SPLITS[split]
+    return json.loads((data_folder(composition) / "captions.json").read_text())[start:stop]
+
+
+def load(composition: str, split: str = "train") -> tuple[torch.Tensor, list[str], dict[str, torch.Tensor]]:
+    """Pictures (n, 3, 64, 64) uint8, captions, and labels per head (n,) of a split."""
+    folder, (start, stop) = data_folder(composition), SPLITS[split]
     images = torch.from_numpy(np.load(folder / "images.npy", mmap_mode="r")[start:stop].copy())
-    captions = json.loads((folder / "captions.json").read_text())[start:stop]
-    table = json.loads((folder / "labels.json").read_text())
-    return images.permute(0, 3, 1, 2), captions, {k: torch.tensor(v[start:stop]) for k, v in table.items()}
+    table = {k: torch.tensor(v[start:stop]) for k, v in json.loads((folder / "labels.json").read_text()).items()}
+    return images.permute(0, 3, 1, 2), load_captions(composition, split), table
 
 
-def main() -> None:
-    """Draw all splits into one array."""
-    jobs = [(i, False) for i in range(TRAIN + HELD_OUT)] + [(i, True) for i in range(MALFORMED)]
+def draw_all(composition: str) -> None:
+    """Draw all splits of a composition into one array."""
+    jobs = [(i, False, composition) for i in range(TRAIN + HELD_OUT)]
+    jobs += [(i, True, composition) for i in range(MALFORMED)]
     with ProcessPoolExecutor() as pool:
-        rows = list(pool.map(_row, jobs, chunksize=500))
-    folder = BUILD / "data"
+        rows = list(pool.map(_row, jobs, chunksize=250))
+    folder = data_folder(composition)
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "images.npy", np.stack([row[0] for row in rows]))
     (folder / "captions.json").write_text(json.dumps([row[1] for row in rows]))
     heads = rows[0][2]
     (folder / "labels.json").write_text(json.dumps({h: [row[2][h] for row in rows] for h in heads}))
+
+
+def main() -> None:
+    """Scattered pictures, and those of params.yaml."""
+    for composition in dict.fromkeys(["scattered", settings().composition]):
+        draw_all(composition)
 
 
 if __name__ == "__main__":

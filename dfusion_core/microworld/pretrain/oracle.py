@@ -1,6 +1,6 @@
 """Train the oracle on drawings, decoded drawings and drawings of malformed shapes, with their labels.
 
-reads  build/data, build/decoded.npy   writes  weights/oracle
+reads  build/data   writes  weights/oracle
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import save_file
 
 from ..grammar import HEADS
-from ..locate import ORACLE
 from ..oracle import Oracle, judge
 from .augment import Pictures
 from .data import load
-from .loop import fit, rows_at
+from .loop import Batch, fit, rows_at
 from .record import record
+from .settings import settings
 
 STEPS, BATCH, LR = 4_500, 32, 2e-3
 
@@ -24,16 +24,16 @@ def classification_loss(found: dict[str, torch.Tensor], labels: dict[str, torch.
 
     A head that no picture of the batch has a label for adds nothing (its mean would be 0 / 0).
     """
-    loss = torch.zeros(())
+    losses = []
     for head in HEADS:
         summed = torch.nn.functional.nll_loss(found[head], labels[head], ignore_index=-1, reduction="sum")
-        loss = loss + summed / (labels[head] >= 0).sum().clamp(min=1)
-    return loss
+        losses.append(summed / (labels[head] >= 0).sum().clamp(min=1))
+    return torch.stack(losses).sum()
 
 
 def with_malformed(pictures: Pictures) -> Pictures:
     """The training pictures and the malformed ones (which have no decoded twin) together."""
-    images, captions, labels = load("malformed")
+    images, captions, labels = load(settings().composition, "malformed")
     return Pictures(torch.cat([pictures.drawn, images]), pictures.decoded, pictures.captions + captions,
                     {h: torch.cat([pictures.labels[h], labels[h]]) for h in labels})
 
@@ -42,20 +42,24 @@ def main() -> None:
     """Train and save in half precision."""
     torch.manual_seed(5)
     pictures = with_malformed(Pictures.load())
-    oracle = Oracle()
+    oracle = Oracle().to(settings().on)
+    here = pictures.to(settings().on)
 
-    def loss_at(step: int) -> torch.Tensor:
-        rows = rows_at(step, BATCH, len(pictures), seed=5)
-        return classification_loss(oracle(pictures.batch(rows, step)), {h: v[rows] for h, v in pictures.labels.items()})
+    def loss_of(batch: Batch) -> torch.Tensor:
+        return classification_loss(oracle(here.show(batch)), {h: v[batch["rows"]] for h, v in here.labels.items()})
 
-    fit(oracle.parameters(), loss_at, steps=STEPS, lr=LR, weight_decay=1e-2, name="oracle")
-    images, captions, _ = load("held_out")
-    right, _ = judge(oracle.eval(), images, captions)
+    def shard(number: int) -> Batch:
+        return pictures.draw(rows_at(number, BATCH, len(pictures), seed=5), number)
+
+    fit(oracle.parameters(), shard, loss_of, steps=STEPS, lr=LR, weight_decay=1e-2, name="oracle", merged=False)
+    images, captions, _ = load(settings().composition, "held_out")
+    right, _ = judge(oracle.eval().cpu(), images, captions)
     share = float(right.float().mean())
     print(f"oracle reads {share:.4f} of the held-out drawings right", flush=True)
-    ORACLE.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.half() for k, v in oracle.state_dict().items()}, ORACLE / "model.safetensors")
-    record("oracle", ORACLE, held_out_right=round(share, 4))
+    folder = settings().weights_folder / "oracle"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.half() for k, v in oracle.state_dict().items()}, folder / "model.safetensors")
+    record("oracle", folder, held_out_right=round(share, 4))
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ..grammar import TEMPLATES, all_prompts
-from ..locate import WEIGHTS
-from .loop import fit, rows_at
+from .loop import Batch, fit, rows_at
 from .record import record
+from .settings import settings
 
 CONTEXT, WIDTH = 16, 96
 STEPS, BATCH, LR = 1_500, 32, 2e-3
@@ -86,20 +86,21 @@ def build(vocab: int) -> CLIPTextModel:
 def main() -> None:
     """Fit the encoder to its targets on every prompt and on the empty one."""
     torch.manual_seed(2)
-    tokenizer = train_tokenizer()
-    texts = [*prompts(), ""]
-    tokens = tokenizer(texts, padding="max_length", max_length=CONTEXT, return_tensors="pt").input_ids
-    wanted = torch.stack([targets(t) for t in texts])
-    model = build(len(tokenizer))
+    tokenizer, texts, on = train_tokenizer(), [*prompts(), ""], settings().on
+    tokens = tokenizer(texts, padding="max_length", max_length=CONTEXT, return_tensors="pt").input_ids.to(on)
+    wanted = torch.stack([targets(t) for t in texts]).to(on)
+    model = build(len(tokenizer)).to(on)
 
-    def loss_at(step: int) -> torch.Tensor:
-        rows = rows_at(step, BATCH, len(texts))
+    def loss_of(batch: Batch) -> torch.Tensor:
+        rows = batch["rows"]
         return (model(tokens[rows]).last_hidden_state - wanted[rows]).square().mean()
 
-    fit(model.parameters(), loss_at, steps=STEPS, lr=LR, name="text")
-    tokenizer.save_pretrained(WEIGHTS / "tokenizer")
-    model.eval().save_pretrained(WEIGHTS / "text_encoder")
-    record("text", WEIGHTS / "tokenizer", WEIGHTS / "text_encoder")
+    fit(model.parameters(), lambda number: {"rows": rows_at(number, BATCH, len(texts))}, loss_of, steps=STEPS, lr=LR,
+        name="text")
+    weights = settings().weights_folder
+    tokenizer.save_pretrained(weights / "tokenizer")
+    model.eval().cpu().save_pretrained(weights / "text_encoder")
+    record("text", weights / "tokenizer", weights / "text_encoder")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Train the autoencoder: 64x64 pictures to 16x16x4 latents and back (diffusers ``AutoencoderKL``).
 
-reads  build/data   writes  weights/vae, build/latents.npy, build/decoded.npy
+reads  build/data   writes  weights/vae, build/latents
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
-from ..locate import WEIGHTS
-from .data import BUILD, load
-from .loop import fit, rows_at
+from .data import decoded_file, latents_file, load
+from .loop import Batch, fit, rows_at
 from .record import record
+from .settings import settings
 
 STEPS, BATCH, LR = 1_500, 16, 2e-3
 DECODED = 8_000  # pictures of the training split that are kept decoded, for augmentation
@@ -32,46 +32,70 @@ def to_float(images: torch.Tensor) -> torch.Tensor:
     return images.float() / 127.5 - 1
 
 
-def reconstruction_loss(vae: AutoencoderKL, x: torch.Tensor) -> torch.Tensor:
-    """Squared plus absolute error in pixels, plus the weighted KL to a unit normal per latent element."""
+def reconstruction_loss(vae: AutoencoderKL, x: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """Squared plus absolute error in pixels, plus the weighted KL to a unit normal per latent element.
+
+    noise: standard normal, of the latents' shape.
+    """
     posterior = vae.encode(x).latent_dist
-    y = vae.decode(posterior.sample()).sample
+    y = vae.decode(posterior.mean + posterior.std * noise).sample
     return (y - x).square().mean() * 4 + (y - x).abs().mean() + KL_WEIGHT * posterior.kl().mean() / 1024
+
+
+def shard(number: int, count: int) -> Batch:
+    """Rows of pictures, and the noise of their latents."""
+    noise = torch.randn(BATCH, 4, 16, 16, generator=torch.Generator().manual_seed(number))
+    return {"rows": rows_at(number, BATCH, count), "noise": noise}
 
 
 @torch.no_grad()
 def encode_all(vae: AutoencoderKL, images: torch.Tensor) -> torch.Tensor:
-    """Mean latents (n, 4, 16, 16), not yet scaled."""
-    return torch.cat([vae.encode(to_float(part)).latent_dist.mean for part in images.split(256)])
+    """Mean latents (n, 4, 16, 16), not yet scaled, on the CPU."""
+    return torch.cat([vae.encode(to_float(part.to(vae.device))).latent_dist.mean.cpu() for part in images.split(256)])
 
 
 @torch.no_grad()
 def decode_all(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
-    """uint8 pictures (n, 3, 64, 64) of unscaled latents."""
-    parts = [vae.decode(part).sample for part in latents.split(64)]
+    """uint8 pictures (n, 3, 64, 64) of unscaled latents, on the CPU."""
+    parts = [vae.decode(part.to(vae.device)).sample.cpu() for part in latents.split(64)]
     return torch.cat([((p.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8) for p in parts])
 
 
-def main() -> None:
-    """Train, set the scaling factor that gives the latents unit variance, and cache what later steps need."""
-    torch.manual_seed(1)
-    images, _, _ = load()
-    vae = build()
-    def loss_at(step: int) -> torch.Tensor:
-        return reconstruction_loss(vae, to_float(images[rows_at(step, BATCH, len(images))]))
+def write_latents(vae: AutoencoderKL, composition: str) -> None:
+    """Scaled latents of a composition's training pictures."""
+    latents = encode_all(vae, load(composition)[0])
+    file = latents_file(composition)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    np.save(file, (latents * vae.config.scaling_factor).numpy())
 
-    fit(vae.parameters(), loss_at, steps=STEPS, lr=LR, name="vae")
-    latents = encode_all(vae.eval(), images)
-    vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
-    np.save(BUILD / "latents.npy", (latents * vae.config.scaling_factor).numpy())
-    held_out, _, _ = load("held_out")
-    again = decode_all(vae, encode_all(vae, held_out))
-    error = (again.float() - held_out.float()).square().mean(dim=(1, 2, 3))
-    psnr = float((10 * torch.log10(255**2 / error)).mean())
-    print(f"vae held-out PSNR {psnr:.2f} dB", flush=True)
-    np.save(BUILD / "decoded.npy", decode_all(vae, latents[:DECODED]).numpy())
-    vae.half().save_pretrained(WEIGHTS / "vae")
-    record("vae", WEIGHTS / "vae", held_out_psnr=round(psnr, 2))
+
+def psnr(vae: AutoencoderKL, images: torch.Tensor) -> float:
+    """Mean peak signal-to-noise ratio (dB) of pictures that are encoded and decoded."""
+    error = (decode_all(vae, encode_all(vae, images)).float() - images.float()).square().mean(dim=(1, 2, 3))
+    return float((10 * torch.log10(255**2 / error)).mean())
+
+
+def main() -> None:
+    """Train on scattered pictures, set the scaling factor that gives their latents unit variance, and cache what later
+    steps need."""
+    torch.manual_seed(1)
+    chosen = settings().composition
+    images = load("scattered")[0]
+    vae, pictures = build().to(settings().on), images.to(settings().on)
+
+    def loss_of(batch: Batch) -> torch.Tensor:
+        return reconstruction_loss(vae, to_float(pictures[batch["rows"]]), batch["noise"])
+
+    fit(vae.parameters(), lambda number: shard(number, len(images)), loss_of, steps=STEPS, lr=LR, name="vae")
+    vae.register_to_config(scaling_factor=round(1 / encode_all(vae.eval(), images).std().item(), 5))
+    for composition in dict.fromkeys(["scattered", chosen]):
+        write_latents(vae, composition)
+    latents = torch.from_numpy(np.load(latents_file(chosen))[:DECODED]) / vae.config.scaling_factor
+    np.save(decoded_file(), decode_all(vae, latents).numpy())
+    found = psnr(vae, load(chosen, "held_out")[0])
+    print(f"vae held-out PSNR {found:.2f} dB", flush=True)
+    vae.half().cpu().save_pretrained(settings().weights_folder / "vae")
+    record("vae", settings().weights_folder / "vae", held_out_psnr=round(found, 2))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,40 @@
+"""What the U-Net is told of a training picture: its caption, sometimes a near miss of it, sometimes nothing.
+
+Captions of pictures from the web are wrong now and then, and a model trained on them knows every word and still shows
+the wrong thing. Here a caption is replaced by one of its near misses, which differ in one factor, all equally likely,
+with the probability `wrong_captions` of params.yaml; then one caption in ten is empty, for classifier-free guidance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from ..grammar import near_misses, parse
+
+EMPTY = 0.1
+
+
+@dataclass(frozen=True)
+class Captions:
+    """Numbers of captions; the empty one is the last. ``misses`` (caption, miss) are near misses, ``wrong`` (caption,)
+    their probability."""
+
+    misses: torch.Tensor
+    wrong: torch.Tensor
+
+    @classmethod
+    def of(cls, texts: list[str], wrong: Mapping[str, float]) -> Captions:
+        """For these captions; ``wrong`` by template."""
+        number = {text: i for i, text in enumerate(texts)}
+        return cls(torch.tensor([[number[miss] for miss in near_misses(text)] for text in texts]),
+                   torch.tensor([wrong[parse(text).template] for text in texts]))
+
+    def told(self, caption: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """What is said of pictures with these captions, (n,) of numbers."""
+        n, width = len(caption), self.misses.shape[1]
+        miss = self.misses[caption, torch.randint(width, (n,), generator=generator)]
+        said = torch.where(torch.rand(n, generator=generator) < self.wrong[caption], miss, caption)
+        return torch.where(torch.rand(n, generator=generator) < EMPTY, len(self.misses), said)

@@ -1,0 +1,64 @@
+"""What can be chosen in pretraining: params.yaml of this folder, or the file that DFUSION_PRETRAIN names."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+import yaml
+
+from ..composition import COMPOSITIONS, Composition
+
+HERE = Path(__file__).parent
+UNLIMITED = 10**9
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``wrong_captions`` (by template) and ``transfer_share`` are probabilities; paths are relative to this folder.
+
+    ``most_steps`` cuts every part's training short, to try the code.
+    """
+
+    composition: str
+    wrong_captions: dict[str, float]
+    transfer_share: float
+    words_steps: int
+    unet_steps: int
+    weights: str
+    build: str
+    device: str
+    most_steps: int = UNLIMITED
+
+    @property
+    def how(self) -> Composition:
+        """The ranges of what captions leave open."""
+        if self.composition not in COMPOSITIONS:
+            raise ValueError(f"composition: '{self.composition}' is none of {', '.join(COMPOSITIONS)}")
+        return COMPOSITIONS[self.composition]
+
+    @property
+    def weights_folder(self) -> Path:
+        """Where the parts are written."""
+        return (HERE / self.weights).resolve()
+
+    @property
+    def build_folder(self) -> Path:
+        """Where data between the steps is written."""
+        return (HERE / self.build).resolve()
+
+    @property
+    def on(self) -> torch.device:
+        """Where parts are trained."""
+        name = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+        return torch.device(name)
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process. Raises TypeError for a key that there is not."""
+    file = Path(os.environ.get("DFUSION_PRETRAIN", HERE / "params.yaml"))
+    return Settings(**yaml.safe_load(file.read_text(encoding="utf-8")))

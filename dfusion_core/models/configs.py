@@ -1,0 +1,107 @@
+"""Configurations that others wrote: read as data and checked before any library reads them.
+
+diffusers, transformers and open_clip import or fetch what some keys of a configuration name. None of those keys is
+needed by a model that this program can use, so a folder that has one is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelError, one_line
+
+LARGEST = 64 * 2**20  # bytes of a file of JSON; the largest tokenizers have some 30 MB
+RUNS_CODE = {"auto_map", "trust_remote_code", "custom_pipelines", "custom_pipeline", "code_revision"}
+FETCHES = {"quantization_config", "quantization", "_attn_implementation", "_attn_implementation_internal",
+           "attn_implementation", "_experts_implementation", "use_kernels"}
+PLAIN_ATTENTION = (None, "eager", "sdpa")
+INSTEAD = "Set model.id to a copy of the model without it."
+
+# model_index.json: what each part may be. Parts that are not loaded (None is passed for them) may be anything of these
+# libraries.
+SCHEDULER = re.compile(r"\w+Scheduler(Discrete)?")
+PAIRS: dict[str, tuple[tuple[str, str], ...]] = {
+    "unet": (("diffusers", "UNet2DConditionModel"),),
+    "vae": (("diffusers", "AutoencoderKL"),),
+    "text_encoder": (("transformers", "CLIPTextModel"), ("transformers", "CLIPTextModelWithProjection")),
+    "text_encoder_2": (("transformers", "CLIPTextModelWithProjection"), ("transformers", "CLIPTextModel")),
+    "tokenizer": (("transformers", "CLIPTokenizer"), ("transformers", "CLIPTokenizerFast")),
+    "tokenizer_2": (("transformers", "CLIPTokenizer"), ("transformers", "CLIPTokenizerFast")),
+    "safety_checker": (("stable_diffusion", "StableDiffusionSafetyChecker"),),
+    "feature_extractor": (("transformers", "CLIPImageProcessor"), ("transformers", "CLIPFeatureExtractor")),
+    "image_encoder": (("transformers", "CLIPVisionModelWithProjection"),),
+}
+
+
+def read_config(file: Path) -> Any:
+    """The JSON of a file. Raises ModelError where there is none, or where it is not JSON of a sensible size."""
+    try:
+        if file.stat().st_size > LARGEST:
+            raise ValueError(f"it has more than {LARGEST >> 20} MiB")
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"model.id: {file} cannot be read: {one_line(error)}.",
+                         "Get this file of the model once more.") from error
+
+
+def check_configs(folder: Path, names: Iterable[str]) -> None:
+    """Check the configurations ``names`` of a model in diffusers format. Raises ModelError.
+
+    names: paths below ``folder``; those that are no JSON, and the vocabularies, are passed over.
+    """
+    for name in names:
+        if name.endswith("model_index.json"):
+            check_index(folder / name)
+        elif name.endswith(("config.json", "adapter_config.json")):
+            check_keys(folder / name)
+
+
+def check_index(file: Path) -> None:
+    """Every (library, class) of model_index.json must be one of a Stable Diffusion model. Raises ModelError."""
+    index = read_config(file)
+    if not isinstance(index, dict):
+        raise ModelError(f"model.id: {file} is no object of JSON.", INSTEAD)
+    check_keys(file, index)
+    for part, pair in index.items():
+        if isinstance(pair, list) and pair not in ([None, None], []) and not _known_pair(part, pair):
+            allowed = " or ".join(".".join(one) for one in PAIRS.get(part, ())) or "a scheduler of diffusers"
+            what = f"{part} is {json.dumps(pair)[:80]}, and not {allowed}" if part in PAIRS or part == "scheduler" \
+                else f"the part {part} ({json.dumps(pair)[:80]}) belongs to no Stable Diffusion model"
+            raise ModelError(f"model.id: {file}: {what}.", INSTEAD)
+
+
+def check_keys(file: Path, config: Any = None) -> None:
+    """Raise ModelError for a key, at any depth, that makes a library run or fetch something."""
+    for key, value in _items(read_config(file) if config is None else config):
+        if key in RUNS_CODE and value not in (None, False, {}, []):
+            raise ModelError(f"model.id: {file} has {key} = {json.dumps(value)[:80]}, which would run code of others.",
+                             INSTEAD)
+        if key in FETCHES and value not in PLAIN_ATTENTION and value is not False:
+            raise ModelError(f"model.id: {file} has {key} = {json.dumps(value)[:80]}, which this program does not use.",
+                             INSTEAD)
+    if file.name == "adapter_config.json":
+        raise ModelError(f"model.id: {file}: this part was saved with a LoRA beside its weights.",
+                         "Merge it first (peft: merge_and_unload) and save the model again.")
+
+
+def _known_pair(part: str, pair: list[Any]) -> bool:
+    if part == "scheduler":
+        return len(pair) == 2 and pair[0] == "diffusers" and isinstance(pair[1], str) and bool(
+            SCHEDULER.fullmatch(pair[1]))
+    return tuple(pair) in PAIRS.get(part, ()) if all(isinstance(one, str) for one in pair) else False
+
+
+def _items(value: Any) -> Iterator[tuple[str, Any]]:
+    """Every key and value of nested objects and lists; without recursion, since depth is the file's choice."""
+    rest = [value]
+    while rest:
+        one = rest.pop()
+        if isinstance(one, dict):
+            yield from one.items()
+            rest += one.values()
+        elif isinstance(one, list):
+            rest += one

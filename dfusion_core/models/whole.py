@@ -1,0 +1,137 @@
+"""Whether a model is whole: every part holds exactly what its files say, and each tokenizer fits its encoder.
+
+diffusers and transformers fill what a file lacks with random numbers, or leave it without storage, and go on.
+Names and shapes are compared from the headers of the files; of the text encoders the vectors as well.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import safe_open
+
+from ..errors import ModelError
+
+if TYPE_CHECKING:
+    from ..params import Model
+    from .source import Source
+
+AGAIN = "Get this part of the model once more (from where it came), or set model.id to another copy."
+PADDING = 128  # rows by which an embedding may be larger than its vocabulary: sizes are rounded up
+
+# Differences between a file and a module that change nothing, with who writes them.
+PREFIXES = ("text_model.",)  # transformers < 5 writes it, later versions do not
+HARMLESS = re.compile(
+    r"(.*\.)?embeddings\.position_ids"  # transformers < 4.31: 0, 1, 2, ...
+    r"|logit_scale")  # of the whole CLIP, beside its text encoder
+VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # diffusers < 0.17
+LORA = re.compile(r"lora_[AB]|lora\.(down|up)|lora_(down|up)|base_layer|base_model\.model")
+
+
+def check_whole(model: Model, pipeline: Any, source: Source) -> None:
+    """Raise ModelError where a part of the pipeline is not what its files say, or a tokenizer does not fit."""
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        module = getattr(pipeline, part, None)
+        if module is not None:
+            _check_storage(model, part, module)
+            if not source.is_single_file:
+                _check_part(model, part, module, source)
+    _check_size(model, pipeline.unet)
+    for suffix in ("", "_2"):
+        if getattr(pipeline, f"text_encoder{suffix}", None) is not None:
+            check_tokenizer(model, suffix, pipeline, source)
+
+
+def stored_tensors(path: Path, files: list[str]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """(file, shape) of every tensor, by name, from the headers."""
+    found: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for file in files:
+        with safe_open(path / file, "pt") as opened:
+            for name in opened.keys():  # noqa: SIM118
+                found[_plain(name, file)] = (file, tuple(opened.get_slice(name).get_shape()))
+    return found
+
+
+def check_tokenizer(model: Model, suffix: str, pipeline: Any, source: Source) -> None:
+    """The vocabulary must be there and have the encoder's size; a length limit that is missing is the encoder's."""
+    part, encoder = f"tokenizer{suffix}", getattr(pipeline, f"text_encoder{suffix}")
+    tokenizer = getattr(pipeline, part, None)
+    if tokenizer is None:
+        raise ModelError(f"model.id: '{model.id}' has no {part}.", AGAIN)
+    rows, words = encoder.get_input_embeddings().weight.shape[0], len(tokenizer)
+    if not rows - PADDING < words <= rows:
+        raise ModelError(f"model.id: {part} of '{model.id}' has {words} entries, and text_encoder{suffix} "
+                         f"knows {rows}.", AGAIN)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, int(encoder.config.max_position_embeddings))
+
+
+def check_vocabulary(model: Model, part: str, source: Source) -> None:
+    """Without its vocabulary a tokenizer gives every prompt the same tokens."""
+    there = {name.removeprefix(f"{part}/") for name in source.files if name.startswith(f"{part}/")}
+    if "tokenizer.json" in there or {"vocab.json", "merges.txt"} <= there:
+        return
+    missing = "merges.txt" if "vocab.json" in there else "vocab.json" if "merges.txt" in there else \
+        "tokenizer.json (or vocab.json and merges.txt)"
+    raise ModelError(f"model.id: '{model.id}' has no {part}/{missing}: every prompt would be the same.", AGAIN)
+
+
+def _check_part(model: Model, part: str, module: torch.nn.Module, source: Source) -> None:
+    files = [name for name in source.files if name.startswith(f"{part}/") and name.endswith(".safetensors")]
+    if not files:
+        raise ModelError(f"model.id: '{model.id}' has no weights of {part} in safetensors.", AGAIN)
+    stored = stored_tensors(source.path, files)
+    state = {_plain(name, part): value for name, value in module.state_dict().items()}
+    tied = {_plain(name, part) for name in getattr(module, "_tied_weights_keys", None) or ()}
+    missing = sorted(name for name in state.keys() - stored.keys() - tied if not HARMLESS.fullmatch(name))
+    foreign = sorted(name for name in stored.keys() - state.keys() if not HARMLESS.fullmatch(name))
+    other = sorted(name for name in state.keys() & stored.keys() if stored[name][1] != tuple(state[name].shape))
+    if any(LORA.search(name) for name in foreign):
+        raise ModelError(f"model.id: {part} of '{model.id}' was saved with a LoRA inside ({foreign[0]}).",
+                         "Merge it first (diffusers: fuse_lora, unload_lora_weights) and save the model again.")
+    for names, problem in ((missing, "lacks"), (other, "has another shape of"), (foreign, "has, unknown to it,")):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise ModelError(f"model.id: {part} of '{model.id}' is not whole: {files[0]} {problem} {names[0]}{more}.",
+                             AGAIN)
+    if part.startswith("text_encoder"):
+        _check_vectors(model, part, state, source.path, files)
+
+
+def _check_vectors(model: Model, part: str, state: dict[str, torch.Tensor], path: Path, files: list[str]) -> None:
+    """transformers' own way of reading may have passed over a name that fits; vectors are small enough to compare."""
+    for file in files:
+        with safe_open(path / file, "pt") as opened:
+            for name in opened.keys():  # noqa: SIM118
+                value = state.get(_plain(name, part))
+                if value is not None and value.ndim == 1 and not torch.equal(
+                        opened.get_tensor(name).to(value), value):
+                    raise ModelError(f"model.id: {part} of '{model.id}' is not read from its file: {name} is another.",
+                                     "The file may be of another version of transformers; use another copy.")
+
+
+def _check_storage(model: Model, part: str, module: torch.nn.Module) -> None:
+    """diffusers leaves what a file lacks on the meta device, where it fails later."""
+    empty = [name for name, value in module.state_dict().items() if value.is_meta]
+    if empty:
+        raise ModelError(f"model.id: {part} of '{model.id}' is not whole: its file lacks {empty[0]}"
+                         f"{f' and {len(empty) - 1} more' if len(empty) > 1 else ''}.", AGAIN)
+
+
+def _check_size(model: Model, unet: Any) -> None:
+    size = unet.config.sample_size
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        raise ModelError(f"model.id: the U-Net of '{model.id}' has sample_size {size!r}; square latents of one side, "
+                         "a whole number, are needed.",
+                         "Set sample_size in a copy of unet/config.json to the side of a latent (64 in SD 1.5).")
+
+
+def _plain(name: str, where: str) -> str:
+    """A tensor's name without what versions of the libraries write differently."""
+    for prefix in PREFIXES:
+        name = name.removeprefix(prefix)
+    if where.startswith("vae"):
+        name = re.sub(r"(?<=\.attentions\.0\.)(query|key|value|proj_attn)(?=\.)", lambda m: VAE_ATTENTION[m[1]], name)
+    return name
