@@ -87,6 +87,7 @@ def table_cells(found: Results, split: str) -> tuple[list[str], list[list[str]]]
 def print_tables(found: Results) -> None:
     """The tables at the end of ``dvc repro``: base against each round, training prompts and unseen ones."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console(width=None if Console().is_terminal else WIDTH)
@@ -94,9 +95,9 @@ def print_tables(found: Results) -> None:
         table = Table(title=f"Base model against each round, {SPLITS[split]}, same seeds")
         columns, rows = table_cells(found, split)
         for number, name in enumerate(columns):
-            table.add_column(name, justify="right" if number else "left")
+            table.add_column(escape(name), justify="right" if number else "left")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(escape, row))  # a "[one prompt: no interval]" is no markup
         console.print(table)
     console.print(QUESTION)
 
