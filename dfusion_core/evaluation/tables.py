@@ -87,6 +87,7 @@ def table_cells(found: Results, split: str) -> tuple[list[str], list[list[str]]]
 def print_tables(found: Results) -> None:
     """The tables at the end of ``dvc repro``: base against each round, training prompts and unseen ones."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console(width=None if Console().is_terminal else WIDTH)
@@ -94,9 +95,9 @@ def print_tables(found: Results) -> None:
         table = Table(title=f"Base model against each round, {SPLITS[split]}, same seeds")
         columns, rows = table_cells(found, split)
         for number, name in enumerate(columns):
-            table.add_column(name, justify="right" if number else "left")
+            table.add_column(escape(name), justify="right" if number else "left")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(escape, row))  # a "[one prompt: no interval]" is no markup
         console.print(table)
     console.print(QUESTION)
 
@@ -105,9 +106,10 @@ def _cell(numbers: Numbers | None, name: str) -> str:
     if numbers is None:
         return ""
     if name == INIT:
-        return f"{numbers['mean']:.4f}\n{_bounds(numbers['low'], numbers['high'], '.4f')}"
-    return f"{numbers['mean']:.4f}\n{numbers['gain']:+.4f} {_bounds(numbers['gain_low'], numbers['gain_high'], '+.4f')}"
+        return f"{numbers['mean']:.4f}\n{_bounds(numbers, '', '.4f')}"
+    return f"{numbers['mean']:.4f}\n{numbers['gain']:+.4f} {_bounds(numbers, 'gain_', '+.4f')}"
 
 
-def _bounds(low: float | None, high: float | None, form: str) -> str:
+def _bounds(numbers: Numbers, prefix: str, form: str) -> str:
+    low, high = numbers[f"{prefix}low"], numbers[f"{prefix}high"]
     return "[one prompt: no interval]" if low is None or high is None else f"[{low:{form}}, {high:{form}}]"

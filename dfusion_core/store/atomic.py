@@ -4,7 +4,6 @@ import errno
 import hashlib
 import os
 import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from glob import escape
@@ -63,7 +62,7 @@ def _remove_abandoned(path: Path) -> None:
 
 def _this_host() -> str:
     """A short name for this host: process numbers are those of one."""
-    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+    return hashlib.sha256(os.uname().nodename.encode()).hexdigest()[:8]
 
 
 def _lives(process: int) -> bool:

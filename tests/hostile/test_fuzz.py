@@ -26,25 +26,18 @@ from mutations import Mutation, as_json, as_yaml, by_bytes, by_nodes, by_words, 
 from steps import reseal
 
 from dfusion_core.adoption.tables import judged
-from dfusion_core.commands.inspect import describe
+from dfusion_core.commands.inspect.tree import describe
 from dfusion_core.commands.study.grid import load_study
 from dfusion_core.errors import DFusionError
-from dfusion_core.evaluation.results import (
-    alignment,
-    compare,
-    read_round_result,
-    read_training_result,
-    table_cells,
-    updates,
-)
+from dfusion_core.evaluation.results import compare, read_results, read_training_result
+from dfusion_core.evaluation.tables import alignment, metrics, table_cells, updates
 from dfusion_core.models.pins import read_pin
 from dfusion_core.pairing.plan import pair_plan, twin_plan
 from dfusion_core.params import load_params, resolved
 from dfusion_core.params.sections import Adopt
 from dfusion_core.prompts.reading import load_prompts
-from dfusion_core.rewards.scoring import check_same
+from dfusion_core.rewards.identity import read_identity, require_same_reward
 from dfusion_core.store import read_stage
-from dfusion_core.store.json_files import read_json
 from dfusion_core.training.advantages import advantages, extend
 from dfusion_core.training.trajectories import load_pairs
 
@@ -108,8 +101,9 @@ def evaluated() -> Any:
 
 
 def rounds() -> Any:
-    found = {name: read_round_result(name) for name in ("init", "r00")}
-    return table_cells(found), alignment(found, 8)
+    found = read_results(["r00"])
+    tables = [table_cells(found, split) for split in found.rounds["init"]]
+    return tables, metrics(found), alignment(found, {"init": 0, "r00": 8})
 
 
 def arrays() -> Any:
@@ -119,8 +113,9 @@ def arrays() -> Any:
 
 def reward() -> Any:
     scored = read_stage("score", "r00")
-    found = read_json(scored.path("reward.json"), "clip.model", "clip.sha256", "plugins")
-    return check_same(found, found | {"plugins": {"x": 1}})
+    found = read_identity(scored)
+    other = found | {"plugins": {"x": {"weight": 1.0, "identity": "1"}}}
+    return require_same_reward({"score@r00": found, "adopt@r00": other})
 
 
 YAML, JSON = by_nodes(as_yaml), by_nodes(as_json)
@@ -137,7 +132,7 @@ TARGETS = {
     "round": Target("results/rounds/r00.json", rounds, JSON, r"results/rounds/r00\.json"),
     "updates": Target("results/training/r00.json", lambda: (read_training_result("r00"), updates(["r00"])), JSON,
                       r"results/training/r00\.json"),
-    "reward": Target("runs/r00/score/reward.json", reward, JSON, r"score/reward\.json|scored by other models"),
+    "reward": Target("runs/r00/score/reward.json", reward, JSON, r"score/reward\.json|come from different rewards"),
     "pin": Target("runs/r00/train/pin.json", lambda: read_pin(Path("runs/r00/train/adapter")), JSON,
                   r"train/pin\.json"),
     "array": Target("runs/r00/fuse/arrays.zarr/x/zarr.json", arrays, JSON, r"runs/r00/fuse"),

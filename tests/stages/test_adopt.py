@@ -140,6 +140,7 @@ def test_nothing_is_left_to_train_on(project: Path) -> None:
 
 def test_naive_pairs_have_their_reference_as_winner(project: Path) -> None:
     change(pairs="naive")
+    run("fuse")
     run("adopt")
     table, pairs = training(), read_stage("extract", "r00").table("pairs")
     assert (table.winner_stage == "sample").all()

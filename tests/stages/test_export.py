@@ -24,10 +24,11 @@ from dfusion_core.commands.export.base_model import OPEN, Base
 from dfusion_core.commands.export.card import model_card
 from dfusion_core.commands.export.trained import read_trained
 from dfusion_core.commands.export.writing import export_round
-from dfusion_core.errors import ExportError, MissingStage, ParamsError
-from dfusion_core.evaluation.results import read_round_result
+from dfusion_core.errors import ExportError, MissingStage, ParamsError, RewardError
+from dfusion_core.evaluation.results import read_results
 from dfusion_core.models.policy import Policy
 from dfusion_core.store import read_stage
+from dfusion_core.testing import tiny_clip
 
 PEFT, KOHYA = "pytorch_lora_weights.safetensors", "dfusion-r01.safetensors"
 BASE = Base(id="org/model", on_hub=True, version="sd_v1", v_prediction=False, sgm=False, licence=OPEN)
@@ -98,9 +99,12 @@ def test_the_card(project: Path) -> None:
         "tags": ["text-to-image", "diffusers", "lora", "d-fusion", "dpo"]}
     for split, prompts in (("train", ("a heart holding a balloon", "a blue and dotted square")),
                            ("test", ("the star above the moon",))):
-        numbers = read_round_result("r01")[split]["reward"]
-        assert f"{numbers['gain']:+.4f} \\[{numbers['gain_low']:+.4f}, {numbers['gain_high']:+.4f}\\]" in body
+        numbers = read_results(["r01"]).rounds["r01"][split]["reward"]
+        known = f"\\[{numbers['gain_low'] or 0:+.4f}, {numbers['gain_high'] or 0:+.4f}\\]"
+        bounds = "\\[one prompt: no interval\\]" if split == "test" else known
+        assert f"{numbers['gain']:+.4f} {bounds}" in body
         assert all(f"* {prompt}\n" in body for prompt in prompts)
+    assert "| round | reward (CLIPScore clip) | diversity |" in body and "1.0 x CLIPScore clip" in body
     assert "| images sampled and scored | 16 |" in body  # 2 rounds of 2 prompts, 4 images each
     assert "| optimizer steps | 4 |" in body  # 2 a round
     assert "| learning rate | 0.001 |" in body and "rank and alpha 2, on to\\_q, to\\_k, to\\_v, to\\_out.0" in body
@@ -190,3 +194,13 @@ def test_prompts_cannot_break_out_of_the_card(project: Path) -> None:
                for token in found)
     assert "base_model: org/model\n" in card and "base_model_relation: adapter\n" in card
     assert "A1111: put it into `models/Lora`, and write `<lora:cats:1>` into the prompt." in card
+
+
+def test_two_rewards_are_refused(project: Path) -> None:
+    """Case 7: the base model was scored by other weights than the round."""
+    tiny_clip(Path("clip"), seed=1)
+    forget("evaluate", "init")
+    run("evaluate", "init")
+    with pytest.raises(RewardError, match="dvc repro -f -s evaluate_base"):
+        export_round("r01", None, "", "fp16", force=False, check=False)
+    assert not Path("exports").exists()

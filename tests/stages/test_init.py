@@ -63,7 +63,10 @@ def test_the_seed_decides_the_bytes(project: Path, finished: Path) -> None:
 def test_other_weights_are_noticed(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("init")
     assert "init init: is there already" in capsys.readouterr().out
-    Path("model/note.txt").write_text("other weights")
+    Path("model/note.txt").write_text("a file that nothing reads")
+    run("init")
+    assert "init init: is there already" in capsys.readouterr().out
+    tiny_model(Path("model"), seed=1)
     run("init")
     assert "init init: is made again, because the input 'model' changed." in capsys.readouterr().out
 

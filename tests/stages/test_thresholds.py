@@ -111,7 +111,8 @@ def test_what_was_written_is_what_extract_uses(project: Path) -> None:
     assert prompts[0].thresholds == tuple(float(row_of(output, item)[3]) for item in prompts[0].items)
     assert Path("prompts.yaml").read_text().startswith("# kept\ntrain:\n- {prompt: \"a [heart] holding a [balloon]\", ")
     forget("extract")
-    run("extract")
+    for stage in ("sample", "score", "extract"):
+        run(stage)
     references = read_stage("extract", "r00").table("references")
     maps, masks = array("sample", "cross_map").numpy()[references.image], array("extract", "item_mask").numpy()
     for row, prompt_id in enumerate(references.prompt_id):

@@ -131,6 +131,10 @@ def test_rewards_are_normalised_over_earlier_rounds_too(project: Path, monkeypat
         given.append(self.pairs.advantage)
         post(self)
 
+    run("train", "r00")  # what the message of a round with another algo asks for
+    for stage in ("sample", "score", "extract", "fuse", "adopt"):
+        run(stage, "r01")
+    both, alone = images(["r00", "r01"], 0.75), images(["r01"], 0.75)
     monkeypatch.setattr(Trainer, "__post_init__", caught)
     forget("train", "r01")
     run("train", "r01")
