@@ -15,6 +15,7 @@ from dfusion_core.models.policy import load_policy
 from dfusion_core.params import load_params
 from dfusion_core.store import verify
 from dfusion_core.store.provenance import hash_file
+from dfusion_core.testing import tiny_model
 
 ADAPTER = Path("runs/init/train/adapter/pytorch_lora_weights.safetensors")
 

@@ -137,6 +137,8 @@ def test_targets_are_scored_by_the_models_that_scored_the_images(project: Path) 
     sha256 = json.loads(recorded.read_text())["clip"]["sha256"]
     recorded.write_text(recorded.read_text().replace(sha256, "0" * 64))
     reseal("score")
+    run("extract")
+    run("fuse")
     forget("adopt")
     with pytest.raises(RewardError, match="score@r00 and adopt@r00 .* different rewards.*dvc repro -f -s score@r00"):
         run("adopt")
