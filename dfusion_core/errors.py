@@ -16,6 +16,7 @@ MOST_LISTED = 30  # mistakes in one message
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 KEPT = "What is finished is kept, and the same command continues."
 MOVE = "Free space, or move the scratch folder (.dfusion) to another disk and set DFUSION_SCRATCH to it."
 
@@ -138,6 +139,15 @@ def explain(error: OSError) -> StoreError | None:
     if error.errno in CLOSED:
         return StoreError(
             f"store: {path} cannot be opened: {what}.", f"Give this user the right to write there. {KEPT}")
+    if error.errno == errno.EFBIG:
+        return StoreError(f"store: {path} cannot be written: {what}.",
+                          f"Raise the limit that 'ulimit -f' shows, or use a file system for larger files. {KEPT}")
+    if error.errno in NO_LOCKS:
+        return StoreError(f"store: {path} cannot be locked: {what}.",
+                          f"Set DFUSION_SCRATCH to a folder on a local disk. {KEPT}")
+    if error.errno == errno.EXDEV:
+        return StoreError(f"store: {path} cannot be put in its place: {what}.",
+                          f"Give runs and the scratch folder (.dfusion) each a whole file system or none. {KEPT}")
     if error.errno == errno.EIO:
         return StoreError(f"store: {path} cannot be read or written: {what}.", f"Its disk may be failing. {KEPT}")
     return None

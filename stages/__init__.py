@@ -3,6 +3,6 @@
 import sys
 
 if sys.argv[:1] == ["-m"]:  # `python -m stages.NAME` looks for NAME: what it imports takes seconds
-    from dfusion_core.runtime.entry import stop_on_signals
+    from dfusion_core.runtime.entry import start_process
 
-    stop_on_signals()
+    start_process()

@@ -17,10 +17,10 @@ import shlex
 import sys
 from importlib import import_module
 
-from dfusion_core.runtime.entry import guarded, stop_on_signals
+from dfusion_core.runtime.entry import among_ranks, guarded, start_process
 
 if __name__ == "__main__":
-    stop_on_signals()  # before the slow imports
+    start_process()  # before the slow imports
 
 from dfusion_core.errors import LaunchError, did_you_mean  # noqa: E402
 from dfusion_core.params import load_params  # noqa: E402
@@ -29,6 +29,7 @@ from dfusion_core.params.sections import Launcher  # noqa: E402
 from dfusion_core.store.paths import ROUND_STAGES  # noqa: E402
 
 ALL = "all"
+CODE = "code"  # no launcher: it takes a second
 ALONE = "python"  # this interpreter, in this very process
 
 
@@ -37,11 +38,13 @@ def main() -> None:
     """Start the stage named first on the command line, with the arguments after it."""
     stage = sys.argv[1] if len(sys.argv) > 1 else ""
     if stage == ALL:
-        run_all()
+        among_ranks(run_all)()
+    elif stage == CODE:
+        run(CODE)
     elif stage in Launcher.model_fields:
         start(stage, sys.argv[2:] or round_under_dvc())
     else:
-        stages = (*Launcher.model_fields, ALL)
+        stages = (*Launcher.model_fields, ALL, CODE)
         print(f"usage: python -m stages STAGE [ROUND], where STAGE is one of {', '.join(stages)}. "
               f"{did_you_mean(stage, stages)}".rstrip(), file=sys.stderr)
         sys.exit(2)

@@ -18,7 +18,7 @@ from dfusion_core.params import load_params
 from dfusion_core.rewards.plugins import reward_inputs
 from dfusion_core.runtime.entry import run_stage
 from dfusion_core.runtime.ranks import leads
-from dfusion_core.store import open_stage, read_stage
+from dfusion_core.store import Input, open_stage, read_stage
 from dfusion_core.store.atomic import write_text
 from dfusion_core.store.paths import output, pairs_result
 
@@ -35,7 +35,7 @@ Figures = dict[str, Any]
 def adopt(round: str) -> None:
     """Build the training set of ROUND."""
     params = load_params("reward", "adopt", "pairs")
-    inputs = {name: output(name, round) for name in ("sample", "score", "extract", "fuse")}
+    inputs: dict[str, Input] = {name: output(name, round) for name in ("sample", "score", "extract", "fuse")}
     inputs |= reward_inputs(params.reward)
     with open_stage("adopt", round=round, params=params, inputs=inputs) as run:
         if not run.done:

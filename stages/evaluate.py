@@ -17,7 +17,7 @@ from dfusion_core.rewards.identity import read_identity, require_same_reward
 from dfusion_core.rewards.plugins import reward_inputs
 from dfusion_core.runtime.entry import run_stage
 from dfusion_core.runtime.ranks import leads
-from dfusion_core.store import open_stage, read_stage
+from dfusion_core.store import Input, open_stage, read_stage
 from dfusion_core.store.paths import adapter, output
 
 
@@ -25,7 +25,7 @@ def evaluate(round: str) -> None:
     """Evaluate the model after ROUND ("init": the base model, row zero of every comparison)."""
     params = load_params("model", "prompts", "sample", "reward", "evaluate")
     prompts = load_prompts(params.prompts.file).first(params.prompts.train_count, params.prompts.test_count)
-    inputs = {"adapter": output("train", round), "prompts": find_file(params.prompts.file)}
+    inputs: dict[str, Input] = {"adapter": output("train", round), "prompts": find_file(params.prompts.file)}
     inputs |= reward_inputs(params.reward)
     if round != "init":
         inputs["base"] = output("evaluate", "init")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 
-from dfusion_core.models.builtin import model_inputs
+from dfusion_core.models.source import model_inputs
 from dfusion_core.params import load_params
 from dfusion_core.runtime.entry import run_stage
 from dfusion_core.store import open_stage
@@ -16,7 +16,7 @@ from dfusion_core.store import open_stage
 def init(round: str = "init") -> None:
     """Write the zero adapter that the first round starts from."""
     params = load_params("model", "lora", "seed")
-    with open_stage("init", round=round, params=params, inputs=model_inputs(params.model.id)) as run:
+    with open_stage("init", round=round, params=params, inputs=model_inputs(params.model)) as run:
         if run.done:
             return
         import pandas as pd

@@ -10,6 +10,7 @@ from .. import __version__
 from ..errors import one_printable_line
 from ..runtime.entry import guarded
 from ..runtime.project import InProject
+from ..runtime.streams import outlive_readers
 from .doctor.command import doctor
 from .export.command import export
 from .inspect.command import inspect
@@ -45,6 +46,7 @@ def main(
     ] = False,
 ) -> None:
     """Shared options."""
+    outlive_readers()
 
 
 @app.command(cls=InProject)
@@ -54,11 +56,11 @@ def verify(
 ) -> None:
     """Compare every file of outputs with the hashes in their manifests; exit code 1 if something is wrong."""
     from ..store.dvc_cache import check_cache, is_cache
-    from ..store.verify import check, published_folders
+    from ..store.verify import published_folders, verify_one
 
     caches = [path for path in paths if is_cache(path)]
     folders = [folder for path in paths if path not in caches for folder in published_folders(path)]
-    problems = [problem for folder in folders for problem in check(folder, read=True)]
+    problems = [problem for folder in folders for problem in verify_one(folder)]
     problems += [problem for cache in caches for problem in check_cache(cache)]
     for problem in problems:
         print(one_printable_line(str(problem)))

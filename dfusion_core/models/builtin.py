@@ -45,12 +45,6 @@ def model_name(model_id: str) -> str:
     return Path(model_id).name if Path(model_id).exists() or Path(model_id).is_absolute() else model_id
 
 
-def model_inputs(model_id: str) -> dict[str, Path]:
-    """The model as an input of ``init``: its folder or file where it is local, so that other weights are noticed."""
-    path = Path(model_source(model_id))
-    return {"model": path} if path.is_file() or (path / MODEL_INDEX).is_file() else {}  # and not a whole disk
-
-
 def reward_source(name: str) -> str:
     """What open_clip loads: the built-in model's folder for "micro-clip", else the name itself."""
     if name == MICRO_CLIP:

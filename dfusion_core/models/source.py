@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ModelError, one_line
-from .builtin import MODEL_INDEX, model_source
+from ..store.files import files_in
+from .builtin import MODEL_INDEX, local_path, model_source
 
 if TYPE_CHECKING:
     from ..params import Model
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")  # what has weights
 SECONDS = 10.0  # to wait for the Hub's first answer
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+CONFIG = "model.config/"  # before the names of files that are not the model's own
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 
 
@@ -42,8 +44,8 @@ def locate(model: Model, pinned: str | None = None) -> Source:
     """
     path = Path(model_source(model.id)).expanduser()
     if path.is_dir():
-        inside = path.rglob("*") if (path / MODEL_INDEX).is_file() else ()
-        return Source(path, _needed(model, (file.relative_to(path).as_posix() for file in inside if file.is_file())))
+        inside = files_in(path) if (path / MODEL_INDEX).is_file() else ()  # and not a whole disk
+        return Source(path, _needed(model, (name for name, _ in inside)))
     if path.suffix in PICKLES:
         raise ModelError(
             f"model.id: '{model.id}' is a pickle, which may run a program when it is read; only safetensors is read.",
@@ -56,6 +58,28 @@ def locate(model: Model, pinned: str | None = None) -> Source:
                          "OWNER/NAME, or micro-world; experiments in a copy of the project see what git or DVC know, "
                          "and what lies below the project's root.")
     return _from_hub(model, pinned or model.revision)
+
+
+def model_files(model: Model, source: Source) -> dict[str, Path]:
+    """All files that decide what a model computes, by name: its own, and those of a folder in ``model.config``."""
+    own = {name: source.path if source.is_single_file else source.path / name for name in source.files}
+    config = local_path(model.config) if model.config and source.is_single_file else None
+    if config is None or not config.is_dir():
+        return own
+    from .single_file import config_files
+
+    return own | {f"{CONFIG}{name}": path for name, path in config_files(config).items()}
+
+
+def model_inputs(model: Model) -> dict[str, Path | list[Path]]:
+    """The model as an input of ``init``, where it is local: of a folder the files that are read, and no others."""
+    path = Path(model_source(model.id))
+    if not path.is_file() and not (path / MODEL_INDEX).is_file():
+        return {}
+    files = model_files(model, locate(model))
+    config = [file for name, file in files.items() if name.startswith(CONFIG)]
+    own = path if path.is_file() else [file for name, file in files.items() if not name.startswith(CONFIG)]
+    return {"model": own} | ({"model.config": config} if config else {})
 
 
 def _from_hub(model: Model, revision: str | None) -> Source:

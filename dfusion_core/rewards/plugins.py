@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from ..errors import RewardError, did_you_mean, one_line, short
 from ..models.builtin import local_path, reward_source
+from .folder import CONFIG, folder_files
+from .modules import module_files
 
 if TYPE_CHECKING:
     import torch
@@ -62,28 +64,32 @@ def load_plugin(name: str, device: torch.device) -> Plugin:
     return plugin
 
 
-def reward_inputs(reward: Reward) -> dict[str, Path]:
-    """What the stages that score depend on: the reward model's folder where it is local, each plug-in's module.
+def reward_inputs(reward: Reward) -> dict[str, Path | list[Path]]:
+    """What the stages that score depend on: the files of a local reward model that are read, the file behind
+    ``reward.pretrained``, and each plug-in's module with the modules beside it that it imports.
 
     Raises RewardError for a plug-in that does not exist.
     """
     folder = Path(reward_source(reward.model).removeprefix("local-dir:"))
-    found = {"reward": folder} if (folder / "open_clip_config.json").is_file() else {}  # and not a whole disk
-    weights = local_path(reward.pretrained) if reward.pretrained else None
-    if not found and weights is not None and weights.is_file():
-        found["reward weights"] = weights
-    for name in reward.plugins:
-        module = _entry(name).module
-        try:
-            spec = importlib.util.find_spec(module)
-        except (ImportError, ValueError):
-            spec = None
-        if spec is None or spec.origin is None:
-            raise RewardError(
-                f"reward.plugins: '{name}': there is no module '{module}'.",
-                "A dotted path is module:Class, looked for in the current folder and among installed packages.")
-        found[f"reward plug-in {name}"] = Path(spec.origin)
-    return found
+    found: dict[str, Path | list[Path]] = {}
+    if (folder / CONFIG).is_file():
+        found["reward"] = list(folder_files(folder).values())
+    elif reward.pretrained and local_path(reward.pretrained).is_file():
+        found["reward weights"] = local_path(reward.pretrained)
+    return found | {f"reward plug-in {name}": _plugin_files(name) for name in reward.plugins}
+
+
+def _plugin_files(name: str) -> list[Path]:
+    module = _entry(name).module
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or spec.origin is None:
+        raise RewardError(
+            f"reward.plugins: '{name}': there is no module '{module}'.",
+            "A dotted path is module:Class, looked for in the current folder and among installed packages.")
+    return module_files(module, Path(spec.origin))
 
 
 def state_hash(state: Mapping[str, torch.Tensor]) -> str:

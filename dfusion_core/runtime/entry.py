@@ -1,16 +1,17 @@
 """How a stage file becomes a command: `python -m stages.NAME ROUND`."""
 
 import atexit
-import contextlib
 import functools
 import gc
 import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
-from .ranks import leads
+from .ranks import join, leads
+from .streams import outlive_readers
 
 # Nobody is told what runs here, unless the user's environment says so: the Hub's libraries would add it to what they
 # ask for, dvclive would post the curves to DVC Studio where a token is set. They read this when they are imported.
@@ -20,23 +21,30 @@ os.environ.setdefault("DVC_STUDIO_OFFLINE", "true")
 INTERRUPTED = "Interrupted; what is finished is kept. Run the same command again to continue."
 
 
+def start_process() -> None:
+    """What a stage's process does first, before slow imports: signals end it, and no print does."""
+    outlive_readers()
+    stop_on_signals()
+
+
 def stop_on_signals() -> None:
-    """From now on Ctrl-C and SIGTERM (of a scheduler that wants the machine back) end this process with a sentence.
+    """From now on Ctrl-C, SIGTERM (of a scheduler) and SIGHUP (of a terminal that closes) end this process with a line.
 
     They do so at once, wherever it is, also in the middle of an import: that an interrupted stage loses nothing does
-    not depend on what it does last. Exit codes are 130 and 143. A signal that is ignored stays so.
+    not depend on what it does last. Exit codes are 130, 143 and 129. A signal that is ignored (nohup) stays so.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stop)
 
 
 def _stop(number: int, frame: object) -> None:
-    with contextlib.suppress(Exception):  # this may have interrupted a print
+    with suppress(Exception):  # this may have interrupted a print, and nobody may be there to read
         sys.stdout.flush()
-    if leads():
-        clear = "\r\033[K\033[?25h" if os.isatty(2) else ""  # the line of the progress bar, which hides the cursor
-        os.write(2, f"{clear}{INTERRUPTED}\n".encode())
+    with suppress(Exception):
+        if leads():
+            clear = "\r\033[K\033[?25h" if os.isatty(2) else ""  # the line of the progress bar, which hides the cursor
+            os.write(2, f"{clear}{INTERRUPTED}\n".encode())
     os._exit(128 + number)
 
 
@@ -45,15 +53,26 @@ def run_stage(function: Callable[..., None]) -> None:
 
     0 done, 1 an error that the user can put right, 2 wrong usage, 130 interrupted, 143 terminated.
     """
-    stop_on_signals()
+    start_process()
     leave_imports_uncollected()
     import typer
 
-    if not leads():  # of several processes one speaks
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
     app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
-    app.command()(guarded(function))
+    app.command()(guarded(among_ranks(function)))
     app()
+
+
+def among_ranks(function: Callable[..., None]) -> Callable[..., None]:
+    """`function`, called when all processes of the stage have met; of several one prints."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> None:
+        join()
+        if not leads():
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
+        function(*args, **kwargs)
+
+    return wrapper
 
 
 def leave_imports_uncollected() -> None:

@@ -1,5 +1,6 @@
 """The artefact store: stage outputs that are whole or absent, resumable scratch, manifests, readers."""
 
+from .inputs import Input as Input
 from .paths import output as output
 from .reading import StageData as StageData
 from .reading import read_stage as read_stage

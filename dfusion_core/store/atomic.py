@@ -1,21 +1,26 @@
 """Files that appear whole or not at all, also when the process is killed or the power fails."""
 
+import errno
+import hashlib
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to `path`: temporary name, fsync, one rename, fsync of the folder."""
+    """Write `data` to `path`: a temporary name of this process, fsync, one rename, fsync of the folder."""
     make_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.tmp")
+    _remove_abandoned(path)
+    temporary = path.with_name(f".{path.name}.{_this_host()}-{os.getpid()}.tmp")
     try:
         with named(path), temporary.open("wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            _fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:  # a full disk or Ctrl-C: leave no half file behind
         temporary.unlink(missing_ok=True)
@@ -43,9 +48,30 @@ def make_folder(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files below `folder` that a killed `write_bytes` leaves behind."""
+    """Delete the temporary files below `folder`, in which no other process writes, that a kill leaves behind."""
     for path in folder.rglob(".*.tmp"):
-        path.unlink()
+        path.unlink(missing_ok=True)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Delete the temporary files of `path` whose processes on this host are dead."""
+    for temporary in path.parent.glob(f".{escape(path.name)}.{_this_host()}-*.tmp"):
+        number = temporary.name.removesuffix(".tmp").rpartition("-")[2]
+        if number.isdecimal() and not _lives(int(number)):
+            temporary.unlink(missing_ok=True)
+
+
+def _this_host() -> str:
+    """A short name for this host: process numbers are those of one."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except OSError as error:  # of another user's process: no permission
+        return error.errno != errno.ESRCH
+    return True
 
 
 def write_text(path: Path, text: str) -> None:
@@ -57,9 +83,18 @@ def sync(path: Path) -> None:
     """fsync one file or folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        _fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _fsync(descriptor: int) -> None:
+    """fsync, where the file system can do it for this kind of file."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
 
 
 def sync_tree(folder: Path) -> None:

@@ -1,4 +1,8 @@
-"""Which files of this project a stage's code consists of: what dvc.yaml must list, and what a fingerprint covers."""
+"""Which files of this project decide a stage's result: its own file, and the modules that it imports.
+
+The packages that bring inputs in and results out are no part of it: what they do is guarded by ``format_version`` and
+by tests, and parameters enter a fingerprint by their values.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent
+GUARDED = ("errors", "params", "runtime", "store")  # modules and packages of the package that decide no number
 
 
 def code_of(stage_file: Path) -> list[Path]:
@@ -25,23 +30,32 @@ def code_of(stage_file: Path) -> list[Path]:
 
 
 @cache
+def parsed(file: Path) -> ast.Module:
+    """The syntax tree of a file, read once in a process."""
+    return ast.parse(file.read_bytes())
+
+
+def is_for_type_checkers(node: ast.AST) -> bool:
+    """Whether a node is ``if TYPE_CHECKING:``."""
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+@cache
 def _imports(file: Path) -> tuple[Path, ...]:
     """The package's files that one file imports, the __init__ files on the way included."""
     names: set[str] = set()
-    for node in _running(ast.parse(file.read_text(encoding="utf-8"))):
+    waiting: list[ast.AST] = [parsed(file)]
+    while waiting:
+        node = waiting.pop()
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = _absolute(node, file)
             names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.stmt | ast.Module | ast.ExceptHandler | ast.match_case):  # no expression imports
+            waiting += node.orelse if isinstance(node, ast.If) and is_for_type_checkers(node) else (
+                child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.expr))
     return tuple(path for name in sorted(names) for path in _files(name))
-
-
-def _running(tree: ast.AST) -> list[ast.AST]:
-    """All nodes but those under ``if TYPE_CHECKING:``."""
-    if isinstance(tree, ast.If) and isinstance(tree.test, ast.Name) and tree.test.id == "TYPE_CHECKING":
-        return [node for child in tree.orelse for node in _running(child)]
-    return [tree, *(node for child in ast.iter_child_nodes(tree) for node in _running(child))]
 
 
 def _absolute(node: ast.ImportFrom, file: Path) -> str:
@@ -52,18 +66,19 @@ def _absolute(node: ast.ImportFrom, file: Path) -> str:
     return ".".join([*package, *(node.module or "").split(".")]).rstrip(".")
 
 
-def _files(name: str) -> list[Path]:
+@cache
+def _files(name: str) -> tuple[Path, ...]:
     """The file of a module of this package, and its package's __init__; none for any other module or name."""
-    if name.split(".")[0] != PACKAGE.name:
-        return []
-    path = PACKAGE.parent.joinpath(*name.split("."))
+    parts = name.split(".")
+    if parts[0] != PACKAGE.name or parts[1:2] and parts[1] in GUARDED:
+        return ()
+    path = PACKAGE.parent.joinpath(*parts)
     candidates = [path.with_suffix(".py"), path / "__init__.py", path.parent / "__init__.py"]
-    return [one for one in candidates if one.is_file() and one.is_relative_to(PACKAGE) and not _is_bare(one)]
+    return tuple(one for one in candidates if one.is_file() and one.is_relative_to(PACKAGE) and not _is_bare(one))
 
 
 @cache
 def _is_bare(file: Path) -> bool:
     """Whether a file is an ``__init__`` of nothing but constants."""
     return file.name == "__init__.py" and all(
-        isinstance(node, ast.Expr | ast.Assign) and isinstance(node.value, ast.Constant)
-        for node in ast.parse(file.read_text(encoding="utf-8")).body)
+        isinstance(node, ast.Expr | ast.Assign) and isinstance(node.value, ast.Constant) for node in parsed(file).body)

@@ -7,7 +7,9 @@ damaged, and links a stage's new output to it again.
 import hashlib
 import re
 from pathlib import Path
+from shlex import quote
 
+from .hints import command
 from .verify import Problem
 
 OBJECTS = Path("files", "md5")
@@ -22,8 +24,8 @@ def check_cache(cache: Path) -> list[Problem]:
     """The objects whose content does not fit their name."""
     return [
         Problem(cache, file.relative_to(cache).as_posix(),
-                f"checksum differs: the file is damaged. Delete it with 'rm {file}'; then 'dvc pull' fetches it, or "
-                "'dvc repro -f -s STAGE' makes it again")
+                f"checksum differs: the file is damaged. Delete it with {command(f'rm -f {quote(str(file))}')}; then "
+                "'dvc pull' fetches it, or 'dvc repro -f -s STAGE' makes it again")
         for file in sorted((cache / OBJECTS).glob("??/*"))
         if re.fullmatch("[0-9a-f]{30}([.]dir)?", file.name) and _md5(file) != file.parent.name + file.name[:30]
     ]

@@ -1,38 +1,44 @@
 """Which command makes an output, and which brings a damaged one back."""
 
+import re
 from pathlib import Path
+from shlex import quote
 
 from .schema import WRITTEN_BY
 
+ROUND = r"init|r\d{2,6}"
 RESULT_OF = {"rounds": "evaluate", "pairs": "adopt", "training": "train"}  # results/<kind>/<round>.json
 
 
 def how_to_make(path: Path) -> str:
     """The command that writes `runs/<round>/<stage>`, as a hint; empty for a path of another kind."""
-    parts = _below("runs", path)
-    if parts[:1] == ("init",):
-        return f"Make it with 'dvc repro -s {dvc_stage('init', parts[-1])}'."
-    if len(parts) >= 2:
-        return f"Make it with 'dvc repro -s {dvc_stage(*parts[:2])}', or fetch it with 'dvc pull'."
-    return ""
+    found = _output(path)
+    if found is None:
+        return "Make it with 'dvc repro -s init'." if path.parts[-2:] == ("runs", "init") else ""
+    _, round, stage = found
+    fetched = "" if round == "init" else ", or fetch it with 'dvc pull'"
+    return f"Make it with 'dvc repro -s {dvc_stage(round, stage)}'{fetched}."
 
 
 def how_to_mend(path: Path) -> str:
     """The commands that bring a damaged `runs/<round>/<stage>` or `results/<kind>/<round>.json` back, as a hint.
 
-    `path` may lie inside; for one of another kind the hint is empty.
+    `path` may lie inside; for one of another kind the hint is empty. No other file or folder is named in a command.
     """
-    run, result = _below("runs", path), _below("results", path)
-    if len(run) >= 2:
-        output, stage = Path(*path.parts[: len(path.parts) - len(run) + 2]), dvc_stage(*run[:2])
-    elif len(result) == 2 and result[0] in RESULT_OF:
-        output, stage = path, dvc_stage(path.stem, RESULT_OF[result[0]])
-    else:
+    found = _output(path) or _result(path)
+    if found is None:
         return ""
+    output, round, stage = found
+    where = quote(f"./{output}" if str(output).startswith("-") else str(output))
     return (
-        f"Bring it back with 'rm -r {output}' and 'dvc checkout {output}' if DVC has it, "
-        f"or make it again with 'dvc repro -f -s {stage}'. If it comes back damaged: 'dfusion verify .dvc/cache'."
-    )
+        f"Bring it back with {command(f'rm -r {where}')} and {command(f'dvc checkout {where}')} if DVC has it, or make "
+        f"it again with 'dvc repro -f -s {dvc_stage(round, stage)}'. If it comes back damaged: "
+        "'dfusion verify .dvc/cache'.")
+
+
+def command(line: str) -> str:
+    """A line for a shell, in quotation marks that it does not hold itself."""
+    return f"`{line}`" if "'" in line else f"'{line}'"
 
 
 def dvc_stage(round: str, stage: str) -> str:
@@ -42,5 +48,19 @@ def dvc_stage(round: str, stage: str) -> str:
     return f"{WRITTEN_BY.get(stage, stage)}@{round}"
 
 
-def _below(name: str, path: Path) -> tuple[str, ...]:
-    return path.parts[path.parts.index(name) + 1 :] if name in path.parts else ()
+def _output(path: Path) -> tuple[Path, str, str] | None:
+    """The folder `runs/<round>/<stage>` that `path` is or lies in, its round and stage: the last such in the path, for
+    a project may itself lie below a folder `runs`."""
+    for number in reversed(range(len(path.parts) - 2)):
+        area, round, stage = path.parts[number : number + 3]
+        if area == "runs" and re.fullmatch(ROUND, round) and re.fullmatch(r"\w+", stage):
+            return Path(*path.parts[: number + 3]), round, stage
+    return None
+
+
+def _result(path: Path) -> tuple[Path, str, str] | None:
+    """`results/<kind>/<round>.json`, its round and the stage that writes it."""
+    area, kind = (["", ""] + list(path.parts[:-1]))[-2:]
+    if area == "results" and kind in RESULT_OF and re.fullmatch(ROUND, path.stem):
+        return path, path.stem, RESULT_OF[kind]
+    return None

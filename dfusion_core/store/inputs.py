@@ -1,43 +1,69 @@
-"""What decides a stage's result, with the content of every input checked before it is trusted."""
+"""The content of a stage's inputs, as digests. Published outputs are compared with their manifests first."""
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ..errors import MissingStage
+from .files import files_in
 from .hints import how_to_make
-from .manifest import MANIFEST, files_below, read_manifest
-from .provenance import hash_code, hash_file, hash_of
+from .manifest import MANIFEST, read_manifest
+from .provenance import hash_of
+from .remembered import hash_large
 from .verify import require_sound
 
+Input = Path | Sequence[Path]  # a published folder, a file, a folder that is read whole, or the files that are read
 
-def ingredients(
-    stage: str, round: str, params: Mapping[str, Any], inputs: Mapping[str, Path]
-) -> dict[str, Any]:
-    """Everything that decides a stage's result, as plain JSON; the fingerprint is its hash.
-
-    Raises MissingStage if an input is not there, StoreError if it is damaged.
-    """
-    return {
-        "stage": stage,
-        "round": round,
-        "params": dict(params),
-        "inputs": {name: hash_input(stage, name, Path(path)) for name, path in sorted(inputs.items())},
-        "code": hash_code(stage),
-    }
+_HASHED: dict[Hashable, str] = {}  # what this process has read, as it looked then
 
 
-def hash_input(stage: str, name: str, path: Path) -> str:
-    """The digest of a published folder, whose files are all read and compared; the hash of a plain file or folder."""
-    if (path / MANIFEST).is_file():
-        require_sound(path)
-        return str(read_manifest(path)["digest"])
-    if path.is_dir() and not _is_output(path):
-        return hash_of({name: hash_file(file) for name, file in files_below(path)})
-    if path.is_file():
-        return hash_file(path)
-    missing = path / MANIFEST if path.is_dir() else path
-    raise MissingStage(f"{stage}: its input '{name}' is missing: there is no {missing}.", how_to_make(path))
+def hash_inputs(stage: str, inputs: Mapping[str, Input]) -> dict[str, str]:
+    """A digest of the content of each input. Raises MissingStage if one is not there, StoreError if it is damaged."""
+    return {name: _hash_input(stage, name, one) for name, one in sorted(inputs.items())}
+
+
+def published(inputs: Mapping[str, Input]) -> dict[str, Path]:
+    """The inputs that are outputs of other stages."""
+    return {name: one for name, one in inputs.items() if isinstance(one, Path) and (one / MANIFEST).is_file()}
+
+
+def _hash_input(stage: str, name: str, one: Input) -> str:
+    """The digest of a published folder, all of whose files are compared; the hash of files by their names."""
+    if not isinstance(one, Path):
+        return _hash_files(_named(one))
+    if (one / MANIFEST).is_file():
+        require_sound(one)
+        return str(read_manifest(one)["digest"])
+    if one.is_dir() and not _is_output(one):
+        return _hash_files(dict(files_in(one)))
+    if one.is_file():
+        return _hash_files({"": one})
+    missing = one / MANIFEST if one.is_dir() else one
+    raise MissingStage(f"{stage}: its input '{name}' is missing: there is no {missing}.", how_to_make(one))
+
+
+def _hash_files(files: Mapping[str, Path]) -> str:
+    """Of one file without a name its sha256, else a hash of the names and sha256s. Unchanged files are read once."""
+    look = tuple((name, path.resolve(), _look(path)) for name, path in sorted(files.items()))
+    if look not in _HASHED:
+        sums = {name: hash_large(path) for name, path in files.items()}
+        _HASHED[look] = sums[""] if set(sums) == {""} else hash_of(sums)
+    return _HASHED[look]
+
+
+def _look(path: Path) -> Hashable:
+    """What a file looks like from outside. Its time of change is set by every write, and cannot be put back."""
+    state = path.stat()
+    return state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
+
+
+def _named(files: Sequence[Path]) -> dict[str, Path]:
+    """Files by their names below the folder that holds all of them, so that the folder may move."""
+    absolute = [Path(os.path.abspath(file)) for file in files]
+    folder = os.path.commonpath([file.parent for file in absolute]) if absolute else ""
+    return {file.relative_to(folder).as_posix(): file for file in absolute}
 
 
 def _is_output(path: Path) -> bool:

@@ -17,7 +17,8 @@ class Lock:
         atomic.make_folder(path.parent)
         self._file = path.open("a+b", buffering=0)
         try:
-            self._take(what, wait)
+            with atomic.named(path):
+                self._take(what, wait)
             with atomic.named(path):
                 self._file.truncate(0)
                 self._file.write(f"pid {os.getpid()} on {socket.gethostname()}\n".encode())

@@ -1,11 +1,13 @@
 """The manifest: what makes a folder a published output. It lists every file, and what decided their content."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import StoreError
+from .files import files_in
 from .hints import how_to_mend
 from .provenance import hash_of
 from .schema import FORMAT_VERSION, OLDEST_VERSION
@@ -16,8 +18,7 @@ KEYS = {"digest", "environment", "files", "fingerprint", "ingredients", "rows"}
 
 def files_below(folder: Path) -> Iterator[tuple[str, Path]]:
     """Every file below `folder` but the manifest, as (path relative to the folder, path), in sorted order."""
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return ((name, folder / name) for name in names if name != MANIFEST)
+    return ((name, path) for name, path in files_in(folder) if name != MANIFEST)
 
 
 def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,7 +33,8 @@ def content_digest(files: Mapping[str, Any]) -> str:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a published folder. Raises StoreError if it is unreadable, damaged or of another version."""
+    """The manifest of a published folder. Raises StoreError if it is unreadable, damaged, or of another version,
+    round or stage."""
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -45,7 +47,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise StoreError(f"store: {path} is not a manifest of this program.", how_to_mend(folder))
     if not _is_whole(manifest):
         raise StoreError(f"store: {path} is damaged: its checksum differs.", how_to_mend(folder))
+    if not _is_in_place(folder, manifest["ingredients"]):
+        made = manifest["ingredients"]
+        raise StoreError(f"store: {path} is that of {made['stage']} of {made['round']}.", how_to_mend(folder))
     return dict(manifest)
+
+
+def _is_in_place(folder: Path, made: Mapping[str, Any]) -> bool:
+    """Whether `runs/<round>/<stage>` holds an output of that round and stage; true for a folder of another name."""
+    place = re.fullmatch(r"(?:.*/)?runs/(r\d{2,6}|init)/(\w+)", folder.absolute().as_posix())
+    return place is None or place.groups() == (made["round"], "train" if made["stage"] == "init" else made["stage"])
 
 
 def _is_whole(manifest: dict[str, Any]) -> bool:
@@ -58,6 +69,8 @@ def _is_whole(manifest: dict[str, Any]) -> bool:
             and all(type(entry["size"]) is int for entry in manifest["files"].values())
             and type(manifest["rows"]) is int
             and isinstance(manifest["ingredients"]["stage"], str)
+            and isinstance(manifest["ingredients"]["round"], str)
+            and isinstance(manifest["ingredients"]["inputs"], dict)
             and isinstance(manifest["ingredients"]["params"], dict)
         )
     except (AttributeError, KeyError, TypeError, ValueError):  # entries of another kind; a number that is NaN

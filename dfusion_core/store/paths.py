@@ -39,6 +39,11 @@ def pairs_result(round: str) -> Path:
     return RESULTS / "pairs" / f"{round}.json"
 
 
+def code_result(stage: str) -> Path:
+    """The digests of the code of one command of ``python -m stages``."""
+    return RESULTS / "code" / f"{stage}.json"
+
+
 def training_result(round: str) -> Path:
     """What the summary needs of one round's training."""
     return RESULTS / "training" / f"{round}.json"

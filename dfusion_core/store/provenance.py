@@ -1,4 +1,4 @@
-"""Where a result comes from: hashes of files and code, what differs between two results, versions of libraries.
+"""Where a result comes from: hashes of values and files, what differs between two results, versions of libraries.
 
 A fingerprint holds no time, host or absolute path, so that the same work has the same fingerprint everywhere.
 """
@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from .closure import PACKAGE, code_of
-from .schema import WRITTEN_BY
 
 LIBRARIES = (
     "torch",
@@ -44,13 +42,6 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def hash_code(stage: str) -> dict[str, str]:
-    """sha256 of the stage's own file and of every module of the package that it imports."""
-    own = PACKAGE.parent / "stages" / f"{WRITTEN_BY.get(stage, stage)}.py"
-    files = code_of(own) if own.is_file() else []
-    return {path.relative_to(PACKAGE.parent).as_posix(): hash_file(path) for path in files}
-
-
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs between two sets of ingredients, in words: parameters, inputs, code files, and versions where both
     have them."""
@@ -58,14 +49,14 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [
         *(
             _parameter_change(key, *pair)
-            for key, pair in _differing(_flat(old.get("params")), _flat(new.get("params")))
+            for key, pair in differing(flat(old.get("params")), flat(new.get("params")))
         ),
         *(
             f"the input '{key}' changed"
-            for key, _ in _differing(old.get("inputs", {}), new.get("inputs", {}))
+            for key, _ in differing(old.get("inputs", {}), new.get("inputs", {}))
         ),
-        *(f"the code {key} changed" for key, _ in _differing(old.get("code", {}), new.get("code", {}))),
-        *(_parameter_change(key, *pair) for key, pair in (_differing(*versions) if len(versions) == 2 else ())),
+        *(f"the code {key} changed" for key, _ in differing(old.get("code", {}), new.get("code", {}))),
+        *(_parameter_change(key, *pair) for key, pair in (differing(*versions) if len(versions) == 2 else ())),
     ]
 
 
@@ -81,24 +72,26 @@ def environment() -> dict[str, str]:
 
 
 def _parameter_change(key: str, old: Any, new: Any) -> str:
-    return f"{key} changed from {_shown(old)} to {_shown(new)}"
+    return f"{key} changed from {shown(old)} to {shown(new)}"
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A parameter's value for messages."""
     return "nothing" if value is None else json.dumps(value)
 
 
-def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any, Any]]]:
+def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """The keys whose values differ, with both values; None where there is none."""
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
             yield key, (old.get(key), new.get(key))
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     """Nested dictionaries as one with dotted keys."""
     if not isinstance(value, dict):
         return {prefix: value} if prefix else {}
-    flat: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for key, inner in value.items():
-        flat |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
-    return flat
+        found |= flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    return found

@@ -1,5 +1,6 @@
 """From finished parts to a published folder: Zarr arrays, the manifest, one rename."""
 
+import errno
 import json
 import os
 import shutil
@@ -16,6 +17,8 @@ from .provenance import environment, hash_file
 from .schema import FORMAT_VERSION, find_array, shard_rows
 
 ARRAYS = "arrays.zarr"
+# Another disk, or another mount of it; a file system without hard links, or that allows this user or file no more.
+NO_LINKS = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
 
 def assemble(parts: Parts, folder: Path) -> None:
@@ -91,12 +94,22 @@ def write_manifest(folder: Path, fingerprint: str, ingredients: Mapping[str, Any
 def publish(folder: Path, target: Path) -> None:
     """Make a copy of `folder` appear as `target` by one rename; what was there before is moved aside and deleted.
 
-    The copy consists of further names (hard links) of the same files where both lie on one disk: it takes no space.
+    The copy consists of further names (hard links) of the same files where both lie on one mounted disk: it takes no
+    space. Elsewhere files are copied beside the target.
     """
     atomic.make_folder(target.parent)
-    one_disk = folder.stat().st_dev == target.parent.stat().st_dev
-    new, old = _aside(target, folder.parent if one_disk else target.parent)
-    _copy(folder, new, os.link if one_disk else shutil.copyfile)
+    try:
+        _publish(folder, target, folder.parent, os.link)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        shutil.rmtree(_aside(target, folder.parent)[0], ignore_errors=True)
+        _publish(folder, target, target.parent, shutil.copyfile)
+
+
+def _publish(folder: Path, target: Path, beside: Path, copy_file: Callable[[Path, Path], object]) -> None:
+    new, old = _aside(target, beside)
+    _copy(folder, new, copy_file)
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         os.rename(target, old)

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+# The digests of the outputs that a stage which runs in this process began with.
+BEGUN_WITH: dict[Path, str] = {}
+
+
 class StageData:
     """The published output of one stage: Zarr arrays, tables, files and the manifest."""
 
@@ -39,6 +43,7 @@ class StageData:
             raise damaged(problems)
         self.folder = folder
         self.manifest = read_manifest(folder)
+        self._opened = self._state()
 
     @cached_property
     def arrays(self) -> "zarr.Group":
@@ -84,7 +89,13 @@ class StageData:
                 f"store: {self.folder} has {array.shape[0]} rows of '{name}', not {distinct[0]} to {distinct[-1]}.",
                 "The tables and arrays of this round do not fit each other: 'dfusion verify runs' looks for damage.")
         with self.reading(name):
-            return np.asarray(array.oindex[distinct])[place]
+            found = np.asarray(array.oindex[distinct])
+        self._require_same()
+        if found.dtype.kind == "f" and not (finite := np.isfinite(found)).all():
+            row = int(distinct[np.argwhere(~finite)[0][0]])
+            what = f"has a NaN or an infinity in row {row}: nothing that this program stores has one"
+            raise damaged([Problem(self.folder, f"{ARRAYS}/{name}", what)])
+        return found[place]
 
     def tensor(self, name: str, which: "Iterable[int]") -> "torch.Tensor":
         """`rows` as a tensor."""
@@ -153,7 +164,21 @@ class StageData:
             raise ValueError(f"chunks of {array.chunks} and shards of {array.shards} do not fit {array.shape} and "
                              f"{stored} bytes of files")
 
+    def _state(self) -> tuple[int, int]:
+        """Which folder, and which manifest in it, stand in this place."""
+        return self.folder.stat().st_ino, (self.folder / MANIFEST).stat().st_ino
+
+    def _require_same(self) -> None:
+        """Raise StoreError where another output has been put in the place of the one that was opened."""
+        try:
+            same = self._state() == self._opened
+        except OSError:
+            same = False
+        if not same:
+            raise StoreError(f"store: {self.folder} was replaced while it was read.", "Run the same command again.")
+
     def _require_whole(self, name: str) -> None:
+        self._require_same()
         what = difference(self.folder / name, self.manifest["files"][name])
         if what:
             raise damaged([Problem(self.folder, name, what)])
@@ -162,14 +187,18 @@ class StageData:
 def read_stage(stage: str, round: str) -> StageData:
     """The published output of `stage` in `round`.
 
-    Raises MissingStage naming the command that makes it, StoreError if files are missing or cut short.
+    Raises MissingStage naming the command that makes it; StoreError if files are missing or cut short, or if it is not
+    the one that the stage which reads it began with.
     """
     folder = output(stage, round)
     if not (folder / MANIFEST).is_file():
         raise MissingStage(
             f"store: stage {stage} of {round} is not there: no {folder / MANIFEST}.", how_to_make(folder)
         )
-    return StageData(folder)
+    found = StageData(folder)
+    if BEGUN_WITH.get(folder.absolute(), found.manifest["digest"]) != found.manifest["digest"]:
+        raise StoreError(f"store: {folder} was replaced while it was in use.", "Run the same command again.")
+    return found
 
 
 def array_names(group: "zarr.Group", prefix: str = "") -> list[str]:

@@ -3,14 +3,12 @@
 A stage writes parts into `<scratch>/<round>/<stage>/<fingerprint>/`. When all are there, they are assembled
 into one folder; a copy of it becomes `runs/<round>/<stage>` by one rename. Scratch of another fingerprint is not read.
 
-Scratch lives in `$DFUSION_SCRATCH`, else `$DVC_ROOT/.dfusion`, else `./.dfusion`: DVC deletes outputs before
-it runs a stage, and inside `dvc exp run --temp` and `dvc queue start` DVC_ROOT is still the real repository. There
-each fingerprint has a home of its own, so that experiments side by side leave each other's work alone.
+What decided the rows is read again before they are published (`basis.py`); where they lie says `scratch.py`.
 """
 
 import gc
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -18,31 +16,18 @@ from typing import TYPE_CHECKING, Any
 from ..errors import NotFinite, StoreError
 from ..runtime import ranks
 from ..runtime.progress import track
-from . import atomic, disk, scratch, tensors
-from .inputs import ingredients
+from . import atomic, tensors
+from .basis import Basis
+from .inputs import Input
 from .lock import Lock
-from .manifest import read_manifest
-from .parts import Parts
-from .paths import output
-from .provenance import changes, environment, hash_of
-from .publish import assemble, clean, publish, write_manifest
-from .reading import StageData, read_stage
+from .provenance import environment, hash_of
 from .tensors import AnyArray
-from .verify import Problem, check, verify
+from .workplace import Workplace
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from ..params import Params
-
-__all__ = [
-    "Problem",
-    "StageData",
-    "StageRun",
-    "open_stage",
-    "read_stage",
-    "verify",
-]
 
 State = tuple[dict[str, AnyArray], dict[str, Any]]
 
@@ -52,50 +37,49 @@ def open_stage(
     *,
     round: str,
     params: "Params | Mapping[str, Any] | None" = None,
-    inputs: Mapping[str, str | Path] | None = None,
+    inputs: Mapping[str, str | Input] | None = None,
 ) -> "StageRun":
     """The run of one stage, as a context manager: `with open_stage("sample", round="r00", ...) as run:`.
 
-    On a clean exit the output is published; on an exception what is finished stays in scratch. Raises
-    MissingStage for an input that is not there, StoreError if another process runs this stage.
+    An input is a published folder, a file, a folder that is read whole, or the files that are read. On a clean exit the
+    output is published; on an exception what is finished stays in scratch. Raises MissingStage for an input that is
+    not there, StoreError if one is damaged or of another run, if another process runs this stage, and on exit if
+    params.yaml, an input or the code is no longer as it was.
     """
-    values = params if isinstance(params, Mapping) else params.for_fingerprint() if params is not None else {}
-    paths = {name: Path(path) for name, path in (inputs or {}).items()}
-    return StageRun(stage, round, ingredients(stage, round, values, paths))
+    paths = {name: Path(one) if isinstance(one, str) else one for name, one in (inputs or {}).items()}
+    return StageRun(Basis(stage, round, params, paths))
 
 
 class StageRun:
     """One run of one stage. `done` says that a published output of this very fingerprint is there already."""
 
-    def __init__(self, stage: str, round: str, ingredients: dict[str, Any]) -> None:
-        self.stage, self.round = stage, round
-        self.ingredients, self.fingerprint = ingredients, hash_of(ingredients)
-        self._made_of = {**ingredients, "environment": environment()}  # rows of two versions of a library do not mix
+    def __init__(self, basis: Basis) -> None:
+        self.stage, self.round = basis.stage, basis.round
+        self._basis, self.ingredients = basis, basis.ingredients
+        self.fingerprint = hash_of(self.ingredients)
+        made_of = {**self.ingredients, "environment": environment()}  # rows of two versions of a library do not mix
         self.done = False
         self.describe: Callable[[int], str] = lambda row: ""  # a stage sets it to say a row's prompt and seed
-        self.output = output(stage, round)
-        self._beside = scratch.beside_the_repository()
-        apart = f"experiments/{self.fingerprint[:16]}" if self._beside else ""
-        self._home = scratch.scratch_root() / apart / round / stage
-        self._scratch = self._home / hash_of(self._made_of)[:16]
-        self._parts = Parts(stage, round, self._scratch / scratch.PARTS)
-        self._has_space = False  # this run has looked, or is not the one to look
+        self._place = Workplace(self.fingerprint, made_of, self.say)
+        self._parts = self._place.parts
+        self._has_space = False  # the leader has looked, with its first part
         self._progress: Iterator[range] | None = None
         self._part = range(0)  # the rows that are being made; empty outside `unfinished`
         self._collected = gc.isenabled()
 
     def __enter__(self) -> "StageRun":
         if ranks.leads():
-            what = f"stage {self.stage} of {self.round}"
-            self._lock = Lock(self._home.with_name(f"{self.stage}.lock"), what, wait=self._beside)
+            what, place = f"stage {self.stage} of {self.round}", self._place
+            self._lock = Lock(place.home.with_name(f"{self.stage}.lock"), what, wait=place.beside)
             try:
-                self._enter()
+                self.done = place.is_entered()
             except BaseException:
                 self._lock.release()
                 raise
         ranks.wait()
         if not ranks.leads():
-            self.done = self._is_published()
+            self.done = self._place.is_published(read=False)
+        self._basis.hold()
         return self
 
     def __exit__(
@@ -105,19 +89,26 @@ class StageRun:
             if self._progress is not None:
                 self._progress.close()  # type: ignore[attr-defined]  # a generator: restores the terminal
             if isinstance(error, OSError) and error.filename is None:
-                error.filename = str(self._scratch)
+                error.filename = str(self._place.folder)
             if isinstance(error, NotFinite):
                 raise error.named(self._row_name(error.row)) from error
-            if kind is None and not self.done:
-                ranks.wait()  # for the rows of the others
-                if ranks.leads():
-                    self._publish()
-                ranks.wait()  # what comes next reads the output
+            if kind is None:
+                self._finish()
         finally:
+            self._basis.release()
             if not self._collected:  # as it was before: what comes next imports and loads again
                 gc.disable()
             if ranks.leads():
                 self._lock.release()
+
+    def _finish(self) -> None:
+        """The leader publishes the rows of all processes, unless what decided them is no longer as it was."""
+        ranks.wait()  # for the rows of the others
+        if ranks.leads():
+            self._basis.require_unchanged()
+            if not self.done:
+                self._place.publish(self.ingredients)
+        ranks.wait()  # what comes next reads the output
 
     def expect(self, count: int, batch: int) -> list[range]:
         """Fix the number of rows and the partition into parts; this process's parts that are not finished yet."""
@@ -174,7 +165,9 @@ class StageRun:
     def write_arrays(self, rows: range, values: Mapping[str, Any]) -> None:
         """`write` for names that are no Python words, such as `up_1.0/K`."""
         if not self.done:
-            self._require_space(len(rows), values)
+            if ranks.leads() and not self._has_space:
+                self._place.require_space(len(rows), values)
+                self._has_space = True
             self._parts.write(rows, values, self.describe)
 
     def collect(self, name: str) -> AnyArray:
@@ -194,14 +187,14 @@ class StageRun:
         import numpy as np
 
         whole = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
-        atomic.write_bytes(self._state, tensors.to_bytes(whole, meta))
+        atomic.write_bytes(self._place.state, tensors.to_bytes(whole, meta))
 
     def load_state(self) -> State | None:
         """The state saved last, by this run or by one that was interrupted; None if there is none, or a damaged one."""
-        if not self._state.exists():
+        if not self._place.state.exists():
             return None
         try:
-            return tensors.read(self._state)
+            return tensors.read(self._place.state)
         except StoreError:
             self.say("its saved state is damaged; starts from the beginning")
             return None
@@ -217,94 +210,14 @@ class StageRun:
 
     @property
     def _out(self) -> Path:
-        return self._scratch / (scratch.OUT if ranks.leads() else f"out of rank {ranks.rank()}")
-
-    @property
-    def _state(self) -> Path:
-        return self._scratch / "state.safetensors"
+        place = self._place
+        return place.out if ranks.leads() else place.folder / f"out of rank {ranks.rank()}"
 
     def say(self, text: str) -> None:
         """Print one line about this run; the leader does."""
         if ranks.leads():
-            print(f"{self.stage} {self.round}: {text}.", flush=True)
-
-    def _enter(self) -> None:
-        """What the leader does before the others go on: see what is there, or make room for the work."""
-        self.done = self._is_published()
-        if self.done:
-            scratch.tidy(self._scratch, keep=False)
-            clean(self.output)
-            rows = read_manifest(self.output)["rows"]
-            self.say(f"is there already ({rows} rows); nothing to do")
-            return
-        self._remove_others()
-        self.done = scratch.is_finished(self._scratch, self.fingerprint, self._beside)
-        if self.done:
-            self._put_out()
-            self.say("was finished before; it is put back")
-        else:
-            self._start()
-
-    def _is_published(self) -> bool:
-        """Whether the output has this fingerprint; if not, say why it is made again."""
-        if not self.output.is_dir():
-            return False
-        problems = check(self.output, read=ranks.leads())
-        if problems:
-            self.say(f"is made again, because {problems[0].file} {problems[0].what}")
-            return False
-        manifest = read_manifest(self.output)
-        if manifest["fingerprint"] == self.fingerprint:
-            return True
-        self.say(f"is made again, because {self._why(manifest['ingredients'])}")
-        return False
-
-    def _remove_others(self) -> None:
-        """Remove the scratch of other fingerprints and say why it is of no use, and what other stages have kept."""
-        others = [path for path in self._home.glob("*") if path != self._scratch and path.is_dir()]
-        for other in others:
-            if not other.name.startswith("."):
-                self.say(f"starts from the beginning, because {self._why(scratch.saved_ingredients(other))}")
-            atomic.remove_folder(other)
-        scratch.forget_published(self._home)
-
-    def _start(self) -> None:
-        """Enter the scratch folder of this fingerprint."""
-        atomic.remove_folder(self._out)  # written again after the last part, whatever a library left half in it
-        atomic.make_folder(self._out)
-        disk.require_writable(self._out)
-        disk.require_writable(self.output.parent)
-        atomic.remove_leftovers(self._scratch)
-        atomic.write_text(self._scratch / scratch.INGREDIENTS, json.dumps(self._made_of, sort_keys=True))
-
-    def _require_space(self, rows: int, values: Mapping[str, Any]) -> None:
-        """With its first part, the leader refuses what the disks cannot hold: all parts and the arrays made of them."""
-        if self._has_space or not ranks.leads():
-            return
-        import numpy as np
-
-        sizes = {name: np.asarray(value).nbytes // rows for name, value in values.items()}
-        arrays = self._parts.count * sum(size for name, size in sizes.items() if not name.startswith("_"))
-        parts = sum(map(len, self._parts.unfinished())) * sum(sizes.values())
-        disk.require_space(self.stage, self.round, self._scratch, parts + arrays)
-        if disk.device(self._scratch) != disk.device(self.output):
-            disk.require_space(self.stage, self.round, self.output, arrays)
-        self._has_space = True
-
-    def _why(self, old: Mapping[str, Any]) -> str:
-        reasons = changes(old, self._made_of) or ["it was made by something else"]
-        shown = reasons[:5] + ([f"{len(reasons) - 5} more changes"] if len(reasons) > 5 else [])
-        return "; ".join(shown)
-
-    def _publish(self) -> None:
-        with atomic.named(self._scratch):
-            assemble(self._parts, self._out)
-            write_manifest(self._out, self.fingerprint, self.ingredients, self._parts.count)
-            self._put_out()
-
-    def _put_out(self) -> None:
-        publish(self._out, self.output)
-        scratch.tidy(self._scratch, keep=scratch.under_dvc())
+            with suppress(OSError):  # whoever read it has gone; the work goes on
+                print(f"{self.stage} {self.round}: {text}.", flush=True)
 
 
 def _collect_garbage() -> None:

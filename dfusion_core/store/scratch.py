@@ -3,6 +3,11 @@
     <scratch>/<round>/<stage>.lock
     <scratch>/<round>/<stage>/<fingerprint>/  ingredients.json, parts/, state.safetensors, out/
 
+<scratch> is `.dfusion` in the project, or a folder of the project's own in `$DFUSION_SCRATCH`. The project is
+`$DVC_ROOT`, else the current folder: DVC deletes outputs before it runs a stage, and inside `dvc exp run --temp` and
+queues DVC_ROOT is still the real repository. There each fingerprint has a home of its own, so that experiments side by
+side leave each other's work alone.
+
 Under DVC a published output stays there as `published/`, which takes no space of its own: its files are further names
 of those in `runs`. It is for the moment between the end of a stage and DVC's note of it in dvc.lock. If DVC is killed
 then, it later deletes the output and runs the stage again, which finds it here. The next stage that starts removes it.
@@ -18,6 +23,7 @@ from ..errors import StoreError
 from . import atomic
 from .lock import Lock
 from .manifest import read_manifest
+from .paths import RESULTS, RUNS
 from .provenance import hash_of
 from .schema import WRITTEN_BY
 from .verify import check
@@ -26,9 +32,16 @@ INGREDIENTS, OUT, PARTS, PUBLISHED = "ingredients.json", "out", "parts", "publis
 
 
 def scratch_root() -> Path:
-    """The folder for work in progress."""
-    given = os.environ.get("DFUSION_SCRATCH")
-    return Path(given) if given else Path(os.environ.get("DVC_ROOT", "."), ".dfusion")
+    """The folder for this project's work in progress. Raises StoreError if it would lie among what DVC deletes."""
+    given, project = os.environ.get("DFUSION_SCRATCH"), Path(os.environ.get("DVC_ROOT", "."))
+    if not given:
+        return project / ".dfusion"
+    place, root = (project / Path(given).expanduser()).resolve(), project.resolve()
+    for outputs in (base / area for base in (root, Path.cwd()) for area in (RUNS, RESULTS)):
+        if place.is_relative_to(outputs.resolve()):
+            raise StoreError(f"store: DFUSION_SCRATCH is {given}, in {outputs.name}/, which DVC deletes and copies.",
+                             "Set it to a folder outside, or unset it: 'unset DFUSION_SCRATCH'.")
+    return place / f"{root.name}-{hash_of(str(root))[:12]}"
 
 
 def beside_the_repository() -> bool:

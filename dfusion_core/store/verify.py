@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import StoreError
+from ..errors import StoreError, printable
 from ..runtime import ranks
+from . import dvc_lock
+from .files import files_in
 from .hints import how_to_make, how_to_mend
 from .manifest import MANIFEST, files_below, read_manifest
 from .provenance import hash_file
@@ -21,17 +23,27 @@ class Problem:
     folder: Path
     file: str
     what: str
+    mend: str = ""  # where it is not that of every damage
 
     def __str__(self) -> str:
-        return f"{self.folder} {self.file}: {self.what}. {how_to_mend(self.folder)}".rstrip()
+        mend = self.mend or how_to_mend(self.folder)
+        return printable(f"{self.folder} {self.file}: {self.what}. {mend}".rstrip()).replace("\n", r"\n")
 
 
 def verify(path: str | Path) -> list[Problem]:
-    """Compare every file of every published folder at, above or below `path` with its manifest, byte by byte.
+    """Compare every file of every published folder at, above or below `path` with its manifest, byte by byte, and the
+    manifest with dvc.lock, if there is one.
 
-    Finds files that are missing, extra, unreadable, of other size or content. Raises StoreError if there are none.
+    Finds files that are missing, extra, unreadable, of other size or content, and outputs that DVC has recorded for
+    other parameters or inputs than made them. Raises StoreError if there are none.
     """
-    return [problem for folder in published_folders(Path(path)) for problem in check(folder, read=True)]
+    return [problem for folder in published_folders(Path(path)) for problem in verify_one(folder)]
+
+
+def verify_one(folder: Path) -> list[Problem]:
+    """`verify` of one published folder."""
+    return check(folder, read=True) or [
+        Problem(folder, MANIFEST, what, dvc_lock.mend(folder)) for what in dvc_lock.disagreements(folder)]
 
 
 def check(folder: Path, read: bool) -> list[Problem]:
@@ -89,9 +101,8 @@ def damaged(problems: list[Problem]) -> StoreError:
 
 def _look(folder: Path) -> Hashable:
     """What a folder's files look like from outside."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    states = ((path, path.stat()) for path in files)
-    return folder.resolve(), tuple((path.name, s.st_ino, s.st_size, s.st_mtime_ns) for path, s in states)
+    states = ((name, path.stat()) for name, path in files_in(folder))
+    return folder.resolve(), tuple((name, s.st_ino, s.st_size, s.st_mtime_ns) for name, s in states)
 
 
 def published_folders(path: Path) -> list[Path]:

@@ -102,9 +102,11 @@ def test_two_files_with_each_others_names(project: Path) -> None:
 
 
 def test_the_outputs_of_two_rounds_in_each_others_place(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Both are whole, and neither is what this round's parameters and inputs make."""
+    """Both are whole, and each says which round it is of."""
     swap(Path("runs/r00/score"), Path("runs/r01/score"))
-    assert verify("runs") == []
+    assert {(str(one.folder), one.what) for one in verify("runs")} == {
+        ("runs/r00/score", "is that of score of r01"), ("runs/r01/score", "is that of score of r00")}
+    refused("extract", "r00", "r00/score", MANIFEST)
     run("score", "r00")
     assert "score r00: is made again, because " in capsys.readouterr().out
 

@@ -57,7 +57,7 @@ def nodes(origin: Path, place: Path) -> Path:
     folder = place / "nodes"
     folder.mkdir()
     give(folder)
-    for together in [["init"], ["evaluate_base", "sample@r00"], *([stage] for stage in STAGES[3:])]:
+    for together in [["code"], ["init"], ["evaluate_base", "sample@r00"], *([stage] for stage in STAGES[4:])]:
         for stage in together:
             run_on_a_node(stage, origin, folder)
         for stage in together:
@@ -134,13 +134,14 @@ def test_one_command_on_a_node_with_a_folder_as_remote(nodes: Path, origin: Path
     call(clone, "dvc", "pull", "-q", env=KEYS)
     call(clone, "dvc", "remote", "add", "-q", "--default", "shared", str(place / "shared"))
     call(clone, "dvc", "push", "-q")
-    shutil.rmtree(clone / "runs")
+    for area in ("runs", "results"):
+        shutil.rmtree(clone / area)
     shutil.rmtree(clone / ".dvc" / "cache")
     stages = locked(clone)
     without = {name: one for name, one in stages.items() if name != "fuse@r00"}  # as before it was ever run
     (clone / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": without}))
     said = call(clone, "dvc", "repro", "-s", "--pull", "fuse@r00")
     assert "Running stage 'fuse@r00'" in said
-    assert {path.relative_to(clone).as_posix() for path in clone.glob("runs/*/*")} == {
+    assert {path.relative_to(clone).as_posix() for path in clone.glob("r*/*/*")} == {
         *declared("fuse@r00"), "runs/r00/fuse"}
     assert locked(clone) == stages

@@ -52,18 +52,19 @@ def test_these_prompts_with_zeros_and_ones() -> None:
 
 
 @pytest.mark.parametrize("sizes", [(0.02, 0.05, 0.05), (0.05, 0.02, 0.05), (0.0, 0.05, 0.1), (0.0, 0.0, 0.1)])
-@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize("seeds", [2, 3, 5])
 @pytest.mark.parametrize("groups", [1, 3])
 def test_other_trainings(sizes: tuple[float, float, float], seeds: int, groups: int) -> None:
-    """Trainings and prompts crossed, in one template and in the mean over three; never below 93 %. Where one of the two
-    makes no difference, the interval may be too wide, as its variance cannot be told from nothing."""
+    """Trainings and prompts crossed, in one template and in the mean over three. Where one of the two
+    makes no difference, the interval may be too wide, as its variance cannot be told from nothing. Two trainings are
+    too few to tell how much trainings differ: 89 % at worst."""
     rng, found = np.random.default_rng(3), []
     training, prompt, rest = sizes
     for _ in range(RUNS):
         found.append(of_other_trainings([
             TRUE + rng.normal(0, training, (seeds, 1)) + rng.normal(0, prompt, (1, 12))
             + rng.normal(0, rest, (seeds, 12)) for _ in range(groups)]))
-    assert 0.93 <= covered(found) <= (0.97 if all(sizes) else 1.0)
+    assert (0.88 if seeds == 2 else 0.93) <= covered(found) <= (0.98 if all(sizes) else 1.0)
 
 
 def test_by_hand() -> None:

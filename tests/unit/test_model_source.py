@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from dfusion_core.errors import ModelError
-from dfusion_core.models import pins
 from dfusion_core.models.loading import load_pipeline
 from dfusion_core.models.pins import check_pin, pin
 from dfusion_core.models.source import locate
 from dfusion_core.params.sections import Model
+from dfusion_core.store import remembered
 from dfusion_core.testing import tiny_model
 
 TEXT = ("model_index.json", "scheduler/scheduler_config.json", "text_encoder/config.json", "tokenizer/tokenizer.json",
@@ -111,10 +112,10 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
 
 def test_large_files_are_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DFUSION_SCRATCH", str(tmp_path / "scratch"))
-    monkeypatch.setattr(pins, "REMEMBERED", 1)
+    monkeypatch.setattr(remembered, "LARGE", 1)
     hashed: list[Path] = []
-    plain = pins.hash_file
-    monkeypatch.setattr(pins, "hash_file", lambda file: (hashed.append(file), plain(file))[1])
+    plain = remembered.hash_file
+    monkeypatch.setattr(remembered, "hash_file", lambda file: (hashed.append(file), plain(file))[1])
     model = Model(id=str(folder(tmp_path / "model", *TEXT, *PLAIN)))
     first = pin(model, locate(model))
     assert len(hashed) == len(TEXT + PLAIN)
@@ -123,3 +124,7 @@ def test_large_files_are_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     changed.write_text(changed.read_text()[::-1])  # the same size
     assert pin(model, locate(model))["files"][PLAIN[0]] == hashlib.sha256(PLAIN[0][::-1].encode()).hexdigest()
     assert hashed[len(TEXT + PLAIN):] == [changed]
+    before = changed.stat()
+    changed.write_text(PLAIN[0])  # and the old time of the last write: the time of the last change tells
+    os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert pin(model, locate(model)) == first

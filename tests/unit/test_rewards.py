@@ -130,7 +130,7 @@ def test_a_changed_plugin_is_another_input(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own_reward_module.py").write_text("class Any: ...\n")
     reward = parameters(tmp_path / "nowhere", plugins={"own_reward_module:Any": 1.0})
-    assert reward_inputs(reward) == {"reward plug-in own_reward_module:Any": tmp_path / "own_reward_module.py"}
+    assert reward_inputs(reward) == {"reward plug-in own_reward_module:Any": [tmp_path / "own_reward_module.py"]}
 
 
 @pytest.mark.parametrize("name, said", [

@@ -153,7 +153,24 @@ def test_scratch_on_another_folder_and_dvc_root(workspace: Path, monkeypatch: py
     monkeypatch.delenv("DVC_ROOT")
     monkeypatch.setenv("DFUSION_SCRATCH", str(workspace / "elsewhere"))
     run_sample("r01")
-    assert (workspace / "elsewhere/r01/sample.lock").exists()
+    first = list(workspace.glob("elsewhere/*/r01/sample.lock"))
+    assert len(first) == 1
+    (workspace / "clone").mkdir()
+    monkeypatch.chdir(workspace / "clone")  # another project, which has a level of its own
+    run_sample("r01")
+    assert len(list(workspace.glob("elsewhere/*/r01/sample.lock"))) == 2
+
+
+@pytest.mark.parametrize("place", ["runs", "runs/r00/x", "./results", "results/../runs/deep", "link"])
+def test_scratch_is_refused_among_the_outputs(workspace: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    Path("results").mkdir()
+    Path("link").symlink_to("results")
+    for given in (place, str(workspace / place)):
+        monkeypatch.setenv("DFUSION_SCRATCH", given)
+        with pytest.raises(StoreError, match="DFUSION_SCRATCH is .*unset DFUSION_SCRATCH"):
+            run_sample()
+    monkeypatch.setenv("DFUSION_SCRATCH", "runs-of-mine")  # only the name begins alike
+    run_sample()
 
 
 def test_experiments_side_by_side_leave_each_other_alone(

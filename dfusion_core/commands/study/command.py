@@ -24,16 +24,16 @@ def _folder(out: Path | None, name: str) -> Path:
 def run(
     file: File, out: Out = None,
     only: Annotated[str, typer.Option(help="Run only cells whose name this regular expression finds.")] = "",
-    direct: Annotated[bool, typer.Option(help="Without DVC, all in this process: much faster where cells are small, "
+    direct: Annotated[bool, typer.Option(help="Without DVC, a process a cell: much faster where cells are small, "
                                               "and no experiment remains.")] = False,
-    workers: Annotated[int, typer.Option(min=1, help="With --direct: groups of cells side by side.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="With --direct: cells side by side.")] = 1,
 ) -> None:
-    """Run what is not finished yet, one cell after the other; run it again after an interruption."""
+    """Run what is not finished yet; run it again after an interruption."""
     from .grid import load_study
     from .running import run_study
 
     study = load_study(file)
-    run_study(study, _folder(out, study.name), only, direct, workers)
+    run_study(study, _folder(out, study.name), only, direct, jobs)
 
 
 @app.command()

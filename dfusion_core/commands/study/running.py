@@ -1,4 +1,4 @@
-"""Running a study's cells one after the other, and keeping what the comparison needs."""
+"""Running a study's cells, and keeping what the comparison needs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,56 +21,52 @@ from ...store.atomic import write_text
 from ...store.lock import Lock
 from ...store.paths import output, pairs_result
 from .comparing import CELLS, PROMPTS, REWARD_MODEL
-from .direct import forget, run_here
 from .grid import Cell, Study, StudyError
+from .jobs import Jobs
 from .outputs import Outputs
 
 
-def run_study(study: Study, out: Path, only: str = "", direct: bool = False, workers: int = 1) -> None:
+def run_study(study: Study, out: Path, only: str = "", direct: bool = False, jobs: int = 1) -> None:
     """Run every cell that has no row in ``out``/cells.csv yet, and of these only those whose name the regular
     expression ``only`` finds.
 
     Each is `dvc exp run --temp`: the workspace stays as it is, and stages that another cell has run already come from
-    DVC's cache. ``direct``: without DVC, in a folder beside the workspace, and as many groups of cells side by side as
-    there are ``workers``. After each cell its rows are in cells.csv and prompts.csv, so an interrupted study goes on
-    where it was. Raises StudyError if an experiment fails.
+    DVC's cache. ``direct``: without DVC, in a folder beside the workspace, ``jobs`` of them side by side. After each
+    cell its rows are in cells.csv and prompts.csv, so an interrupted study goes on where it was. Raises StudyError if
+    a cell fails.
     """
+    if jobs > 1 and not direct:
+        raise StudyError(f"--jobs {jobs}: only with --direct; DVC runs one experiment after the other.",
+                         "Add --direct.")
+    wanted = _wanted(study, out, only)
+    if direct:
+        failed = Jobs(study.name, wanted, jobs, lambda cell: cell.name in _known(study, out), partial(_keep, out)).run()
+        if failed:
+            raise StudyError(f"{study.name}: {len(failed)} of {len(wanted)} cells failed: {', '.join(failed)}; "
+                             "their errors are above.", "Run the same command again to go on from there.")
+        return
+    for number, cell in enumerate(wanted):
+        print(f"[{number + 1} of {len(wanted)}] {cell.name}: {' '.join(cell.overrides)}", flush=True)
+        started = time.monotonic()
+        _keep(out, cell, _experiment(f"{study.name}-{cell.name}", cell), time.monotonic() - started)
+
+
+def _wanted(study: Study, out: Path, only: str) -> list[Cell]:
+    """The cells to run. Raises StudyError if ``only`` is no regular expression."""
     try:
         chosen = re.compile(only)
     except re.error as error:
-        raise StudyError(f"--only {short(only)}: is no regular expression: {error}.") from error
-    if workers > 1 and not direct:
-        raise StudyError("--workers: only with --direct; DVC runs one experiment after the other.")
-    known = set(read_rows(out / CELLS, study.factors).cell)
+        raise StudyError(f"--only {short(only)}: is no regular expression: {error}.",
+                         "A part of a cell's name will do, as --only naive.") from error
+    known = _known(study, out)
     wanted = [cell for cell in study.cells if cell.name not in known and chosen.search(cell.name)]
     print(f"{study.name}: {len(study.cells)} cells, {len(known)} done, {len(wanted)} to run.", flush=True)
-    groups: dict[str, list[Cell]] = {}
-    for cell in wanted:
-        groups.setdefault(cell.group, []).append(cell)
-    with ThreadPoolExecutor(workers) as pool:
-        failed = [name for names in pool.map(partial(_run_group, study.name, out, direct), groups.values())
-                  for name in names]
-    if failed:
-        raise StudyError(f"{study.name}: failed: {', '.join(failed)}; their output is above.",
-                         "Run the same command again to go on from there.")
+    return wanted
 
 
-def _run_group(study: str, out: Path, direct: bool, cells: list[Cell]) -> list[str]:
-    """Run cells that differ in nothing but what is compared, one after the other; returns the names of those that
-    failed, which do not keep the others from running."""
-    failed = []
-    for cell in cells:
-        print(f"{cell.name}: {' '.join(cell.overrides)}", flush=True)
-        started = time.monotonic()
-        try:
-            found = run_here(study, cell) if direct else _experiment(f"{study}-{cell.name}", cell)
-            _keep(out, cell, found, time.monotonic() - started)
-        except StudyError as error:
-            print(f"{cell.name}: {error}", file=sys.stderr)
-            failed.append(cell.name)
-    if direct and not failed:
-        forget(study, cells[0])
-    return failed
+def _known(study: Study, out: Path) -> set[str]:
+    """The names of the cells that have rows."""
+    return set(read_rows(out / CELLS, study.factors).cell)
 
 
 def _experiment(name: str, cell: Cell) -> Outputs:

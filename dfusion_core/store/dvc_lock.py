@@ -1,0 +1,123 @@
+"""Does dvc.lock say the same of an output as its manifest?
+
+It does not where DVC has recorded parameters, inputs or code that were edited while the stage ran, or has taken such an
+output from its run cache. An output that DVC itself finds changed ('dvc status') is another matter, and no fault.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import StoreError
+from .hints import dvc_stage
+from .manifest import MANIFEST, read_manifest
+from .provenance import differing, flat, hash_file, shown
+
+LOCK = "dvc.lock"
+
+
+def require_agreement(stage: str, outputs: Iterable[Path]) -> None:
+    """Raise StoreError where dvc.lock says of an input that other parameters made it."""
+    for folder in outputs:
+        for what in disagreements(folder, deep=False):
+            raise StoreError(f"{stage}: {folder} {what}.", mend(folder))
+
+
+def mend(folder: Path) -> str:
+    """The command that makes dvc.lock and an output agree. A checkout would bring the same output back."""
+    made = read_manifest(folder)["ingredients"]
+    return f"Make it again with 'dvc repro -f -s {dvc_stage(made['round'], made['stage'])}'."
+
+
+def disagreements(folder: Path, deep: bool = True) -> list[str]:
+    """What dvc.lock says of a published folder and its manifest does not; `deep` compares inputs and code as well.
+
+    Nothing where there is no dvc.lock, and where the folder is not the output that it speaks of.
+    """
+    made = read_manifest(folder)["ingredients"]
+    project = folder.absolute().parents[2]
+    entry = read_entry(project / LOCK, dvc_stage(made["round"], made["stage"]))
+    outs = {out["path"]: out.get("md5") for out in entry.get("outs", [])}
+    found = list(_other_values(entry, made, project, deep)) if entry else []
+    path = Path("runs", *folder.absolute().parts[-2:]).as_posix()
+    return found if found and outs.get(path) == md5_of(folder) else []
+
+
+def read_entry(lock: Path, name: str) -> dict[str, Any]:
+    """What dvc.lock says of one stage; empty if nothing. Only its lines are parsed: the file grows with the rounds."""
+    try:
+        text = lock.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return {}
+    block = re.search(rf"^  {re.escape(name)}:\n((?:    .*\n?)*)", text, re.MULTILINE)
+    if block is None:
+        return {}
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        entry = YAML(typ="safe").load(block[1])
+    except YAMLError:
+        return {}
+    return entry if isinstance(entry, dict) else {}
+
+
+def md5_of(path: Path) -> str | None:
+    """DVC's name for the content of a file or folder; None if it is not there."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if not path.is_dir():
+        return None
+    files = sorted(one.relative_to(path).as_posix() for one in path.rglob("*") if one.is_file())
+    listing = json.dumps([{"md5": md5_of(path / name), "relpath": name} for name in files], sort_keys=True)
+    return f"{hashlib.md5(listing.encode(), usedforsecurity=False).hexdigest()}.dir"
+
+
+def _other_values(entry: Mapping[str, Any], made: Mapping[str, Any], project: Path, deep: bool) -> Iterator[str]:
+    for key, (locked, run) in _other_params(entry.get("params", {}).get("params.yaml", {}), made["params"]):
+        yield f"was made with {key} = {shown(run)}, and {LOCK} says {shown(locked)}"
+    for dep in entry.get("deps", []) if deep else []:
+        path, name = project / dep["path"], _input_of(dep["path"])
+        recorded = made["code"] if name == "code" else made["inputs"].get(name)
+        if recorded is not None and md5_of(path) == dep.get("md5") and _is_other(path, recorded):
+            yield f"was made with another {dep['path']} than {LOCK} says"
+
+
+def _is_other(path: Path, recorded: Any) -> bool:
+    """Whether an input, or the file with the digests of the code, is not what a manifest recorded of it."""
+    now: Any
+    if path.suffix == ".json":
+        now = json.loads(path.read_text(encoding="utf-8"))
+    else:
+        now = read_manifest(path)["digest"] if (path / MANIFEST).is_file() else hash_file(path)
+    return now is None or now != recorded
+
+
+def _other_params(locked: Mapping[str, Any], made: Mapping[str, Any]) -> list[tuple[str, tuple[Any, Any]]]:
+    """Keys of both whose values differ. dvc.lock has what params.yaml says; defaults are filled in."""
+    from pydantic import ValidationError
+
+    from ..params.loading import Params
+    from ..params.sections import Everything
+
+    both = {name: value for name, value in locked.items() if name in made and value is not None}
+    try:
+        whole = Everything.model_validate_json(json.dumps(both, default=str))
+    except ValidationError:  # of a version of this program that had other parameters
+        return []
+    values = Params(**{name: getattr(whole, name) for name in both}).as_dict()
+    return list(differing(flat(values), flat({name: made[name] for name in both})))
+
+
+def _input_of(path: str) -> str:
+    """The name under which a manifest has a dependency of dvc.yaml."""
+    parts = Path(path).parts
+    if parts[:2] == ("results", "code"):
+        return "code"
+    if parts[0] == "runs":
+        return {"train": "adapter"}.get(parts[-1], "base" if parts[1:] == ("init", "evaluate") else parts[-1])
+    return "prompts" if Path(path).suffix in (".yaml", ".yml") else path
