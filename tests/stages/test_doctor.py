@@ -397,7 +397,7 @@ class Moody:
 def test_a_reward_that_changes_its_mind(sound: Path) -> None:
     change(reward={"plugins": {f"{__name__}:Moody": 1.0}})
     report = doctor(code=1)
-    assert report["reward"]["found"].endswith(f"plug-in {__name__}:Moody (moody 1)")
+    assert report["reward"]["found"].endswith(f"{__name__}:Moody (moody 1)")
     assert unlike(report, "failed") == {"scores"}
     assert "1 apart in the same batch twice" in report["scores"]["found"]
 
