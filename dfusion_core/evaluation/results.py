@@ -33,7 +33,7 @@ NUMBERS = ("mean", "low", "high", "gain", "gain_low", "gain_high")  # of each me
 # What the intervals of one run's table say, for the sentence under it
 QUESTION = (f"95 % intervals. Training prompts: would {THESE} gain as much (stratified by prompt)? Unseen prompts: "
             f"would {OTHER} (prompts are the unit, t)? Another training may differ from this one.")
-Numbers = dict[str, float | None]  # by NUMBERS
+Numbers = dict[str, float | None]
 Splits = dict[str, dict[str, Numbers]]  # by split and measure
 
 
@@ -73,18 +73,20 @@ def compare(images: pd.DataFrame, base: pd.DataFrame) -> Splits:
     for split in (TRAIN, TEST):
         ours, theirs = images[images.split == split], base[base.split == split]
         if len(ours):
-            result[split] = {name: _numbers(split, ours, theirs, name) for name in measured}
+            prompts = ours.prompt.tolist()
+            result[split] = {
+                name: _numbers(split, prompts, ours[name].to_numpy(float), theirs[name].to_numpy(float))
+                for name in measured}
     return result
 
 
-def _numbers(split: str, images: pd.DataFrame, base: pd.DataFrame, measure: str) -> Numbers:
-    """The NUMBERS of one measure; bounds that are not known (a single unit) are null."""
-    values, prompts = images[measure].to_numpy(float), images.prompt.tolist()
-    mean = interval(split, values, prompts)
-    gain = interval(split, values - base[measure].to_numpy(float), prompts)
+def _numbers(
+    split: str, prompts: Sequence[str], values: NDArray[np.float64], base: NDArray[np.float64]
+) -> Numbers:
+    """The NUMBERS of one measure, values and the base's (image,); bounds that are not known are null."""
+    mean, gain = (interval(split, one, prompts) for one in (values, values - base))
     found = (mean.mean, mean.low, mean.high, gain.mean, gain.low, gain.high)
-    return {name: round(value, 6) if math.isfinite(value) else None
-            for name, value in zip(NUMBERS, found, strict=True)}
+    return {name: round(value, 6) if math.isfinite(value) else None for name, value in zip(NUMBERS, found, strict=True)}
 
 
 def write_round_result(round: str, evaluated: StageData, base: StageData) -> None:

@@ -106,10 +106,9 @@ def _cell(numbers: Numbers | None, name: str) -> str:
     if numbers is None:
         return ""
     if name == INIT:
-        return f"{numbers['mean']:.4f}\n{_bounds(numbers, '', '.4f')}"
-    return f"{numbers['mean']:.4f}\n{numbers['gain']:+.4f} {_bounds(numbers, 'gain_', '+.4f')}"
+        return f"{numbers['mean']:.4f}\n{_bounds(numbers['low'], numbers['high'], '.4f')}"
+    return f"{numbers['mean']:.4f}\n{numbers['gain']:+.4f} {_bounds(numbers['gain_low'], numbers['gain_high'], '+.4f')}"
 
 
-def _bounds(numbers: Numbers, prefix: str, form: str) -> str:
-    low, high = numbers[f"{prefix}low"], numbers[f"{prefix}high"]
+def _bounds(low: float | None, high: float | None, form: str) -> str:
     return "[one prompt: no interval]" if low is None or high is None else f"[{low:{form}}, {high:{form}}]"

@@ -37,7 +37,7 @@ def test_targets_are_not_scored_by_a_damaged_reward_model(project: Path) -> None
     """Weights in a user's folder have no manifest: scoring anew would take them as they are, comparing would not."""
     flip(Path("clip/open_clip_model.safetensors"), 5000, 3)
     forget("adopt")
-    with pytest.raises(RewardError, match="scored by other models"):
+    with pytest.raises(RewardError, match="different rewards"):
         run("adopt")
 
 

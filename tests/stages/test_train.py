@@ -15,11 +15,12 @@ from safetensors.numpy import load_file
 from steps import T, array, change, content, forget, mean_and_std, policy_of, run
 
 import stages.train
-from dfusion_core.errors import BadNumber, MissingStage, ParamsError, RatioError
+from dfusion_core.errors import BadNumber, MissingStage, ParamsError, RatioError, RewardError
 from dfusion_core.models.lora import trainable
 from dfusion_core.models.policy import Policy
 from dfusion_core.params import load_params
 from dfusion_core.store import read_stage
+from dfusion_core.testing import tiny_clip
 from dfusion_core.training import trainer as training
 from dfusion_core.training.trainer import Trainer, gradient_scale
 from dfusion_core.training.trajectories import load_pairs
@@ -324,3 +325,15 @@ def test_a_model_in_16_bits_trains_in_fp32(project: Path) -> None:
     moved = [float(np.abs(after[name] - before[name]).max()) for name in before if "lora_A" in name]
     updates = len(read_stage("train", "r00").table("updates"))
     assert 0 < max(moved) < 2 * updates * 1.0e-6  # lost in bf16, where weights of 0.1 are 4e-4 apart
+
+
+# --- the history of rewards ---
+
+
+def test_scores_of_two_rewards_are_no_history(project: Path) -> None:
+    """r00 was scored by other weights than r01: its scores cannot normalise those of r01."""
+    tiny_clip(Path("clip"), seed=1)
+    for stage in ("score", "extract", "fuse", "adopt"):
+        run(stage, "r01")
+    with pytest.raises(RewardError, match="score@r00 and score@r01 .*dvc repro -f -s score@r00"):
+        run("train", "r01")
