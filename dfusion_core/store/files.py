@@ -5,10 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def files_in(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Every file below `folder` with its name below it, sorted; a link that leads back up is not followed."""
+def files_in(folder: Path, follow: bool = True) -> Iterator[tuple[str, Path]]:
+    """Every file below `folder` with its name below it, sorted.
+
+    follow: whether links to folders are followed; one that leads back up never is.
+    """
     found = []
-    for inside, folders, names in os.walk(folder, followlinks=True):
+    for inside, folders, names in os.walk(folder, followlinks=follow):
         here = Path(inside)
         folders[:] = [name for name in folders if not _leads_up(here / name)]
         found += [(path.relative_to(folder).as_posix(), path) for path in map(here.joinpath, names) if path.is_file()]

@@ -17,8 +17,11 @@ KEYS = {"digest", "environment", "files", "fingerprint", "ingredients", "rows"}
 
 
 def files_below(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Every file below `folder` but the manifest, as (path relative to the folder, path), in sorted order."""
-    return ((name, path) for name, path in files_in(folder) if name != MANIFEST)
+    """Every file below `folder` but the manifest, as (path relative to the folder, path), in sorted order.
+
+    DVC links single files into its cache; a link to a folder is none of DVC's, and nothing behind it is read.
+    """
+    return ((name, path) for name, path in files_in(folder, follow=False) if name != MANIFEST)
 
 
 def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..diffusion.finite import check_finite
+from ..errors import NotFinite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -94,6 +95,9 @@ def _log_prob(table: pd.DataFrame, made: Mapping[str, StageData]) -> torch.Tenso
     stored = table[table.loser_stage == "sample"]
     log_prob = torch.full((len(table), sampled.array("log_prob").shape[1]), float("nan"))
     values = sampled.tensor("log_prob", stored.loser_row)
-    check_finite(values, "the stored log_prob of the loser")
+    try:
+        check_finite(values, "the stored log_prob of the loser")
+    except NotFinite as error:
+        raise NotFinite(error.what, int(stored.index[error.row])) from error
     log_prob[torch.tensor(stored.index.to_numpy())] = values
     return log_prob

@@ -25,7 +25,7 @@ import pytest
 from mutations import Mutation, as_json, as_yaml, by_bytes, by_nodes, by_words, from_nothing
 from steps import reseal
 
-from dfusion_core.adoption.tables import judged
+from dfusion_core.adoption.tables import target_table
 from dfusion_core.commands.inspect.tree import describe
 from dfusion_core.commands.study.grid import load_study
 from dfusion_core.errors import DFusionError
@@ -82,11 +82,13 @@ def scores() -> Any:
 def pairs() -> Any:
     found = read_stage("extract", "r00").table("pairs")
     reward = found.reference_reward.to_numpy()
-    return judged(found, reward, Adopt()), read_stage("fuse", "r00").rows("picture", found.pair)
+    without = read_stage("extract", "r00").table("references").empty_mask[found.reference].to_numpy()
+    return target_table(found, reward, without, Adopt()), read_stage("fuse", "r00").rows("picture", found.pair)
 
 
 def training() -> Any:
-    return load_pairs(*(read_stage(name, "r00") for name in ("sample", "fuse", "adopt")))
+    table = read_stage("adopt", "r00").table("training")
+    return load_pairs(table, {name: read_stage(name, "r00") for name in ("sample", "fuse")})
 
 
 def history() -> Any:

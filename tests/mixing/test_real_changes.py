@@ -57,7 +57,7 @@ def goes_on_as_new(stage: str, because: str, capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.parametrize(("stage", "changes", "because"), [
     ("sample", {"sample": {"eta": 0.5}}, "sample.eta changed from 1.0 to 0.5."),
-    ("sample", {"prompts": {"train_count": 1}}, "prompts.train_count changed from null to 1."),
+    ("sample", {"prompts": {"train_count": 1}}, "prompts.train_count changed from nothing to 1."),
     ("fuse", {"pairs": "inversion"}, 'pairs changed from "dfusion" to "inversion".'),
     ("train", {"train": {"learning_rate": 1e-4}}, "train.learning_rate changed from 0.001 to 0.0001."),
     ("evaluate", {"evaluate": {"seed": 5}}, "evaluate.seed changed from 1 to 5; the input 'base' changed."),

@@ -100,6 +100,7 @@ def test_evaluation_never_draws_a_training_image(train: int, test: int, images: 
 def test_shares_of_the_processes_are_a_partition(count: int, world: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MASTER_ADDR", "x")
+        patch.setenv("MASTER_PORT", "1")
         patch.setenv("WORLD_SIZE", str(world))
         shares = []
         for rank in range(world):

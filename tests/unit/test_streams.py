@@ -98,6 +98,6 @@ def test_characters_that_the_encoding_lacks(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["-m stages summary", "-m dfusion_core.commands.cli params",
                                      "-m dfusion_core.commands.cli verify runs"])
 def test_commands_that_nobody_reads(project: Path, command: str) -> None:
-    done = subprocess.run(f"{sys.executable} {command} 2>errors | true", shell=True, check=False, cwd=project,
+    done = subprocess.run(["sh", "-c", f"{sys.executable} {command} 2>errors | true"], check=False, cwd=project,
                           env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert done.returncode == 0 and Path("errors").read_text() == ""
