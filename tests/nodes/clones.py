@@ -23,8 +23,8 @@ BECOME = f"import os, socket, sys; socket.sethostname({ELSEWHERE!r}); os.execvp(
 SMALL: dict[str, Any] = {
     "rounds": {"r00": {"prev": "init"}}, "sample": {"num_steps": 3}, "fuse": {"first_t": 2},
     "evaluate": {"images_per_prompt": 1}}
-STAGES = ("code", "init", "evaluate_base", "sample@r00", "score@r00", "extract@r00", "fuse@r00", "adopt@r00", "train@r00",
-          "evaluate@r00", "summary")
+STAGES = ("code", "init", "evaluate_base", "sample@r00", "score@r00", "extract@r00", "fuse@r00", "adopt@r00",
+          "train@r00", "evaluate@r00", "summary")
 
 
 def repository(folder: Path) -> Path:
