@@ -26,7 +26,7 @@ from benchmarks.microworld_fusion import Setting, figures, right, run_round, tri
 from dfusion_core.attention.control import capturing
 from dfusion_core.attention.masks import item_mask, item_tokens, merge
 from dfusion_core.diffusion.denoise import Capture, collect_maps
-from dfusion_core.evaluation.grading import tile
+from dfusion_core.evaluation.sheets import Line, Tile, sheet
 from dfusion_core.microworld.composition import COMPOSITIONS, Composition
 from dfusion_core.microworld.grammar import TEMPLATES, near_misses
 from dfusion_core.microworld.locate import WEIGHTS
@@ -154,7 +154,7 @@ def measure(m: Measured, count: int, s: Setting) -> tuple[dict[str, Any], np.nda
             found, m.oracle, template, m.policy.schedule.num_steps, s)
         rows += triples(found, SHOWN)
         print(template, json.dumps(result[template], indent=1), flush=True)
-    return result, tile(rows)
+    return result, np.asarray(sheet([Line([Tile(picture) for picture in row]) for row in rows]))
 
 
 def main() -> None:

@@ -120,6 +120,11 @@ def printable(text: str) -> str:
     return "".join(c if unicodedata.category(c) not in ("Cc", "Cs") or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
+def one_printable_line(text: str) -> str:
+    """`printable`, with newlines and tabs escaped as well: for names, which may hold anything."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
 def one_line(error: BaseException, limit: int = 300) -> str:
     """The message of another library's error in one line, cut where it goes on about other things."""
     return " ".join(str(error).split()).rstrip(".")[:limit]

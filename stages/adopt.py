@@ -20,7 +20,6 @@ from dfusion_core.runtime.entry import run_stage
 from dfusion_core.runtime.ranks import leads
 from dfusion_core.store import Input, open_stage, read_stage
 from dfusion_core.store.atomic import write_text
-from dfusion_core.store.json_files import read_json
 from dfusion_core.store.paths import output, pairs_result
 
 if TYPE_CHECKING:
@@ -108,12 +107,13 @@ def twins(round: str, run: StageRun, params: Params) -> tuple[pd.DataFrame, Figu
 def rescore(run: StageRun, params: Params, scored: StageData, pictures: Pictures, pairs: pd.DataFrame) -> Scores:
     """Scores of the pairs' new pictures, by the models that scored the sampled ones."""
     from dfusion_core.pairing.plan import pair_name
-    from dfusion_core.rewards.scoring import check_same, load_reward
+    from dfusion_core.rewards.identity import read_identity, require_same_reward
+    from dfusion_core.rewards.scoring import load_reward
     from dfusion_core.runtime.device import pick_device
 
     run.describe = lambda row: pair_name(pairs, row)
     reward = load_reward(params.reward, pick_device("auto"))
-    check_same(read_json(scored.path("reward.json"), "clip.model", "clip.sha256", "plugins"), reward.identity())
+    require_same_reward({f"score@{run.round}": read_identity(scored), f"adopt@{run.round}": reward.identity()})
     return reward(pictures, pairs.prompt.tolist())
 
 

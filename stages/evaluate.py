@@ -12,11 +12,13 @@ from dfusion_core.models.builtin import model_name
 from dfusion_core.pairing.plan import evaluation_plan, image_name
 from dfusion_core.params import load_params
 from dfusion_core.prompts.reading import find_file, load_prompts
+from dfusion_core.rewards.identity import FILE as REWARD_FILE
+from dfusion_core.rewards.identity import read_identity, require_same_reward
 from dfusion_core.rewards.plugins import reward_inputs
 from dfusion_core.runtime.entry import run_stage
 from dfusion_core.runtime.ranks import leads
 from dfusion_core.store import Input, open_stage, read_stage
-from dfusion_core.store.paths import adapter, output, round_result
+from dfusion_core.store.paths import adapter, output
 
 
 def evaluate(round: str) -> None:
@@ -43,17 +45,20 @@ def evaluate(round: str) -> None:
                 run.write(rows, picture=made.picture)
             pictures = run.collect("picture")
             reward = load_reward(params.reward, policy.device)
-            run.write_table("images", score_images(reward, images, pictures))
-            run.path("reward.json").write_text(json.dumps(reward.identity(), indent=2) + "\n")
+            if round != "init":
+                require_same_reward({"evaluate_base": read_identity(read_stage("evaluate", "init")),
+                                     f"evaluate@{round}": reward.identity()})
+            scored = score_images(reward, images, pictures)
+            run.write_table("images", scored)
+            run.path(REWARD_FILE).write_text(json.dumps(reward.identity(), indent=2) + "\n")
             size = (policy.picture_size, policy.picture_size)
-            write_grid(run.path("grid.png"), images, pictures,
+            write_grid(run.path("grid.png"), scored, pictures,
                        pictures_text(params.sample, size=size, model=model_name(params.model.id)))
     if not leads():
         return
     from dfusion_core.evaluation.results import write_round_result
 
-    base = read_stage("evaluate", "init").table("images")
-    write_round_result(round_result(round), round, read_stage("evaluate", round).table("images"), base)
+    write_round_result(round, read_stage("evaluate", round), read_stage("evaluate", "init"))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Score: how well each sampled image shows its prompt.
 
 reads   sample/
-writes  score/  embedding (one row an image), scores.csv (image, prompt_id, reward), reward.json: which models scored
+writes  score/  embedding (one row an image), scores.csv (image, prompt_id, reward, clip, plug-ins), reward.json: which
+                models scored
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 
 from dfusion_core.pairing.plan import image_name
 from dfusion_core.params import load_params
+from dfusion_core.rewards.identity import FILE as REWARD_FILE
 from dfusion_core.rewards.plugins import reward_inputs
 from dfusion_core.runtime.entry import run_stage
 from dfusion_core.store import open_stage, read_stage
@@ -33,11 +35,11 @@ def score(round: str) -> None:
         for rows in run.unfinished(len(images), params.reward.batch_size):
             part = images.loc[list(rows)]
             scores = reward(sampled.rows("picture", part.image), part.prompt.tolist())
-            run.write_arrays(rows, {"embedding": scores.embedding, "_reward": scores.reward}
-                             | {f"_{name}": value for name, value in scores.terms.items()})
-        terms = {name: run.collect(f"_{name}") for name in ("reward", *reward.terms)}
-        run.write_table("scores", images[["image", "prompt_id"]].assign(**terms))
-        run.path("reward.json").write_text(json.dumps(reward.identity(), indent=2) + "\n")
+            terms = {f"_{name}": value for name, value in {"reward": scores.reward, **scores.terms}.items()}
+            run.write_arrays(rows, {"embedding": scores.embedding, **terms})
+        columns = {name: run.collect(f"_{name}") for name in ("reward", *reward.terms)}
+        run.write_table("scores", images[["image", "prompt_id"]].assign(**columns))
+        run.path(REWARD_FILE).write_text(json.dumps(reward.identity(), indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,26 +2,32 @@
 
 reads   adapter, optimizer and reward history of the round before, sample/, score/, fuse/, adopt/
 writes  train/  adapter/, pin.json (the base model's hashes), optimizer.safetensors, reward_history.csv (all scores
-                so far), updates.csv (one row an optimizer step), timesteps.csv (one row an optimizer step and t), live/
-                (updates.csv for dvclive)
+                so far), reward.json (which models scored), updates.csv (one row an optimizer step), timesteps.csv (one
+                row an optimizer step and t), live/ (updates.csv for dvclive)
         results/training/ROUND.json: the optimizer steps once more, for the summary
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 from functools import partial
 from typing import TYPE_CHECKING
 
 from dfusion_core.params import load_params
 from dfusion_core.params.rounds import previous
+from dfusion_core.rewards.identity import FILE as REWARD_FILE
+from dfusion_core.rewards.identity import read_identity, require_same_reward
 from dfusion_core.runtime.entry import run_stage
 from dfusion_core.runtime.ranks import leads
 from dfusion_core.store import open_stage, read_stage
 from dfusion_core.store.paths import adapter, output
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from dfusion_core.params import Params
+    from dfusion_core.rewards.identity import Identity
     from dfusion_core.store import StageRun
 
 
@@ -45,16 +51,15 @@ def update(round: str, before: str, run: StageRun, params: Params) -> None:
     from dfusion_core.models.lora import save_lora
     from dfusion_core.models.pins import FILE as PIN
     from dfusion_core.models.policy import load_policy
-    from dfusion_core.training.advantages import advantages, extend
+    from dfusion_core.training.advantages import advantages
     from dfusion_core.training.objectives import needs_advantage, skips_shared_steps
     from dfusion_core.training.optimizer import save_optimizer
     from dfusion_core.training.tracking import write_live
     from dfusion_core.training.trainer import Trainer
     from dfusion_core.training.trajectories import load_pairs
 
-    sampled, scores = read_stage("sample", round), read_stage("score", round).table("scores")
-    scores = scores.merge(sampled.table("images")[["image", "prompt"]], on="image", validate="one_to_one")
-    history = extend(read_stage("train", before).table("reward_history"), round, scores)
+    sampled = read_stage("sample", round)
+    history, reward = scores_so_far(round, before, sampled.table("images"))
     normalised = partial(advantages, history=history, clip=params.train.advantage_clip)
     table = read_stage("adopt", round).table("training")
     run.describe = lambda row: f"pair {table.pair[row]} ('{table.prompt[row]}')"
@@ -70,10 +75,27 @@ def update(round: str, before: str, run: StageRun, params: Params) -> None:
     save_lora(policy.unet, run.path("adapter"))
     save_optimizer(trainer.optimizer, trainer.parameters, run.path("optimizer.safetensors"))
     run.write_table("reward_history", history)
+    run.path(REWARD_FILE).write_text(json.dumps(reward, indent=2) + "\n")
     run.write_table("updates", trainer.diagnostics.update_table())
     run.write_table("timesteps", trainer.diagnostics.timestep_table())
     shutil.copyfile(output("train", before) / PIN, run.path(PIN))  # DVC makes linked files read-only; this one is not
     write_live(trainer.diagnostics.update_table(), run.path("live"))
+
+
+def scores_so_far(round: str, before: str, images: pd.DataFrame) -> tuple[pd.DataFrame, Identity]:
+    """The scores of all images sampled up to ROUND, whose ``images`` are given, and the reward that they come from.
+
+    Raises RewardError where the rounds before were scored by another reward.
+    """
+    from dfusion_core.training.advantages import extend
+
+    scored, earlier = read_stage("score", round), read_stage("train", before)
+    history, reward = earlier.table("reward_history"), read_identity(scored)
+    if len(history):
+        first = history["round"].iloc[0]
+        require_same_reward({f"score@{first}": read_identity(earlier), f"score@{round}": reward})
+    scores = scored.table("scores").merge(images[["image", "prompt"]], on="image", validate="one_to_one")
+    return extend(history, round, scores), reward
 
 
 if __name__ == "__main__":

@@ -7,10 +7,12 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from ..errors import StoreError
+from ..errors import one_printable_line
 from ..runtime.entry import guarded
+from ..runtime.project import InProject
 from .doctor.command import doctor
 from .export.command import export
+from .inspect.command import inspect
 from .plan.command import plan
 from .profile import profile
 from .study.command import app as study
@@ -23,11 +25,11 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 app.add_typer(study, name="study")
-app.command()(export)
-app.command()(thresholds)
-app.command()(profile)
-app.command()(plan)
-app.command()(doctor)
+for command in study.registered_commands:
+    command.cls = InProject
+for function in (inspect, export, thresholds, plan, doctor):
+    app.command(cls=InProject)(function)
+app.command()(profile)  # it makes a project
 
 
 def _version(wanted: bool) -> None:
@@ -45,28 +47,7 @@ def main(
     """Shared options."""
 
 
-@app.command()
-@guarded
-def inspect(
-    path: Annotated[
-        str, typer.Argument(help="A stage's output, as r00/sample; or an array in it, as r00/sample/x.")
-    ],
-    picture: Annotated[Path | None, typer.Option(help="Write a contact sheet to this PNG file.")] = None,
-    array: Annotated[str, typer.Option(help="The array to draw; needed if PATH holds several.")] = "",
-    rows: Annotated[str, typer.Option(help="The rows to draw, as 0:8 or 3.")] = "0:8",
-) -> None:
-    """Show arrays, tables and files of an output, or draw one array with --picture."""
-    from rich.console import Console
-
-    from .inspect import tree
-
-    if picture is None:
-        Console(width=None if sys.stdout.isatty() else 200).print(tree(path))
-    else:
-        _draw(path, picture, array, _row_range(rows))
-
-
-@app.command()
+@app.command(cls=InProject)
 @guarded
 def verify(
     paths: Annotated[list[Path], typer.Argument(help="Outputs, folders with outputs in them, as runs; or .dvc/cache.")],
@@ -80,13 +61,13 @@ def verify(
     problems = [problem for folder in folders for problem in verify_one(folder)]
     problems += [problem for cache in caches for problem in check_cache(cache)]
     for problem in problems:
-        print(problem)
+        print(one_printable_line(str(problem)))
     print(f"{len(folders) + len(caches)} folders checked, {len(problems)} problems.")
     if problems:
         sys.exit(1)
 
 
-@app.command()
+@app.command(cls=InProject)
 @guarded
 def params(
     path: Annotated[Path, typer.Option(help="The parameter file.")] = Path("params.yaml"),
@@ -112,7 +93,7 @@ def params(
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
-@app.command()
+@app.command(cls=InProject)
 @guarded
 def report(
     out: Annotated[Path, typer.Option(help="The page to write; a PNG of the fixed seeds goes beside it.")] = Path(
@@ -132,42 +113,6 @@ def _shown(value: object) -> str:
     import json
 
     return json.dumps(value)
-
-
-def _row_range(text: str) -> slice:
-    first, colon, last = text.partition(":")
-    try:
-        start = int(first or 0)
-        stop = int(last) if last else None
-    except ValueError:
-        raise typer.BadParameter(f"--rows {text}: rows are given as 0:8 or 3.") from None
-    return slice(start, stop if colon else start + 1)
-
-
-def _draw(path: str, picture: Path, name: str, rows: slice) -> None:
-    import numpy as np
-
-    from ..evaluation.sheets import contact_sheet
-    from ..store.reading import StageData, array_names
-    from .inspect import dimensions, locate
-
-    folder, inside = locate(path)
-    data = StageData(folder)
-    names = array_names(data.arrays)
-    name = name or inside or (names[0] if len(names) == 1 else "")
-    if not name:
-        raise StoreError(
-            f"inspect: {folder} has the arrays {', '.join(names)}.", "Choose one with --array NAME."
-        )
-    array = data.array(name)
-    with data.reading(name):
-        values = np.asarray(array[rows])
-    if not len(values):
-        raise StoreError(f"inspect: there are no such rows; '{name}' has {array.shape[0]}.", "See --rows.")
-    if picture.suffix.lower() != ".png":
-        raise typer.BadParameter(f"--picture {picture}: the name must end in .png.")
-    contact_sheet(values, dimensions(array), name).save(picture)
-    print(f"{picture}: {len(values)} rows of {name}.")
 
 
 if __name__ == "__main__":

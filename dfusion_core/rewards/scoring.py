@@ -16,6 +16,7 @@ from ..errors import RewardError, one_line
 from ..models.builtin import local_path, reward_source
 from ..models.whole import PADDING
 from .folder import check_folder
+from .identity import RESERVED
 from .plugins import Plugin, load_plugin, state_hash
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ Pictures = NDArray[np.uint8]  # (n, row, column, rgb)
 class Scores:
     """What n pictures got.
 
-    reward: (n,), higher is better. terms: the single rewards (n,) by name, unweighted; empty where CLIPScore is all
-    there is. embedding: (n, d), CLIP's view of the pictures, unit length; figures of likeness need it.
+    reward: (n,), higher is better. terms: the single rewards (n,) by name, unweighted: ``clip``, the CLIPScore, and
+    each plug-in. embedding: (n, d), CLIP's view of the pictures, unit length; figures of likeness need it.
     """
 
     reward: NDArray[np.float32]
@@ -98,7 +99,7 @@ class Scorer:
     @property
     def terms(self) -> list[str]:
         """The names of ``Scores.terms``."""
-        return ["clip", *self.plugins] if self.plugins else []
+        return ["clip", *self.plugins]
 
     def __call__(self, pictures: Pictures, prompts: Sequence[str]) -> Scores:
         """Score n pictures (n, row, column, rgb) against their n prompts.
@@ -139,17 +140,13 @@ class Scorer:
 
 def load_reward(reward: Reward, device: torch.device) -> Scorer:
     """The reward that the parameters name. Raises RewardError."""
+    for name in reward.plugins:
+        if name in RESERVED:
+            raise RewardError(f"reward.plugins: '{name}' is the name of a column in the tables of scores.",
+                              "Name the plug-in as module:Class, or give its entry point another name.")
     clip = Clip(reward.model, reward.pretrained, reward.batch_size, device)
     plugins = {name: (load_plugin(name, device), weight) for name, weight in reward.plugins.items()}
     return Scorer(clip, reward.weight, plugins)
-
-
-def check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise RewardError where rewards that are to be compared come from different models."""
-    if before != now:
-        raise RewardError(
-            "reward: the images of this round were scored by other models than are loaded now "
-            f"(then {_hashes(before)}; now {_hashes(now)}).", "Score them again with 'dvc repro -f -s score@ROUND'.")
 
 
 def check_vocabulary(name: str, model: Any, tokenizer: Any) -> None:
@@ -229,10 +226,6 @@ def _pil(picture: torch.Tensor) -> Any:
     from PIL import Image
 
     return Image.fromarray(picture.permute(1, 2, 0).numpy())
-
-
-def _hashes(identity: Mapping[str, Any]) -> str:
-    return f"{identity['clip']['model']} {str(identity['clip']['sha256'])[:12]}, plug-ins {identity['plugins']}"
 
 
 def _shown(value: Any) -> str:

@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from .. import __version__
+
 LIBRARIES = (
     "torch",
     "diffusers",
@@ -59,8 +61,8 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Versions of Python and of the libraries that decide numbers, without importing any of them."""
-    found = {"python": platform.python_version()}
+    """Versions of this package, of Python and of the libraries that decide numbers, without importing any of them."""
+    found = {"dfusion": __version__, "python": platform.python_version()}
     for name in LIBRARIES:
         try:
             found[name] = version(name)

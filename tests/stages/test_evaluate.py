@@ -13,8 +13,11 @@ from PIL import Image
 from steps import T, array, change, content, forget, policy_of, run, scheduler
 
 from dfusion_core.diffusion.noise import image_seed, trajectory_noises
-from dfusion_core.errors import MissingStage
+from dfusion_core.errors import MissingStage, RewardError
+from dfusion_core.evaluation.sheets import GAP, TEXT
+from dfusion_core.rewards.identity import read_identity
 from dfusion_core.store import read_stage
+from dfusion_core.testing import tiny_clip
 
 RESULT = Path("results/rounds/r00.json")
 
@@ -31,12 +34,13 @@ def result(round: str) -> dict[str, dict[str, dict[str, float]]]:
 def test_every_round_shows_the_same_images(project: Path) -> None:
     """Two of each of two training prompts and one unseen one; no oracle outside the micro-world."""
     table = images("r00")
-    assert list(table.columns) == ["image", "split", "prompt_id", "prompt", "sample", "seed", "reward", "diversity"]
+    assert list(table.columns) == ["image", "split", "prompt_id", "prompt", "sample", "seed", "reward", "clip",
+                                   "diversity"]
     assert table.split.tolist() == ["train"] * 4 + ["test"] * 2
     assert table.prompt[4] == "the star above the moon"
     assert table.seed[:4].tolist() == [image_seed(1, "evaluate-train", p, n) for p in range(2) for n in range(2)]
     for round in ("init", "r01"):
-        measured = ["reward", "diversity"]
+        measured = ["reward", "clip", "diversity"]
         pd.testing.assert_frame_equal(images(round).drop(columns=measured), table.drop(columns=measured))
     assert read_stage("evaluate", "r00").array("picture").shape == (6, 16, 16, 3)
 
@@ -45,9 +49,10 @@ def test_the_base_gains_nothing_and_rounds_are_compared_in_pairs(project: Path) 
     base = images("init")
     for round in ("init", "r00", "r01"):
         table = images(round)
-        assert result(round).keys() == {"train", "test"}
-        for split, measures in result(round).items():
-            assert measures.keys() == {"reward", "diversity"}
+        assert result(round).keys() == {"reward", "train", "test"}
+        for split in ("train", "test"):
+            measures = result(round)[split]
+            assert measures.keys() == {"reward", "clip", "diversity"} and measures["reward"] == measures["clip"]
             numbers, rows = measures["reward"], table.split == split
             difference = table.reward[rows] - base.reward[rows]
             assert numbers["mean"] == pytest.approx(table.reward[rows].mean(), abs=1e-6)
@@ -74,15 +79,16 @@ def test_pictures_are_those_of_the_trained_policy(project: Path) -> None:
 
 
 def test_the_grid_shows_every_picture(project: Path) -> None:
-    """A row for each prompt, 2 px of white behind every picture."""
+    """A line for each prompt with its title, the reward above every picture, pictures four times as large."""
     grid = np.asarray(Image.open("runs/r00/evaluate/grid.png"))
-    assert grid.shape == (3 * 18, 2 * 18, 3)
-    pictures = array("evaluate", "picture", "r00").numpy()
-    for image, picture in enumerate(pictures):
-        y, x = divmod(image, 2)
-        np.testing.assert_array_equal(grid[18 * y:18 * y + 16, 18 * x:18 * x + 16], picture)
-    text = Image.open("runs/r00/evaluate/grid.png").text["parameters"]
-    assert text.startswith("Steps: 4, Sampler: DDIM, CFG scale: 5.0, Size: 16x16, Model: model, ")
+    text, side = TEXT + GAP, 4 * 16
+    assert grid.shape[0] == 3 * (2 * text + side + GAP) - GAP
+    for image, picture in enumerate(array("evaluate", "picture", "r00").numpy()):
+        top, left = 2 * text + image // 2 * (2 * text + side + GAP), image % 2 * (side + GAP)
+        np.testing.assert_array_equal(grid[top:top + side:4, left:left + side:4], picture)
+        assert (grid[top - text:top, left:left + side] < 128).any()  # its reward
+    said = Image.open("runs/r00/evaluate/grid.png").text["parameters"]
+    assert said.startswith("Steps: 4, Sampler: DDIM, CFG scale: 5.0, Size: 16x16, Model: model, ")
 
 
 def test_the_same_bytes_again(project: Path, finished: Path) -> None:
@@ -107,7 +113,7 @@ def test_fewer_prompts_and_none_unseen(project: Path) -> None:
     change(prompts={"train_count": 1}, evaluate={"test_count": 0})
     run("evaluate", "init")
     assert images("init").prompt.tolist() == ["a heart holding a balloon"] * 2
-    assert result("init").keys() == {"train"}
+    assert result("init").keys() == {"reward", "train"}
 
 
 def test_the_base_comes_first(project: Path) -> None:
@@ -120,3 +126,21 @@ def test_the_base_comes_first(project: Path) -> None:
     with pytest.raises(MissingStage, match="its input 'adapter' is missing: there is no runs/r07/train"):
         run("evaluate", "r07")
     assert not Path("results/rounds/r07.json").exists()
+
+
+def test_two_rewards_are_not_compared(project: Path) -> None:
+    """Case 7: other weights behind the same name. The stage publishes nothing and names the stage to run again."""
+    tiny_clip(Path("clip"), seed=1)
+    before = RESULT.read_text()
+    with pytest.raises(RewardError) as caught:
+        run("evaluate")
+    assert "dvc repro -f -s evaluate_base" in caught.value.hint
+    assert RESULT.read_text() == before and read_identity(read_stage("evaluate", "r00")) == read_identity(
+        read_stage("evaluate", "init"))
+    forget("evaluate", "init")
+    run("evaluate", "init")
+    run("evaluate")  # what the message says mends it
+    assert RESULT.read_text() != before
+    with pytest.raises(RewardError) as caught:  # and r01 is of the old reward still
+        run("summary")
+    assert "dvc repro -f -s evaluate_base evaluate@r00" in caught.value.hint and "evaluate@r01" in caught.value.message

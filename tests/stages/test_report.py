@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import base64
+import builtins
 import io
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from steps import change, forget, reseal, run
 
+from dfusion_core.commands import figures
 from dfusion_core.commands.report import write_report
-from dfusion_core.commands.report.chart import Line, chart, ticks
 from dfusion_core.commands.report.html import document, image, table
 from dfusion_core.commands.report.methods import COLUMNS
-from dfusion_core.commands.report.page import shown
-from dfusion_core.errors import MissingStage, StoreError
-from dfusion_core.evaluation.results import read_round_result
-from dfusion_core.evaluation.sheets import grey
+from dfusion_core.commands.report.run import read_run
+from dfusion_core.commands.report.samples import PAIRS_SHOWN, spread
+from dfusion_core.commands.report.terms import PAIRS, UPDATES
+from dfusion_core.errors import MissingStage, RewardError, StoreError
+from dfusion_core.evaluation.results import read_results
+from dfusion_core.evaluation.sheets import GAP, TEXT, grey
 from dfusion_core.store.atomic import write_text
 from dfusion_core.store.reading import read_stage
+from dfusion_core.testing import tiny_clip
 
 VOID = {"meta", "img"}
 
@@ -61,9 +67,11 @@ def test_the_page_is_whole_and_stands_alone(project: Path) -> None:
 
 def test_numbers_of_every_round_are_in_it(project: Path) -> None:
     found = page()
-    for name in ("init", "r00", "r01"):
-        assert f"{read_round_result(name)['train']['reward']['mean']:.4f}" in found
+    for splits in read_results(["r00", "r01"]).rounds.values():
+        for measure in ("reward", "diversity"):
+            assert f"{splits['train'][measure]['mean']:.4f}" in found
     assert "Not adopted" in found and "Adopted" in found and "sample.num_steps" in found
+    assert '<meta name="viewport" content="width=device-width' in found and found.count("<svg") == 3
 
 
 def test_maps_are_those_of_the_stores(project: Path) -> None:
@@ -73,21 +81,21 @@ def test_maps_are_those_of_the_stores(project: Path) -> None:
     steps = read_stage("sample", "r01").array("cross_map").shape[1]
     captions = re.findall(r"<figcaption>(t = \d+)</figcaption>", section)
     names = re.findall("<h3>(.*?)</h3>", section)
-    assert captions == [f"t = {t}" for t in range(steps, 0, -1)] * len(names)
+    assert captions == [f"t = {t}" for t in range(steps, 0, -1)] * len(names) and steps > 1
     assert names == ["heart", "balloon", "mask"]
     drawn = grey(np.array([[[0.0, 0.5]], [[0.25, 0.0]]], np.float32))
     assert np.array(drawn)[..., 0].tolist() == [[[0, 255]], [[128, 0]]]
 
 
-def test_the_grid_has_a_row_a_round_and_the_base_first(project: Path) -> None:
+def test_the_sheet_has_a_line_a_round_and_the_base_first(project: Path) -> None:
     page()
-    grid = np.asarray(Image.open("results/report.png"))
+    sheet = np.asarray(Image.open("results/report.png"))
     pictures = [read_stage("evaluate", name).rows("picture", [0])[0] for name in ("init", "r00", "r01")]
-    height = pictures[0].shape[0]
-    assert grid.shape[0] == 3 * (height + 2)
+    text, side = 2 * (TEXT + GAP), 64
+    assert sheet.shape[0] == 3 * (text + side + GAP) - GAP
     for row, picture in enumerate(pictures):
-        top = row * (height + 2)
-        assert (grid[top:top + height, :height] == picture).all()
+        top = row * (text + side + GAP) + text
+        assert (sheet[top:top + side:4, :side:4] == picture).all()
 
 
 def test_the_table_of_a_study(project: Path) -> None:
@@ -106,17 +114,91 @@ def test_the_table_of_a_study(project: Path) -> None:
 
 def test_of_many_rounds_some_have_pictures(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And all of them are in the tables."""
-    assert shown([f"r{n:02d}" for n in range(40)]) == ["r00", "r06", "r11", "r17", "r22", "r28", "r33", "r39"]
-    monkeypatch.setattr("dfusion_core.commands.report.page.ROUNDS_SHOWN", 1)
+    monkeypatch.setattr("dfusion_core.commands.report.run.ROUNDS_SHOWN", 1)
     found = page()
     assert "Pairs of r00" in found and "Pairs of r01" not in found
-    rows = re.findall(r"<tr><td>(\w+)</td>", found[found.index("Pairs, round by round"):found.index("Pairs of r00")])
+    rows = re.findall(r"<tr><td>(r\d+)</td>", found[found.index("Pairs, round by round"):found.index("Pairs of r00")])
     assert rows == ["r00", "r01"]
+    monkeypatch.setattr("dfusion_core.commands.report.run.ROUNDS_SHOWN", 8)
+    run = read_run()
+    many = run.__class__([f"r{n:02d}" for n in range(40)], [], {}, run.results, [])
+    assert many.shown == ["r00", "r06", "r11", "r17", "r22", "r28", "r33", "r39"]
+
+
+def test_it_describes_the_run_and_not_todays_parameters(project: Path) -> None:
+    """Case A5: what params.yaml says now is named as different, and nowhere taken for what was run."""
+    change(seed=7, algo="ddpo", train={"learning_rate": 0.5})
+    found = page()
+    assert "<h1>D-Fusion run: dpo on dfusion pairs, 2 rounds, seed 0</h1>" in found
+    warned = re.search(r'<p class="warning">(.*?)</p>', found)
+    assert warned and all(key in warned[1] for key in ("algo", "seed", "train.learning_rate"))
+    assert "<td>train.learning_rate</td><td>0.001</td><td>0.5</td>" in found
+    change()
+    assert 'class="warning"' not in page()
+
+
+def test_outputs_of_different_parameters(project: Path) -> None:
+    """A round that was made with another value: both are there, with the outputs that have them."""
+    change(extract={"relative_threshold": 1.5})
+    run("extract", "r01")
+    change()
+    value = next(one for one in read_run().parameters if one.row.key == "extract.relative_threshold")
+    assert value.values == [(1.0, ["r00/extract"]), (1.5, ["r01/extract"])] and value.differs_today
+    assert "1.0 (r00/extract); 1.5 (r01/extract)" in page()
+
+
+def test_versions_and_code(project: Path) -> None:
+    """A digest of each stage's code, the version of this package, the models that scored."""
+    found = page()
+    assert f"dfusion {read_stage('train', 'r01').manifest['environment']['dfusion']}" in found
+    assert read_run().reward in found
+    rows = re.findall(r"<tr><td>(\w+)</td><td>([0-9a-f]{16})</td><td>([0-9a-f]{16})</td></tr>", found)
+    assert [row[0] for row in rows] == ["sample", "score", "extract", "fuse", "adopt", "train", "evaluate"]
+    assert len({row[1] for row in rows}) == 7
+    assert rows[5][2] == read_stage("train", "r01").manifest["fingerprint"][:16]
+
+
+def test_rounds_that_are_not_finished(project: Path) -> None:
+    change(rounds={"r00": {"prev": "init"}, "r01": {"prev": "r00"}, "r02": {"prev": "r01"}})
+    found = page()
+    assert "r02" in found[found.index("Not finished"):found.index("Not finished") + 80] and "2 rounds" in found
+    for round in ("r00", "r01"):
+        forget("evaluate", round)
+    with pytest.raises(MissingStage, match="dvc repro"):
+        page()
+
+
+def test_rounds_of_two_rewards_are_refused(project: Path) -> None:
+    tiny_clip(Path("clip"), seed=1)
+    for round in ("init", "r00"):
+        forget("evaluate", round)
+        run("evaluate", round)
+    with pytest.raises(RewardError, match="dvc repro -f -s evaluate_base evaluate@r00"):
+        page()
+
+
+def test_every_quantity_is_explained(project: Path) -> None:
+    """Each figure of the pairs and each column of the optimizer steps has its meaning beside it."""
+    found = page()
+    for round in ("r00", "r01"):
+        assert json.loads(Path(f"results/pairs/{round}.json").read_text()).keys() <= PAIRS.keys()
+    assert {*read_stage("train", "r00").table("updates")} - {"update"} <= UPDATES.keys()
+    assert {*read_stage("train", "r00").table("timesteps")} - {"update", "t"} <= UPDATES.keys()
+    for name in ("reference lead", "fresh gain", "implicit accuracy", "winner drift"):
+        assert re.search(rf'<td class="term">{name}<small>[^<]{{20,}}</small>', found)
+
+
+def test_samples_are_of_different_prompts() -> None:
+    many = pd.DataFrame({"pair": range(40), "prompt_id": [n // 4 for n in range(40)]})
+    assert spread(many, PAIRS_SHOWN).pair.tolist() == [0, 12, 24, 36]
+    few = pd.DataFrame({"pair": range(6), "prompt_id": [0, 0, 0, 0, 1, 1]})
+    assert spread(few, PAIRS_SHOWN).pair.tolist() == [0, 4, 1, 5]
+    assert spread(many.head(2), PAIRS_SHOWN).pair.tolist() == [0, 1]
 
 
 def test_a_large_picture_does_not_make_a_large_page() -> None:
     dice = np.random.default_rng(0)
-    assert len(image(dice.integers(0, 256, (1024, 512, 3), np.uint8))) < 1.5 * 192 * 96 * 3
+    assert len(image(dice.integers(0, 256, (1024, 512, 3), np.uint8))) < 1.5 * 224 * 112 * 3
     small = dice.integers(0, 256, (16, 16, 3), np.uint8)
     encoded = re.search(r"base64,([^\"]+)", image(small))
     assert encoded
@@ -124,9 +206,9 @@ def test_a_large_picture_does_not_make_a_large_page() -> None:
 
 
 def test_prompts_are_escaped(project: Path) -> None:
-    training = Path("runs/r00/adopt/training.csv")
-    training.write_text(training.read_text().replace("a heart holding a balloon", "<script>alert(1)</script>"))
-    reseal("adopt")
+    pairs = Path("runs/r00/extract/pairs.csv")
+    pairs.write_text(pairs.read_text().replace("a heart holding a balloon", "<script>alert(1)</script>"))
+    reseal("extract")
     found = page()
     assert "<script" not in found and "&lt;script&gt;alert(1)&lt;/script&gt;" in found
 
@@ -139,7 +221,7 @@ def test_runs_without_targets(project: Path, pairs: str) -> None:
             forget(stage, round)
             run(stage, round)
     found = page()
-    assert "reward\ngap" in found and "Not adopted" not in found
+    assert "reward gap" in found and "Not adopted" not in found
 
 
 def test_a_missing_result_names_the_command(project: Path) -> None:
@@ -148,17 +230,34 @@ def test_a_missing_result_names_the_command(project: Path) -> None:
         page()
 
 
-def test_ticks_are_round_and_cover() -> None:
-    assert ticks(0.713, 0.768) == pytest.approx([0.70, 0.72, 0.74, 0.76, 0.78])
-    assert ticks(0, 576) == [0, 200, 400, 600]
-    assert len(ticks(3.0, 3.0)) >= 2
+def test_a_chart_is_svg_in_the_pages_colours() -> None:
+    """Points are where they belong: 0 and 10 at the ends, the middle between; texts are texts, and escaped."""
+    x, y = pd.Series([0.0, 5.0, 10.0]), pd.Series([0.0, 0.5, 1.0])
+    svg = figures.line_chart({"a<b $x$": {"x": x, "y": y, "low": y - 0.1, "high": y + 0.1}}, "images", "reward")
+    assert svg.startswith("<svg") and "viewBox" in svg and "a&lt;b $x$" in svg and "images" in svg
+    assert "currentColor" in svg and figures.INK not in svg and "<metadata" not in svg and "http://" not in re.sub(
+        r'xmlns(:xlink)?="[^"]*"', "", svg)
+    curves = [re.findall(r"[ML] ([\d.]+) ([\d.]+)", d) for d in re.findall(r'<path d="([^"]*)" clip-path', svg)]
+    left, middle, right = next([(float(x), float(y)) for x, y in one] for one in curves if len(one) == 3)
+    assert middle == pytest.approx(((left[0] + right[0]) / 2, (left[1] + right[1]) / 2), abs=0.01)
+    assert left[0] < right[0] and left[1] > right[1]
+    again = figures.line_chart({"a": {"x": x, "y": y}}, "x", "y")
+    assert again == figures.line_chart({"a": {"x": x, "y": y}}, "x", "y")  # the same bytes
+    assert figures.line_chart({"none": {"x": x[:0], "y": y[:0]}}, "x", "y") == ""
 
 
-def test_a_chart_places_points_where_they_belong() -> None:
-    """0..10 and 0..1 fill the plot: 400 wide from 70, 208 high from 12."""
-    svg = chart([Line("a<b", [0, 10], [0, 1], [0, 0.5], [0.5, 1])], "x", "y")
-    assert re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', svg) == [("70.0", "220.0"), ("470.0", "12.0")]
-    assert "a&lt;b" in svg and chart([Line("none", [], [])], "x", "y") == ""
+def test_without_matplotlib_there_is_one_line(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = builtins.__import__
+
+    def without(name: str, *rest: object) -> object:
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return plain(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(figures.FigureError, match="matplotlib is not installed. pip install 'matplotlib"):
+        page()
+    run("summary")  # the table needs none
 
 
 def test_cells_are_escaped() -> None:

@@ -9,24 +9,37 @@ import pandas as pd
 import pytest
 from steps import change, run
 
-from dfusion_core.errors import MissingStage
+from dfusion_core.errors import MissingStage, RewardError
+from dfusion_core.evaluation.results import QUESTION
+from dfusion_core.evaluation.tables import images_seen
+from dfusion_core.rewards.identity import require_same_reward
 
 
-def test_the_table(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_tables(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One for each split: base and rounds, each mean above its gain; no line is longer than 120 characters."""
     run("summary")
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].strip() == "Base model against each round, same seeds (95 % intervals)"
-    assert [line.split("│")[1].strip() for line in lines if line.startswith("│") and line[2] != " "] == [
-        "base", "r00", "r01"]
-    numbers = json.loads(Path("results/rounds/r01.json").read_text())["test"]["reward"]
-    assert f"{numbers['gain']:+.4f} [{numbers['gain_low']:+.4f}, {numbers['gain_high']:+.4f}]" in lines[-2]
-    assert "training prompts" in "".join(lines) and "unseen prompts" in "".join(lines)
+    titles = [number for number, line in enumerate(lines) if "Base model against each round" in line]
+    assert ["training prompts" in lines[titles[0]], "unseen prompts" in lines[titles[1]]] == [True, True]
+    names = [line.split("│")[1].strip() for line in lines if line.startswith("│") and line[2] != " "]
+    assert names == ["base", "r00", "r01"] * 2
+    numbers = json.loads(Path("results/rounds/r01.json").read_text())["test"]
+    for measure in ("reward", "diversity"):
+        found = numbers[measure]
+        cell = f"{found['gain']:+.4f} [{found['gain_low']:+.4f}, {found['gain_high']:+.4f}]"
+        assert any(cell in line for line in lines[titles[1]:])
+    assert "reward (CLIPScore clip)" in lines[titles[0] + 2] and max(map(len, lines)) <= 120
+    assert QUESTION in " ".join(" ".join(lines).split())
 
 
-def test_metrics_are_those_of_the_last_round(project: Path) -> None:
+def test_metrics_are_a_few_numbers_of_the_last_round(project: Path) -> None:
     run("summary")
     metrics = json.loads(Path("results/metrics.json").read_text())
-    assert metrics == {"round": "r01", **json.loads(Path("results/rounds/r01.json").read_text())}
+    numbers = json.loads(Path("results/rounds/r01.json").read_text())
+    assert metrics == {
+        "round": "r01", "train_reward": numbers["train"]["reward"]["mean"],
+        "train_gain": numbers["train"]["reward"]["gain"], "test_reward": numbers["test"]["reward"]["mean"],
+        "test_gain": numbers["test"]["reward"]["gain"], "test_diversity": numbers["test"]["diversity"]["mean"]}
     change(rounds={"r00": {"prev": "init"}})
     run("summary")
     assert json.loads(Path("results/metrics.json").read_text())["round"] == "r00"
@@ -63,11 +76,31 @@ def test_rounds_in_the_order_they_follow_each_other(project: Path) -> None:
     assert pd.read_csv("results/alignment.csv")["round"].tolist() == ["init", "r00", "r01"]
 
 
+def test_images_are_counted_along_the_chain(project: Path) -> None:
+    """Case 32: two rounds from the same one; both saw its images and their own, 8 in a round."""
+    Path("results/training/r02.json").write_text(Path("results/training/r01.json").read_text())
+    assert images_seen({"r00": "init", "r01": "r00", "r02": "r00"}) == {"init": 0, "r00": 8, "r01": 16, "r02": 16}
+
+
+def test_which_scores_do_not_fit() -> None:
+    """The stages that differ from the last one are named, with the command that scores them again."""
+    def reward(sha256: str, **plugins: float) -> dict[str, object]:
+        terms = {name: {"weight": weight, "identity": "1"} for name, weight in plugins.items()}
+        return {"clip": {"model": "local-dir:/some/where/clip", "weight": 1.0, "sha256": sha256}, "plugins": terms}
+
+    same = {"evaluate_base": reward("a" * 64), "evaluate@r00": reward("a" * 64)}
+    assert require_same_reward(same) == reward("a" * 64)
+    for other in (reward("b" * 64), reward("a" * 64, x=0.5)):
+        with pytest.raises(RewardError) as caught:
+            require_same_reward(same | {"evaluate@r01": other})
+        assert "dvc repro -f -s evaluate_base evaluate@r00" in caught.value.hint
+        assert "evaluate@r01" in caught.value.message and "/some/where" not in caught.value.message
+
+
 @pytest.mark.parametrize(("round", "stage"), [("r01", "evaluate@r01"), ("init", "evaluate_base")])
 def test_a_result_that_is_missing(project: Path, round: str, stage: str) -> None:
     Path(f"results/rounds/{round}.json").unlink()
     with pytest.raises(MissingStage) as caught:
         run("summary")
-    assert str(caught.value) == (
-        f"summary: the result of {round} is not there: no results/rounds/{round}.json. "
-        f"Make it with 'dvc repro -s {stage}'.")
+    assert f"results/rounds/{round}.json" in caught.value.message
+    assert f"dvc repro -s {stage}" in caught.value.hint

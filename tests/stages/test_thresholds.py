@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 
 from dfusion_core.attention.control import capturing
 from dfusion_core.commands.cli import app
-from dfusion_core.commands.study.sheets import GAP, LABEL, TILE
+from dfusion_core.commands.thresholds.drawing import TILE
 from dfusion_core.diffusion.ddim import step
 from dfusion_core.diffusion.noise import image_seed, trajectory_noise
+from dfusion_core.evaluation.sheets import GAP, TEXT
 from dfusion_core.prompts.reading import load_prompts
 from dfusion_core.store import read_stage
 
@@ -82,8 +83,8 @@ def test_proposals_are_otsus_on_the_maps_of_eq_4(project: Path, round: str) -> N
 def test_the_sheet(project: Path) -> None:
     command("--images", "5", "--sheet", "out/look.png")
     picture = Image.open("out/look.png")
-    assert picture.size == (4 * 3 * (TILE + GAP), 3 * (LABEL // 2 + TILE + LABEL + GAP))  # two items and one
-    top = LABEL // 2 + LABEL
+    top = 2 * (TEXT + GAP)  # a title and labels
+    assert picture.size == (4 * 3 * (TILE + GAP) - GAP, 3 * (top + TILE + GAP) - GAP)  # two items and one
     tile = [np.asarray(picture)[top:top + TILE, k * (TILE + GAP):k * (TILE + GAP) + TILE] for k in range(3)]
     assert all(len(np.unique(one)) > 20 for one in tile)
     brightness = tile[2].sum(axis=-1) / np.maximum(tile[0].sum(axis=-1), 1)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ...errors import ParamsError
 from ...runtime.entry import guarded
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the tables.")] = False,
 ) -> None:
     """Check packages, parameters, folder, device, model and reward; exit code 1 if a check fails."""
+    if not params.is_file():
+        raise ParamsError(f"doctor: there is no {params}: {Path.cwd()} is not in a project.",
+                          "Go to the folder of one, or make one here: 'dfusion profile' lists ready params.yaml.")
     from rich.console import Console
 
     from .checks import CHECKS

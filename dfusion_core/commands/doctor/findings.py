@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ...errors import DFusionError, one_line
+from ...errors import DFusionError, NotFinite, explain, one_line
 
 Verdict = Literal["ok", "warning", "failed", "skipped"]
 Details = Sequence[dict[str, Any]]  # rows of a table, the same keys in each
@@ -42,7 +42,11 @@ def failed(found: str, remedy: str, details: Details = ()) -> Finding:
 
 
 def from_error(error: Exception) -> Finding:
-    """An error of this program has its remedy; any other is one that nobody has foreseen."""
+    """What a check has met: an error with its remedy, or one that nobody has foreseen."""
+    if isinstance(error, NotFinite):
+        error = error.named("the test image")
+    if isinstance(error, OSError):
+        error = explain(error) or error
     if isinstance(error, DFusionError):
         return failed(error.message.rstrip("."), error.hint.strip())
     if type(error).__name__ in ("OutOfMemoryError", "MemoryError"):  # torch's, without importing it

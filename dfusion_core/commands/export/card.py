@@ -8,8 +8,11 @@ from typing import Any
 import yaml
 
 from ... import __version__
-from ...evaluation.results import QUESTION, table_cells
+from ...evaluation.labels import SPLITS
+from ...evaluation.results import QUESTION
+from ...evaluation.tables import table_cells
 from ...models.lora import FILE
+from ...rewards.identity import describe
 from . import markdown as md
 from .base_model import OPEN, SD1, SD2, SDXL, UNKNOWN, Base
 from .proof import Proof
@@ -77,11 +80,13 @@ def licence(base: Base) -> str:
 
 def results(trained: Trained, samples: list[str]) -> str:
     """The base model against the round, the grid, and single pictures."""
-    columns, rows = table_cells(trained.results)
+    tables = [f"{SPLITS[split].capitalize()}:\n\n{md.table(*table_cells(trained.results, split))}"
+              for split in trained.results.rounds[trained.round]]
     return "\n\n".join([
-        "Images of fixed seeds. In the row of the base model the mean and its 95 % interval; below it the mean and the "
+        "Images of fixed seeds. In the row of the base model the mean and its interval; below it the mean and the "
         f"gain over the base model's image of the same prompt and seed, with its interval. {QUESTION}",
-        md.table(columns, rows), f"![A row of images for each prompt](grid.png)\n\nAfter {trained.round}, a row for "
+        f"Reward: {md.text(describe(trained.results.reward))}.",
+        *tables, f"![A row of images for each prompt](grid.png)\n\nAfter {trained.round}, a row for "
         "each prompt: first the training prompts, then unseen ones.",
         "Single pictures, with their prompt, seed and settings inside the PNG:",
         " ".join(f"![{Path(sample).stem}]({sample})" for sample in samples)])

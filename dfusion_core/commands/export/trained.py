@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import MissingStage
-from ...evaluation.results import read_round_result
+from ...evaluation.results import Results, read_results
 from ...models.lora import FILE
 from ...params import Model, Params, Sample, load_params
 from ...params.rounds import INIT, in_order, previous
 from ...store.json_files import read_json
-from ...store.manifest import MANIFEST, read_manifest
-from ...store.paths import ROUND_STAGES, output
+from ...store.manifest import MANIFEST
+from ...store.paths import output
 from ...store.reading import StageData, read_stage
+from ..manifests import declared
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +42,7 @@ class Trained:
     params: dict[str, Any]
     pin: dict[str, Any]
     adapter: Path
-    results: dict[str, Any]
+    results: Results
     history: pd.DataFrame
     updates: int
     evaluation: StageData
@@ -89,7 +90,7 @@ def read_trained(round: str) -> Trained:
         round=round, rounds=tuple(rounds), params=declared(round), evaluation=evaluation,
         adapter=trained.path(f"adapter/{FILE}").parent,
         pin=read_json(read_stage("init", INIT).path("pin.json"), "revision", "files"),
-        results={name: read_round_result(name) for name in (INIT, round)},
+        results=read_results([round]),
         history=trained.table("reward_history"),
         updates=sum(len(read_stage("train", name).table("updates")) for name in rounds))
 
@@ -100,12 +101,3 @@ def last_finished(params: Params) -> str:
     if not finished:
         raise MissingStage("export: no round is finished: there is no runs/ROUND/evaluate.", "Run 'dvc repro'.")
     return finished[-1]
-
-
-def declared(round: str) -> dict[str, Any]:
-    """The parameters in the manifests of the round's stages and of init: those that its outputs were made with."""
-    found: dict[str, Any] = {}
-    for folder in (output("train", INIT), *(output(stage, round) for stage in ROUND_STAGES)):
-        if (folder / MANIFEST).is_file():
-            found |= read_manifest(folder)["ingredients"]["params"]
-    return found

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-WIDE = 8  # more columns than these do not fit the page at full size
-LARGEST = 192  # pixels of a picture; the page shows half as many, and a screen may have two for one
+LARGEST = 224  # pixels of a picture; the page shows half as many, and a screen may have two for one
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,20 +16,31 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1000px; margin: 2em auto; padding: 0 1em; }
-h1 { font-size: 1.6em; } h2 { margin-top: 2em; border-bottom: 1px solid #ccc; }
-table { border-collapse: collapse; margin: 1em 0; } th, td { padding: .25em .7em; text-align: left; }
-th { border-bottom: 2px solid #888; white-space: pre; }
-td { border-bottom: 1px solid #ddd; vertical-align: top; white-space: pre; }
-table.wide { font-size: .8em; } .wide th, .wide td { padding: .2em .5em; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; }
-img { image-rendering: pixelated; width: 96px; height: 96px; display: block; }
-figure { display: inline-block; margin: .3em .3em .3em 0; } figcaption { font-size: .8em; color: #555; }
-.pair { break-inside: avoid; display: inline-block; vertical-align: top; margin: 0 1.5em .6em 0; }
-.steps img { width: 64px; height: 64px; }
-.note { color: #555; font-size: .9em; }
-svg text { font: 12px system-ui, sans-serif; fill: #444; }
-@media print { body { max-width: none; margin: 0; } h2 { break-after: avoid; } }
+:root { color-scheme: light dark; --ink: #222; --paper: #fff; --soft: #5a5a5a; --line: #ccc; }
+@media screen and (prefers-color-scheme: dark) {
+  :root { --ink: #e6e6e6; --paper: #16181b; --soft: #a8a8a8; --line: #444; } }
+* { box-sizing: border-box; }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 1040px;
+       margin: 0 auto; padding: 1em; }
+h1 { font-size: 1.5em; line-height: 1.25; } h2 { margin-top: 2em; border-bottom: 1px solid var(--line); }
+h3 { margin: 1.2em 0 .3em; font-size: 1em; }
+.scroll { overflow-x: auto; margin: .6em 0; }
+table { border-collapse: collapse; font-size: .87em; } th, td { padding: .25em .7em .25em 0; text-align: left; }
+th { border-bottom: 2px solid var(--line); white-space: pre-line; vertical-align: bottom; }
+td { border-bottom: 1px solid var(--line); vertical-align: top; white-space: pre-line; overflow-wrap: anywhere; }
+td.number { text-align: right; white-space: pre; font-variant-numeric: tabular-nums; }
+td.term { min-width: 15em; max-width: 38em; } td small { display: block; color: var(--soft); }
+.row { display: flex; flex-wrap: wrap; gap: .4em; } .row figure { width: 110px; }
+.four { display: grid; gap: .4em; grid-template-columns: repeat(4, minmax(0, 112px)); }
+.steps { display: grid; gap: .2em; grid-template-columns: repeat(auto-fill, minmax(56px, 72px)); }
+.wrap { display: flex; flex-wrap: wrap; gap: .8em 1.6em; }
+.pair { break-inside: avoid; max-width: 100%; } .chart { flex: 1 1 330px; max-width: 500px; break-inside: avoid; }
+.chart svg { width: 100%; height: auto; display: block; } .chart text { font-family: system-ui, sans-serif !important; }
+img { image-rendering: pixelated; width: 100%; height: auto; display: block; }
+figure { margin: 0; min-width: 0; } figcaption { font-size: .75em; color: var(--soft); overflow-wrap: anywhere; }
+.note { color: var(--soft); font-size: .9em; } .warning { border-left: 4px solid #d9580d; padding-left: .7em; }
+@media print { body { max-width: none; padding: 0; } h2 { break-after: avoid; } .scroll { overflow: visible; } }
+@media (max-width: 500px) { body { padding: .8em; } table { font-size: .78em; } td.term { min-width: 11em; } }
 """
 
 
@@ -41,7 +51,12 @@ def text(value: object) -> str:
 
 def heading(title: str, note: str = "") -> str:
     """A section's title, with a sentence on how to read it."""
-    return f"<h2>{text(title)}</h2>" + (f'<p class="note">{text(note)}</p>' if note else "")
+    return f"<h2>{text(title)}</h2>" + paragraph(note)
+
+
+def paragraph(note: str, kind: str = "note") -> str:
+    """A paragraph of class ``kind``; nothing for an empty text."""
+    return f'<p class="{kind}">{text(note)}</p>' if note else ""
 
 
 def cell(value: Any) -> str:
@@ -52,17 +67,29 @@ def cell(value: Any) -> str:
     return f'<td class="number">{shown}</td>'
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], wide: bool = False) -> str:
-    """A table with a header. Names of columns are broken where they have a _; wide tables are set smaller."""
-    head = "".join(f"<th>{text(name.replace('_', chr(10)))}</th>" for name in columns)
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table with a header; a newline separates lines of a cell. One that is too wide for a screen scrolls."""
+    head = "".join(f"<th>{text(name)}</th>" for name in columns)
     body = "".join("<tr>" + "".join(map(cell, row)) + "</tr>" for row in rows)
-    kind = ' class="wide"' if wide or len(columns) > WIDE else ""
-    return f"<table{kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def terms(columns: Sequence[str], rows: Iterable[tuple[str, str, Sequence[Any]]]) -> str:
+    """A table with a quantity a row: (name, what it means, values)."""
+    head = "".join(f"<th>{text(name)}</th>" for name in ("", *columns))
+    body = "".join(f'<tr><td class="term">{text(name)}<small>{text(meaning)}</small></td>'
+                   + "".join(map(cell, values)) + "</tr>" for name, meaning, values in rows)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def frame(data: pd.DataFrame) -> str:
     """A table of a whole data frame."""
-    return table(list(map(str, data.columns)), data.astype(object).itertuples(index=False))
+    return table([str(name).replace("_", " ") for name in data], data.astype(object).itertuples(index=False))
+
+
+def folded(title: str, content: str) -> str:
+    """Content that is shown when its title is clicked."""
+    return f"<details><summary>{text(title)}</summary>{content}</details>"
 
 
 def image(picture: NDArray[np.uint8], caption: str = "") -> str:
@@ -77,9 +104,20 @@ def image(picture: NDArray[np.uint8], caption: str = "") -> str:
             f"<figcaption>{text(caption)}</figcaption></figure>")
 
 
+def pictures(images: Iterable[str], kind: str = "row") -> str:
+    """Images side by side: in a ``row``, in columns of ``four``, or small as ``steps``."""
+    return f'<div class="{kind}">{"".join(images)}</div>'
+
+
+def chart(svg: str) -> str:
+    """A chart; two stand side by side where there is room."""
+    return f'<div class="chart">{svg}</div>'
+
+
 def document(title: str, parts: Iterable[str]) -> str:
     """The whole page. It loads nothing from anywhere, and runs no script."""
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{text(title)}</title>'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
             f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
             f"<style>{STYLE}</style></head><body><h1>{text(title)}</h1>{''.join(parts)}</body></html>\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...errors import MissingStage, StoreError
-from ...evaluation.results import MEASURES, SPLITS
+from ...evaluation.labels import SPLITS, label
 from ...store.tables import read_table
 from ..study.comparing import shown
 from . import html
@@ -27,7 +27,7 @@ def methods(study: Path) -> str:
     if "all" in set(table.group):
         table = table[table.group == "all"]
     kinds = table[["measure", "split"]].drop_duplicates().itertuples(index=False, name=None)
-    columns = {f"{MEASURES[measure]}\n{SPLITS[split]}": (measure, split) for measure, split in kinds}
+    columns = {f"{label(measure)}\n{SPLITS[split]}": (measure, split) for measure, split in kinds}
     rows = []
     for (method, group), found in table.groupby(["method", "group"], sort=False):
         estimates = found.set_index(["measure", "split"]).to_dict("index")
@@ -36,4 +36,4 @@ def methods(study: Path) -> str:
         rows.append((method, group, found.seeds.min(), *cells))
     return html.heading(f"Methods: {study.name}", "Gain over the base model, and below it the difference from the "
                         "study's baseline, with 95 % intervals over trainings and prompts."
-                        ) + html.table(["method", "group", "seeds", *columns], rows, wide=True)
+                        ) + html.table(["method", "group", "seeds", *columns], rows)

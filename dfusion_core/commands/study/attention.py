@@ -23,6 +23,7 @@ from ...attention.control import capturing, fusing
 from ...attention.layers import layer_paths, present_layers
 from ...diffusion.noise import trajectory_noises
 from ...evaluation.grading import score_images
+from ...evaluation.sheets import Line, Tile, grey, sheet
 from ...fusion.targets import Control, References, denoise_fused
 from ...models.policy import Policy, load_policy
 from ...params import Params, load_params
@@ -30,12 +31,12 @@ from ...params.rounds import previous
 from ...rewards.scoring import Scorer, load_reward
 from ...store import read_stage
 from ...store.paths import adapter
-from .sheets import Column, heat, sheet
 from .variants import VARIANTS, controlling
 
 BATCH = 16
 SHOWN = 3  # pairs on the sheet of Figure 8
-Pictures = NDArray[np.uint8]
+TILE = 128  # pixels
+Pictures = NDArray[np.uint8]  # (pair, row, column, 3)
 
 
 @dataclass(frozen=True)
@@ -113,15 +114,22 @@ def study_control(s: Setting, folder: Path) -> pd.DataFrame:
     """Figure 8: every variant at the layers and steps of `fuse`; unmasked ones ignore the mask."""
     fuse = s.params.fuse
     layers = present_layers(s.policy.unet, fuse.layers)
-    columns = [Column("reference", s.reference), Column("base", s.base)]
+    columns = {"reference": s.reference, "base": s.base}
     rows = []
     for name, variant in VARIANTS.items():
         found = targets(s, layers, fuse.first_t, fuse.last_t, partial(controlling, name=name))
         rows.append({"variant": name, "panel": variant.panel} | figures(s, found))
-        columns.append(Column(f"{name}\n{variant.panel}", found))
-    sheet([Column(c.title, c.pictures[:SHOWN]) for c in columns], s.pairs.prompt.tolist()[:SHOWN], per_line=6).save(
-        folder / "control.png")
+        columns[f"{name}\n{variant.panel}"] = found
+    lines = [line for pair in range(min(SHOWN, len(s.pairs))) for line in pair_lines(s, pair, columns, 6)]
+    sheet(lines, TILE).save(folder / "control.png")
     return pd.DataFrame(rows)
+
+
+def pair_lines(s: Setting, pair: int, columns: dict[str, Pictures], per_line: int) -> list[Line]:
+    """One pair's pictures by their titles, as lines of a sheet under its prompt."""
+    tiles = [Tile(pictures[pair], title) for title, pictures in columns.items()]
+    return [Line(tiles[start:start + per_line], "" if start else f"pair {s.pairs.pair[pair]}: {s.pairs.prompt[pair]}")
+            for start in range(0, len(tiles), per_line)]
 
 
 def layer_sets(unet: Any) -> dict[str, tuple[str, ...]]:
@@ -140,16 +148,17 @@ def windows(steps: int) -> list[tuple[int, int]]:
 
 def study_layers(s: Setting, folder: Path) -> pd.DataFrame:
     """Figure 9: layers by timesteps, of the first pair, with figures over all pairs."""
-    rows, grid = [], []
+    rows = []
+    lines = pair_lines(s, 0, {"reference": s.reference, "base": s.base}, 2)
     for name, layers in layer_sets(s.policy.unet).items():
+        tiles = []
         for first, last in windows(s.steps):
             found = targets(s, layers, first, last)
             rows.append({"layers": name, "names": " ".join(layers), "first_t": first, "last_t": last}
                         | figures(s, found))
-            grid.append(Column(f"{name}\nt = {first} ... {last}", found[:1]))
-    ends = [Column("reference", s.reference[:1]), Column("base", s.base[:1])]
-    sheet([*ends, *grid], [s.pairs.prompt[0]], per_line=len(windows(s.steps)), lead=len(ends)).save(
-        folder / "layers.png")
+            tiles.append(Tile(found[0], f"t = {first} ... {last}"))
+        lines.append(Line(tiles, f"{name}: {' '.join(layers)}"))
+    sheet(lines, TILE).save(folder / "layers.png")
     return pd.DataFrame(rows)
 
 
@@ -160,15 +169,24 @@ def study_heatmaps(s: Setting, folder: Path) -> None:
     tokens = s.policy.tokenizer(prompt).input_ids
     words = [text.removesuffix("</w>") for text in s.policy.tokenizer.convert_ids_to_tokens(tokens)]
     text = s.policy.embed([prompt])
-    lines = []
+    lines: list[Line] = []
     for label, x, picture in (("reference", s.reference_x[0], s.reference[0]), ("base", s.base_x[0], s.base[0])):
         maps = []
         for i in range(s.steps):
             with capturing(s.policy.unet, s.params.sample.maps) as tap:
                 s.policy.predict_noise(x[i:i + 1].to(s.policy.device), i, text)
                 maps.append(tap.maps(slice(1, 2))[0].cpu().numpy())
-        lines.append((label, picture, np.stack(maps)))
-    heat(lines, words).save(folder / "heatmaps.png")
+        lines += heat_lines(f"{label}: {prompt}", picture, np.stack(maps), words)
+    sheet(lines, TILE // 2).save(folder / "heatmaps.png")
+
+
+def heat_lines(title: str, picture: Pictures, maps: NDArray[np.float32], words: Sequence[str]) -> list[Line]:
+    """A picture, then for each word its maps (step, y, x, token), every word on a scale of its own."""
+    lines = [Line([Tile(picture)], title)]
+    for token, word in enumerate(words):
+        tiles = [Tile(map, f"t = {len(maps) - i}") for i, map in enumerate(grey(maps[..., token]))]
+        lines.append(Line(tiles, word))
+    return lines
 
 
 def study_attention(round: str, count: int, folder: Path) -> dict[str, pd.DataFrame]:

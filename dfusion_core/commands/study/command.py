@@ -43,15 +43,16 @@ def table(file: File, out: Out = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ...evaluation.results import MEASURES, SPLITS
-    from .comparing import QUESTION, gains, means, shown
+    from ...evaluation.labels import SPLITS, label
+    from .comparing import CELLS, PROMPTS, QUESTION, gains, means, require_one_reward, shown
     from .drawing import draw_curves, draw_gains
     from .grid import load_study
-    from .running import CELLS, PROMPTS, read_rows
+    from .running import read_rows
 
     study = load_study(file)
     folder = _folder(out, study.name)
     cells, prompts = (read_rows(folder / name, study.factors) for name in (CELLS, PROMPTS))
+    require_one_reward(cells, study)
     found = gains(prompts, study)
     found.round(6).to_csv(folder / "gains.csv", index=False)
     means(prompts, study).to_csv(folder / "means.csv", index=False)
@@ -60,7 +61,7 @@ def table(file: File, out: Out = None) -> None:
         draw_curves(prompts, cells, study, split, folder / f"curves_{split}.png")
     lines = Table(study.compared, "group", "measure", "prompts", "seeds", "gain over base", f"minus {study.baseline}")
     for row in found.to_dict("records"):
-        lines.add_row(row["method"], row["group"], MEASURES[row["measure"]], SPLITS[row["split"]], str(row["seeds"]),
+        lines.add_row(row["method"], row["group"], label(row["measure"]), SPLITS[row["split"]], str(row["seeds"]),
                       *(shown(row, key) for key in ("gain", "difference")))
     Console(width=None if sys.stdout.isatty() else 160).print(lines)
     print(f"{QUESTION}\n{len(cells)} of {len(study.cells)} cells; tables and figures are in {folder}.")

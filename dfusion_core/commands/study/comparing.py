@@ -12,15 +12,36 @@ from typing import Any
 import pandas as pd
 
 from ...evaluation.intervals import TRAININGS, of_other_trainings
-from ...evaluation.results import MEASURES, SPLITS
+from ...evaluation.labels import SPLITS
+from ...evaluation.measures import CLIP, DIVERSITY, REWARD
 from .grid import Study, StudyError
 
+CELLS, PROMPTS = "cells.csv", "prompts.csv"
+REWARD_MODEL = "reward_model"  # the column of cells.csv that says which reward scored
 QUESTION = f"95 % intervals: would {TRAININGS} gain as much (trainings and prompts are crossed, t)?"
 
 
 def last_round(prompts: pd.DataFrame) -> pd.DataFrame:
     """The rows of each cell's last round."""
     return prompts[prompts["round"] == prompts.groupby("cell")["round"].transform("last")]
+
+
+def compared_measures(prompts: pd.DataFrame) -> list[str]:
+    """The measures of prompts.csv that are compared: without CLIPScore where it is the reward itself."""
+    measures = [name.removesuffix("_gain") for name in map(str, prompts) if name.endswith("_gain")]
+    alone = CLIP in prompts and prompts[CLIP].equals(prompts[REWARD])
+    return [name for name in measures if name != DIVERSITY and not (alone and name == CLIP)]
+
+
+def require_one_reward(cells: pd.DataFrame, study: Study) -> None:
+    """Raise StudyError where the cells' images were scored by different rewards, which cannot be compared."""
+    if REWARD_MODEL not in cells:  # of an earlier version
+        return
+    different = cells.dropna(subset=REWARD_MODEL).drop_duplicates(REWARD_MODEL)
+    if len(different) > 1:
+        first, other = (f"{row['cell']} by {row[REWARD_MODEL]}" for row in different.head(2).to_dict("records"))
+        raise StudyError(f"{study.name}: cells were scored by different rewards: {first}, {other}.",
+                         f"Delete the rows of those to be run again from {CELLS}, then 'dfusion study run'.")
 
 
 def gains(prompts: pd.DataFrame, study: Study) -> pd.DataFrame:
@@ -35,12 +56,11 @@ def gains(prompts: pd.DataFrame, study: Study) -> pd.DataFrame:
     names = list(final.group.unique())
     groups = {name: [name] for name in names} | ({"all": names} if len(names) > 1 else {})
     for split in SPLITS:
-        for measure in MEASURES:
-            column = f"{measure}_gain"
-            if column not in final or not (final.split == split).any():
+        for measure in compared_measures(final):
+            if not (final.split == split).any():
                 continue
             wide = final[final.split == split].pivot_table(
-                index=["group", repeat, study.compared], columns="prompt", values=column)
+                index=["group", repeat, study.compared], columns="prompt", values=f"{measure}_gain")
             for method in final[study.compared].unique():
                 for label, chosen in groups.items():
                     found = _compared(wide, chosen, method, study)
@@ -80,6 +100,6 @@ def means(prompts: pd.DataFrame, study: Study) -> pd.DataFrame:
     _, *between = study.factors[:-1]
     final = last_round(prompts)
     base = prompts[prompts["round"] == "init"].assign(**{study.compared: "base"})
-    measures = [name for name in MEASURES if name in prompts]
+    measures = compared_measures(prompts)
     table = pd.concat([base, final]).groupby([study.compared, *between, "split"], sort=False)[measures].mean()
     return table.round(4).reset_index()

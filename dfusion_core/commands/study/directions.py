@@ -30,7 +30,8 @@ from ...diffusion.noise import trajectory_noises
 from ...diffusion.window import step_indices
 from ...errors import MissingStage, ParamsError
 from ...evaluation.grading import score_images
-from ...evaluation.results import WATCHED, interval
+from ...evaluation.measures import measures
+from ...evaluation.results import interval
 from ...models.lora import trainable
 from ...models.policy import Policy, load_policy
 from ...pairing.plan import image_plan
@@ -168,11 +169,10 @@ def _set(weights: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> Non
 
 def _gains(after: pd.DataFrame, before: pd.DataFrame) -> dict[str, float]:
     found: dict[str, float] = {}
-    for measure in WATCHED:
-        if measure in after:
-            change = after[measure].to_numpy(float) - before[measure].to_numpy(float)
-            gain = interval("train", change, after.prompt.tolist())
-            found |= {measure: gain.mean, f"{measure}_low": gain.low, f"{measure}_high": gain.high}
+    for measure in measures(after):
+        change = after[measure].to_numpy(float) - before[measure].to_numpy(float)
+        gain = interval("train", change, after.prompt.tolist())
+        found |= {measure: gain.mean, f"{measure}_low": gain.low, f"{measure}_high": gain.high}
     return found
 
 

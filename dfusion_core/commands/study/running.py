@@ -15,16 +15,16 @@ from typing import Any
 import pandas as pd
 
 from ...errors import short
-from ...evaluation.results import WATCHED
+from ...evaluation.measures import measures
 from ...params.rounds import INIT
+from ...rewards.identity import FILE, describe
 from ...store.atomic import write_text
 from ...store.lock import Lock
 from ...store.paths import output, pairs_result
+from .comparing import CELLS, PROMPTS, REWARD_MODEL
 from .direct import forget, run_here
 from .grid import Cell, Study, StudyError
 from .outputs import Outputs
-
-CELLS, PROMPTS = "cells.csv", "prompts.csv"
 
 
 def run_study(study: Study, out: Path, only: str = "", direct: bool = False, workers: int = 1) -> None:
@@ -97,7 +97,7 @@ def _keep(out: Path, cell: Cell, found: Outputs, seconds: float) -> None:
     row: dict[str, Any] = {
         "cell": cell.name, **cell.levels, "rounds": len(found.rounds),
         "images_per_round": len(found.table(output("sample", found.rounds[0]) / "images.csv")),
-        "seconds": round(seconds)}
+        "seconds": round(seconds), REWARD_MODEL: describe(json.loads(found.read(output("evaluate", INIT) / FILE)))}
     row |= json.loads(found.read(pairs_result(found.rounds[-1])))
     labels = {"cell": cell.name, **cell.levels}
     lock = Lock(out / ".lock", "the results of this study", wait=True)  # other clones may write there as well
@@ -114,11 +114,11 @@ def _images(found: Outputs, round: str) -> pd.DataFrame:
 
 def _by_prompt(images: pd.DataFrame, base: pd.DataFrame, round: str) -> pd.DataFrame:
     """One row a prompt: images, mean of each measure, and its mean gain over the base on the same seeds."""
-    measures = [name for name in WATCHED if name in images]
-    gains = images[measures] - base[measures].to_numpy()
-    table = images.assign(**{f"{name}_gain": gains[name] for name in measures})
+    measured = measures(images)
+    gains = images[measured] - base[measured].to_numpy()
+    table = images.assign(**{f"{name}_gain": gains[name] for name in measured})
     groups = table.groupby(["split", "prompt"], sort=False)
-    means = groups[[*measures, *(f"{name}_gain" for name in measures)]].mean().round(6)
+    means = groups[[*measured, *(f"{name}_gain" for name in measured)]].mean().round(6)
     return means.assign(images=groups.size()).reset_index().assign(round=round)
 
 

@@ -10,42 +10,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...adoption.figures import enlarge
+from ...evaluation.sheets import Line, Tile, sheet
 from ...store.atomic import write_bytes
-from ..study.sheets import TILE, Column, sheet
 from .measuring import Measured, Proposal
 
 SHOWN = 4  # images of a prompt
+TILE = 128  # pixels
 OUTSIDE = 0.2  # brightness of what no step's mask takes
 Pixels = NDArray[np.uint8]  # (image, row, column, 3)
 
 
 def draw_thresholds(found: Sequence[tuple[Measured, Sequence[Proposal]]], file: Path) -> None:
-    """Write the sheet as PNG: a row per prompt and item, three tiles per image.
+    """Write the sheet as PNG: a line per prompt and item, three tiles per image.
 
     The map is the mean over the fused steps. In the third tile the picture is as bright as the share of fused steps
     whose mask holds there.
     """
-    labels: list[str] = []
-    rows: list[list[Pixels]] = []  # per row: pictures, maps and masks of its images
+    lines = []
     for measured, proposals in found:
-        pictures = np.stack([_fitted(picture) for picture in measured.pictures[:SHOWN]])
+        pictures = measured.pictures[:SHOWN]
         for index, proposal in enumerate(proposals):
             maps = measured.maps[:SHOWN, :, index]
-            labels.append(f"{measured.prompt.text}: {proposal.item} >= {proposal.threshold}")
-            rows.append([pictures, _with_heat(pictures, maps), _masked(pictures, maps >= proposal.threshold)])
-    columns = [Column(title, np.stack([row[kind][image] for row in rows])) for image in range(len(rows[0][0]))
-               for kind, title in enumerate((f"image {image + 1}", "map", "mask"))]
+            kinds = (pictures, _with_heat(pictures, maps), _masked(pictures, maps >= proposal.threshold))
+            tiles = [Tile(kind[image], title) for image in range(len(pictures))
+                     for kind, title in zip(kinds, (f"image {image + 1}", "map", "mask"), strict=True)]
+            lines.append(Line(tiles, f"{measured.prompt.text}: {proposal.item} >= {proposal.threshold}"))
     buffer = BytesIO()
-    sheet(columns, labels, per_line=len(columns)).save(buffer, "PNG")
+    sheet(lines, TILE).save(buffer, "PNG")
     write_bytes(file, buffer.getvalue())
-
-
-def _fitted(picture: Pixels) -> Pixels:
-    """A picture at the size of a tile; a small one is enlarged without smoothing."""
-    from PIL import Image
-
-    how = Image.Resampling.NEAREST if max(picture.shape) < TILE else Image.Resampling.LANCZOS
-    return np.asarray(Image.fromarray(picture).resize((TILE, TILE), how))
 
 
 def _with_heat(pictures: Pixels, maps: NDArray[np.float32]) -> Pixels:

@@ -1,15 +1,15 @@
-"""Look into published outputs: a tree of arrays, tables and files for the terminal."""
+"""A tree of the arrays, tables and files of a published output."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import StoreError, did_you_mean, printable
-from ..store.manifest import MANIFEST
-from ..store.publish import ARRAYS
-from ..store.reading import StageData
-from ..store.verify import published_folders
+from ...errors import StoreError, did_you_mean, one_printable_line
+from ...store.manifest import MANIFEST
+from ...store.publish import ARRAYS
+from ...store.reading import StageData
+from ...store.verify import published_folders
 
 if TYPE_CHECKING:
     import zarr
@@ -41,10 +41,11 @@ def locate(path: str | Path) -> tuple[Path, str]:
                 return folder, "/".join(inside[1:] if inside[:1] == (ARRAYS,) else inside)
     names = [folder.as_posix() for folder in published()]
     short = [name.removeprefix("runs/") for name in names]
-    there = f"there is {', '.join(short)}" if short else "nothing is published below runs/ yet"
-    raise StoreError(
-        f"inspect: nothing is published at {path}; {there}.", did_you_mean(str(path), [*short, *names])
-    )
+    if not short:
+        raise StoreError(f"inspect: nothing is published at {path}: {Path('runs').absolute()} holds no output.",
+                         "Make some with 'dvc repro', or run the command in a project's folder.")
+    raise StoreError(f"inspect: nothing is published at {path}; there is {', '.join(short)}.",
+                     did_you_mean(str(path), [*short, *names]) or f"Look at one with 'dfusion inspect {short[0]}'.")
 
 
 def published() -> list[Path]:
@@ -59,14 +60,13 @@ def tree(path: str | Path) -> "Tree":
 
     folder, wanted = locate(path)
     data = StageData(folder)
-    root = Tree(
-        f"[bold]{escape(printable(str(folder)))}[/]  {data.manifest['rows']} rows, {data.manifest['fingerprint'][:16]}"
-    )
+    name = escape(one_printable_line(str(folder)))
+    root = Tree(f"[bold]{name}[/]  {data.manifest['rows']} rows, {data.manifest['fingerprint'][:16]}")
     for name in [wanted] if wanted else data.names:
-        root.add(escape(printable(describe(data, name))))
+        root.add(escape(one_printable_line(describe(data, name))))
     if not wanted:
         for line in _other_files(data):
-            root.add(escape(printable(line)))
+            root.add(escape(one_printable_line(line)))
     return root
 
 
