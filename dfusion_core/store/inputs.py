@@ -21,7 +21,7 @@ _HASHED: dict[Hashable, str] = {}  # what this process has read, as it looked th
 
 def hash_inputs(stage: str, inputs: Mapping[str, Input]) -> dict[str, str]:
     """A digest of the content of each input. Raises MissingStage if one is not there, StoreError if it is damaged."""
-    return {name: hash_input(stage, name, one) for name, one in sorted(inputs.items())}
+    return {name: _hash_input(stage, name, one) for name, one in sorted(inputs.items())}
 
 
 def published(inputs: Mapping[str, Input]) -> dict[str, Path]:
@@ -29,7 +29,7 @@ def published(inputs: Mapping[str, Input]) -> dict[str, Path]:
     return {name: one for name, one in inputs.items() if isinstance(one, Path) and (one / MANIFEST).is_file()}
 
 
-def hash_input(stage: str, name: str, one: Input) -> str:
+def _hash_input(stage: str, name: str, one: Input) -> str:
     """The digest of a published folder, all of whose files are compared; the hash of files by their names."""
     if not isinstance(one, Path):
         return _hash_files(_named(one))
