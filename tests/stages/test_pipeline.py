@@ -20,8 +20,8 @@ from dfusion_core.testing import tiny_params
 ROOT = Path(__file__).parents[2]
 SMALL = {"sample": {"num_steps": 3, "images_per_prompt": 2}, "fuse": {"first_t": 2},
          "prompts": {"train_count": 1}, "evaluate": {"images_per_prompt": 1}, "train": {"inner_epochs": 1}}
-STAGES = ["code", "init", "evaluate_base", "summary",
-          *(f"{stage}@{name}" for name in ("r00", "r01") for stage in ROUND_STAGES)]
+STAGES = ["code", "init", "evaluate_base", *(f"{stage}@{name}" for name in ("r00", "r01") for stage in ROUND_STAGES),
+          "summary"]
 
 pytestmark = pytest.mark.slow
 

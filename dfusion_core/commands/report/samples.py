@@ -14,7 +14,7 @@ from ...evaluation.labels import SPLITS
 from ...evaluation.sheets import Line, Tile, grey, overlay, sheet
 from ...params.rounds import INIT
 from ...prompts.reading import find_file, load_prompts
-from ...store.inputs import hash_input
+from ...store.inputs import hash_inputs
 from ...store.paths import output
 from ...store.reading import StageData, read_stage
 from . import html
@@ -129,7 +129,7 @@ def items(extracted: StageData, prompt: str, count: int) -> list[str]:
     made = extracted.manifest["ingredients"]
     try:
         file = find_file(made["params"]["prompts"]["file"])
-        if hash_input("report", "prompts", file) == made["inputs"]["prompts"]:
+        if hash_inputs("report", {"prompts": file})["prompts"] == made["inputs"]["prompts"]:
             return list(next(one.items for one in load_prompts(str(file)).train if one.text == prompt))
     except (DFusionError, OSError, KeyError, StopIteration):
         pass
