@@ -57,5 +57,4 @@ class NaivePair:
         seen = torch.full((1, T), math.nan)
         seen[0, self.step] = self.old[1]
         return Pairs(winner=states[0], loser=states[1], prompts=[prompt], prompt_row=torch.tensor([0]),
-                     first_index=torch.tensor([self.step]), log_prob=seen, advantage=torch.zeros(2, 1),
-                     names=["the pair"])
+                     first_index=torch.tensor([self.step]), log_prob=seen, advantage=torch.zeros(2, 1))
