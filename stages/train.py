@@ -51,6 +51,7 @@ def update(round: str, before: str, run: StageRun, params: Params) -> None:
     from dfusion_core.models.lora import save_lora
     from dfusion_core.models.pins import FILE as PIN
     from dfusion_core.models.policy import load_policy
+    from dfusion_core.pairing.plan import trained_pair_name
     from dfusion_core.training.advantages import advantages
     from dfusion_core.training.objectives import needs_advantage, skips_shared_steps
     from dfusion_core.training.optimizer import save_optimizer
@@ -62,7 +63,7 @@ def update(round: str, before: str, run: StageRun, params: Params) -> None:
     history, reward = scores_so_far(round, before, sampled.table("images"))
     normalised = partial(advantages, history=history, clip=params.train.advantage_clip)
     table = read_stage("adopt", round).table("training")
-    run.describe = lambda row: f"pair {table.pair[row]} ('{table.prompt[row]}')"
+    run.describe = lambda row: trained_pair_name(table, sampled.table("images"), row)
     pairs = load_pairs(
         table, {"sample": sampled, "fuse": read_stage("fuse", round)}, skips_shared_steps(params.algo),
         normalised if needs_advantage(params.algo) else None)

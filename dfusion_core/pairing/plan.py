@@ -60,6 +60,14 @@ def pair_name(pairs: pd.DataFrame, row: int) -> str:
     return f"pair {pairs.pair[row]} ('{pairs.prompt[row]}', {seed.replace('_', ' ')} {pairs[seed][row]})"
 
 
+def trained_pair_name(training: pd.DataFrame, images: pd.DataFrame, row: int) -> str:
+    """What a row of the training table is, for messages, with the seed of its sampled image: the base, if that lost."""
+    pair = training.loc[row]
+    lost = str(pair.loser_stage) == "sample"
+    seed = images.seed[pair.loser_row if lost else pair.winner_row]
+    return f"pair {pair.pair} ('{pair.prompt}', {'base seed' if lost else 'seed'} {seed})"
+
+
 def pair_plan(images: pd.DataFrame, scores: pd.DataFrame, mode: Pairing) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Algorithm 1 on every prompt's images: the pairs, and the different references among them.
 

@@ -149,8 +149,9 @@ def test_training_step(case: Case) -> None:
         lambda *_: gradient.update({name: p.grad.clone() for name, p in trainer.parameters.items()}))
     trainer.update()
 
-    assert trainer.diagnostics.updates[0]["loss"] == pytest.approx(math.log(2), abs=1e-7)
-    assert trainer.diagnostics.updates[0]["gradient_norm"] < train.clip_norm  # so what is compared is the whole gradient
+    figures = trainer.diagnostics.updates[0]
+    assert figures["loss"] == pytest.approx(math.log(2), abs=1e-7)
+    assert figures["gradient_norm"] < train.clip_norm  # so what is compared is the whole gradient
     for name, parameter in trainer.parameters.items():
         g = gradient[name]
         assert bool(g.any()) == ("lora_B" in name)  # B is zero, so A has no gradient yet

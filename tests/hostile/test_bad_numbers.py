@@ -22,7 +22,7 @@ from steps import change, content, forget, reseal, run
 from dfusion_core.attention import control as attention
 from dfusion_core.attention.fusion import resize
 from dfusion_core.diffusion import ddim, denoise
-from dfusion_core.errors import BadNumber, DFusionError, NotFinite, StoreError
+from dfusion_core.errors import BadNumber, DFusionError, ModelError, NotFinite, StoreError
 from dfusion_core.extraction import keys_values as extraction
 from dfusion_core.rewards.scoring import Clip
 from dfusion_core.store import read_stage
@@ -115,10 +115,10 @@ IN_MEMORY: dict[str, tuple[str, Callable[[Patch], None], str]] = {
                                                  "infinite at t = 2"),
     "fuse: picture": ("fuse", decoded, rf"the decoded picture of pair 1 \('a heart.*', base {SEED}\) is NaN"),
     "adopt": ("adopt", embedded, rf"the score of pair 2 \('a blue and dotted square', base {SEED}\) is NaN"),
-    "train: log_prob": ("train", log_prob(0), r"log_prob of the loser of pair \d \('a .*'\) is NaN or "
-                                              r"infinite at t = \d"),
-    "train: later": ("train", log_prob(1), r"log_prob of the loser of pair \d \('a .*'\) is NaN or "
-                                           r"infinite at t = \d"),
+    "train: log_prob": ("train", log_prob(0), rf"in update 0, log_prob of the loser of pair \d "
+                        rf"\('a .*', base {SEED}\) is NaN or infinite at t = \d"),
+    "train: later": ("train", log_prob(1), rf"in update 1, log_prob of the loser of pair \d "
+                        rf"\('a .*', base {SEED}\) is NaN or infinite at t = \d"),
     "train: weight": ("train", weight, r"the weight of down_blocks\.\S+lora_\S+ is NaN or infinite in update 0 of r00"),
     "evaluate: picture": ("evaluate", decoded, rf"the decoded picture of evaluation image 1 \('a heart.*', {SEED}\)"),
     "evaluate: score": ("evaluate", embedded, rf"the score of evaluation image 2 \('a blue.*', {SEED}\) is NaN"),
@@ -167,18 +167,14 @@ def spoil_reward(file: Path) -> None:
 
 
 IN_A_FILE: dict[str, tuple[str, str, str, Callable[[Path], None], type[DFusionError], str]] = {
-    "adapter, sampling": ("sample", "train", "adapter/pytorch_lora_weights.safetensors", spoil_weights, DFusionError,
-                          r"adapter: runs/r00/train/adapter/\S+ cannot be read: unet\.\S+ is NaN or infinite"
-                              r"|was made from another 'adapter'"),
-    "adapter, training": ("train", "train", "adapter/pytorch_lora_weights.safetensors", spoil_weights, DFusionError,
-                          r"adapter: runs/r00/train/adapter/\S+ cannot be read: unet\.\S+ is NaN or infinite"
-                              r"|was made from another 'adapter'"),
+    "adapter, sampling": ("sample", "train", "adapter/pytorch_lora_weights.safetensors", spoil_weights, ModelError,
+                          r"adapter: runs/r00/train/adapter/\S+ cannot be read: unet\.\S+ is NaN or infinite"),
+    "adapter, training": ("train", "train", "adapter/pytorch_lora_weights.safetensors", spoil_weights, ModelError,
+                          r"adapter: runs/r00/train/adapter/\S+ cannot be read: unet\.\S+ is NaN or infinite"),
     "moments": ("train", "train", "optimizer.safetensors", spoil_weights, StoreError,
-                r"runs/r00/train/optimizer.safetensors cannot be used: exp_avg\S+ is NaN or infinite"
-                    r"|was made from another 'adapter'"),
+                r"runs/r00/train/optimizer.safetensors cannot be used: exp_avg\S+ is NaN or infinite"),
     "reward history": ("train", "train", "reward_history.csv", spoil_reward, StoreError,
-                       r"runs/r00/train/reward_history.csv row 5 has inf in the column 'reward'"
-                           r"|was made from another 'adapter'"),
+                       r"runs/r00/train/reward_history.csv row 5 has inf in the column 'reward'"),
 }
 
 
@@ -201,8 +197,7 @@ def test_a_score_is_bad_in_its_table(project: Path, stage: str) -> None:
     again(stage)
     spoil_reward(Path("runs/r00/score/scores.csv"))
     reseal("score")
-    with pytest.raises(StoreError, match=r"runs/r00/score/scores.csv row 5 has inf in the column 'reward'. Bring"
-        r"|was made from another 'score'"):
+    with pytest.raises(StoreError, match=r"runs/r00/score/scores.csv row 5 has inf in the column 'reward'. Bring"):
         run(stage)
 
 
@@ -269,4 +264,4 @@ def test_a_stored_log_prob_that_is_bad(project: Path, monkeypatch: Patch, pairs:
     table = read_stage("adopt", "r00").table("training")
     with pytest.raises(NotFinite, match="the stored log_prob of the loser") as caught:
         trajectories.load_pairs(table, {name: read_stage(name, "r00") for name in ("sample", "fuse")})
-    assert table.loser_stage[caught.value.row] == "sample"
+    assert caught.value.row == table.index[table.loser_stage == "sample"][-1]

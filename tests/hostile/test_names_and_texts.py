@@ -78,14 +78,13 @@ def test_a_study_of_such_a_name(project: Path, name: str) -> None:
 def test_a_folder_that_is_no_model_is_not_read_through(project: Path, folder: str) -> None:
     """Its content would be part of the fingerprint: a whole disk."""
     change(model={"id": folder})
-    with pytest.raises(DFusionError, match="is not in diffusers format|is not the model that this run began with"
-        "|was made with model.id"):
+    with pytest.raises(DFusionError, match="runs/init/train was made with model.id"):
         run("sample", "r00")
     shutil.rmtree("runs/init/train")
     with pytest.raises(DFusionError, match="is not in diffusers format"):
         run("init")
     change(reward={"model": f"local-dir:{folder}"})
-    with pytest.raises(RewardError, match="cannot be loaded|there is no open_clip_config.json"):
+    with pytest.raises(RewardError, match="there is no open_clip_config.json"):
         run("score", "r00")
 
 

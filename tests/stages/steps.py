@@ -13,8 +13,8 @@ from dfusion_core.diffusion import ddim
 from dfusion_core.models.policy import Policy, load_policy
 from dfusion_core.params import load_params
 from dfusion_core.store import read_stage
-from dfusion_core.store.manifest import read_manifest
-from dfusion_core.store.provenance import hash_file
+from dfusion_core.store.manifest import MANIFEST, read_manifest
+from dfusion_core.store.provenance import hash_file, hash_of
 from dfusion_core.store.publish import write_manifest
 from dfusion_core.testing import tiny_params
 
@@ -38,10 +38,20 @@ def forget(stage: str, round: str = "r00") -> None:
 
 
 def reseal(stage: str, round: str = "r00") -> None:
-    """Make the manifest fit what a test has put into an output, as if the stage had written it."""
+    """Make the manifest fit what a test has put into an output, as if the stage had written it.
+
+    The outputs that were made of it record its digest; they get the new one, as if they were made of what is there now.
+    """
     folder = Path("runs", round, stage)
     manifest = read_manifest(folder)
     write_manifest(folder, manifest["fingerprint"], manifest["ingredients"], manifest["rows"])
+    old, new = manifest["digest"], read_manifest(folder)["digest"]
+    for file in Path("runs").rglob(MANIFEST):
+        other = read_manifest(file.parent)
+        made_of, inputs = other["ingredients"], other["ingredients"]["inputs"]
+        if old in inputs.values():
+            made_of |= {"inputs": {name: new if digest == old else digest for name, digest in inputs.items()}}
+            write_manifest(file.parent, hash_of(made_of), made_of, other["rows"])
 
 
 def content(folder: Path) -> dict[str, str]:

@@ -10,7 +10,6 @@ from ...errors import DFusionError, NotFinite, explain, one_line
 
 Verdict = Literal["ok", "warning", "failed", "skipped"]
 Details = Sequence[dict[str, Any]]  # rows of a table, the same keys in each
-PER_STEP = "t"  # the key by which rows of several checks are put side by side
 
 
 @dataclass(frozen=True)
