@@ -28,12 +28,13 @@ from dfusion_core.attention.masks import item_mask, item_tokens, merge
 from dfusion_core.diffusion.denoise import Capture, collect_maps
 from dfusion_core.evaluation.sheets import Line, Tile, sheet
 from dfusion_core.microworld.composition import COMPOSITIONS, Composition
+from dfusion_core.microworld.drawing import draw, object_masks
 from dfusion_core.microworld.grammar import TEMPLATES, near_misses
 from dfusion_core.microworld.locate import WEIGHTS
 from dfusion_core.microworld.oracle import Oracle, load_oracle
 from dfusion_core.microworld.pretrain.network import scheduler
 from dfusion_core.microworld.prompts import items
-from dfusion_core.microworld.scenes import Scene, caption, draw, object_masks, random_scene
+from dfusion_core.microworld.scenes import Scene, caption, random_scene
 from dfusion_core.models.policy import Policy, load_policy
 from dfusion_core.params import Model, Reward, Sample, load_params
 from dfusion_core.rewards.scoring import Scorer, load_reward

@@ -106,10 +106,10 @@ def twins(round: str, run: StageRun, params: Params) -> tuple[pd.DataFrame, Figu
 
 def rescore(run: StageRun, params: Params, scored: StageData, pictures: Pictures, pairs: pd.DataFrame) -> Scores:
     """Scores of the pairs' new pictures, by the models that scored the sampled ones."""
+    from dfusion_core.models.device import pick_device
     from dfusion_core.pairing.plan import pair_name
     from dfusion_core.rewards.identity import read_identity, require_same_reward
     from dfusion_core.rewards.scoring import load_reward
-    from dfusion_core.runtime.device import pick_device
 
     run.describe = lambda row: pair_name(pairs, row)
     reward = load_reward(params.reward, pick_device("auto"))

@@ -25,8 +25,8 @@ def score(round: str) -> None:
     with open_stage("score", round=round, params=params, inputs=inputs) as run:
         if run.done:
             return
+        from dfusion_core.models.device import pick_device
         from dfusion_core.rewards.scoring import load_reward
-        from dfusion_core.runtime.device import pick_device
 
         sampled = read_stage("sample", round)
         images = sampled.table("images")

@@ -70,7 +70,8 @@ def draw_prompt(prompt: str, seed: int = 0, size: int = 64) -> NDArray[np.uint8]
     """A drawn picture (size, size, rgb) of a prompt of the micro-world."""
     import numpy as np
 
-    from ..microworld.scenes import draw, scene_for_prompt
+    from ..microworld.drawing import draw
+    from ..microworld.scenes import scene_for_prompt
 
     drawn: NDArray[np.uint8] = draw(scene_for_prompt(prompt, np.random.default_rng(seed)), size)
     return drawn

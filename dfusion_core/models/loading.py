@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import ModelError, one_line
-from ..runtime.device import pick_device, pick_dtype
 from .configs import check_configs
+from .device import pick_device, pick_dtype
 from .kinds import KINDS, pipeline_kind
 from .single_file import load_single_file
 from .source import Source, locate

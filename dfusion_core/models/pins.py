@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError
-from ..runtime.ranks import leader_first
+from ..runtime.collective import leader_first
 from ..store.json_files import read_json
 from ..store.remembered import hash_large
 from .source import model_files

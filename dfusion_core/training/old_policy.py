@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from ..errors import RatioError
-from ..runtime.ranks import add_up, world
+from ..runtime.ranks import world
+from .summing import add_up
 
 RATIO_TOLERANCE = 1e-5  # between two passes of the same graph on the same rows
 REPLAY_TOLERANCE = {torch.float32: 1e-3}  # against sampling, with another batch shape and a merged adapter

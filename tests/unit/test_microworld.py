@@ -10,11 +10,12 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from PIL import Image
 
 from dfusion_core.diffusion.denoise import denoise
+from dfusion_core.microworld.drawing import draw
 from dfusion_core.microworld.grammar import HEADS, TEMPLATES, near_misses
 from dfusion_core.microworld.locate import CLIP, WEIGHTS
 from dfusion_core.microworld.oracle import judge, load_oracle
 from dfusion_core.microworld.pretrain.oracle import classification_loss
-from dfusion_core.microworld.scenes import caption, draw, random_scene
+from dfusion_core.microworld.scenes import caption, random_scene
 from dfusion_core.models.policy import load_policy
 from dfusion_core.params import Model, Reward, Sample
 from dfusion_core.rewards.scoring import load_reward
