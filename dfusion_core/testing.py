@@ -31,7 +31,7 @@ TOKENS = 16  # of a prompt, as many as the tokenizer gives
 LATENT, PICTURE = 8, 16  # height and width; the autoencoder halves
 SHARPNESS = 3.0
 
-PROMPTS = {
+PROMPTS: dict[str, list[dict[str, Any]]] = {
     "train": [
         {"prompt": "a heart holding a balloon", "items": ["heart", "balloon"], "thresholds": [0.05, 0.05]},
         {"prompt": "a blue and dotted square", "items": ["square"], "thresholds": [0.05]},

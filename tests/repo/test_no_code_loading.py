@@ -155,7 +155,7 @@ def test_curves_are_posted_nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setenv("DVC_STUDIO_TOKEN", "x")
     monkeypatch.setenv("DVC_STUDIO_REPO_URL", "git@example.com:x/y.git")
     monkeypatch.setenv("DVC_STUDIO_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(client.requests, "post", refuse)
+    monkeypatch.setattr(client.requests, "post", refuse)  # type: ignore[attr-defined]
     monkeypatch.chdir(tmp_path)
     write_live(pd.DataFrame({"update": [0, 1], "loss": [0.7, 0.6]}), tmp_path / "live")
     assert (tmp_path / "live/plots/metrics/loss.tsv").is_file()

@@ -38,7 +38,7 @@ def test_a_backend_that_fails_is_named(project: Path) -> None:
         raise RuntimeError("no compiler")
 
     policy = policy_of("init")
-    compile_unet(policy.unet, backend=broken)  # type: ignore[arg-type]  # torch takes a function too
+    compile_unet(policy.unet, backend=broken)  # torch takes a function too
     x = torch.zeros(1, *policy.latent_shape)
     with pytest.raises(ModelError, match="model.compile: the U-Net cannot be compiled here"):
         policy.predict_noise(x, 0, policy.embed(["a"]))

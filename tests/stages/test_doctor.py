@@ -22,6 +22,7 @@ from dfusion_core.commands.doctor import folder, installation
 from dfusion_core.commands.doctor.checks import CHECKS
 from dfusion_core.commands.doctor.facts import Facts
 from dfusion_core.commands.doctor.findings import ok
+from dfusion_core.microworld.locate import CLIP
 from dfusion_core.models import builtin
 from dfusion_core.testing import tiny_model, tiny_params, tiny_sdxl
 
@@ -406,7 +407,7 @@ def test_the_known_score(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """micro-clip's, whatever its weight in the reward; other weights in its folder are found out."""
     change(reward={"model": "micro-clip", "pretrained": "", "weight": 0.5})
     assert "the known picture scores 0.9227, as it should" in doctor()["scores"]["found"]
-    other = Path(shutil.copytree(builtin.CLIP, "other")).resolve()
+    other = Path(shutil.copytree(CLIP, "other")).resolve()
     file = other / "open_clip_model.safetensors"
     weights = load_file(file)
     save_file({name: value * 1.2 if "layer4" in name else value for name, value in weights.items()}, file)

@@ -44,14 +44,14 @@ def test_two_processes_make_what_one_makes(finished: Path, tmp_path: Path, algo:
     """Rows bit for bit, since their batches are the same; trained weights to rounding, since sums are ordered anew."""
     folder = Path(shutil.copytree(finished, tmp_path / "project"))
     if algo == "dpo":
-        alone, stages = finished, ROUND_STAGES
+        alone, stages = finished, list(ROUND_STAGES)
         shutil.rmtree(folder / "runs" / "r00")
     else:
         tiny_params(folder, algo=algo)
         alone = Path(shutil.copytree(folder, tmp_path / "alone"))
         subprocess.run([sys.executable, "-m", "stages.train", "r00"], cwd=alone, check=True,
                        env=os.environ | {"PYTHONPATH": str(ROOT)})
-        stages = ("train",)
+        stages = ["train"]
     for stage in stages:
         assert finish(start(folder, stage, "r00")).count("\n") <= 1  # one of them speaks
     for stage in set(stages) - {"train", "evaluate"}:

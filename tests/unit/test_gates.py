@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.autograd.profiler_util import DeviceType  # type: ignore[attr-defined]
 
 from benchmarks import gates
 from benchmarks.bench import Bench, Sizes
@@ -145,7 +146,7 @@ def test_sixteen_bits_are_timed_and_fp32_is_checked(monkeypatch: pytest.MonkeyPa
 
 def test_idle_is_what_no_kernel_covers() -> None:
     assert covered([(0, 2), (5, 6), (1, 3), (5.2, 5.5)]) == 4  # two streams at once count once
-    device, host = torch.autograd.DeviceType.CUDA, torch.autograd.DeviceType.CPU
+    device, host = DeviceType.CUDA, DeviceType.CPU
 
     def event(kind: object, start: float, end: float, annotation: bool = False) -> SimpleNamespace:
         return SimpleNamespace(device_type=kind, is_user_annotation=annotation,

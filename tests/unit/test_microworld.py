@@ -102,5 +102,5 @@ def test_a_head_without_labels_adds_nothing_to_the_oracles_loss() -> None:
     labels[first] = torch.tensor([0, -1, 1])
     loss = classification_loss(found, labels)
     assert loss.item() == pytest.approx(-(found[first][0, 0] + found[first][2, 1]).item() / 2, rel=1e-5)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert all(x.grad is None or x.grad.isfinite().all() for x in found.values())
