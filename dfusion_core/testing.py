@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from .models.builtin import WEIGHTS
+from .params.strict_yaml import dump_yaml
 from .store.paths import ROUND_STAGES
 
 CHANNELS = 16  # of every level of the U-Net
@@ -133,9 +133,9 @@ def tiny_params(folder: Path, **changes: Any) -> Path:
     if not (folder / "clip").exists():
         tiny_clip(folder / "clip")
     if not (folder / "prompts.yaml").exists():
-        (folder / "prompts.yaml").write_text(yaml.safe_dump(PROMPTS, sort_keys=False))
+        (folder / "prompts.yaml").write_text(dump_yaml(PROMPTS))
     params = folder / "params.yaml"
-    params.write_text(yaml.safe_dump(_merged(PARAMS, changes), sort_keys=False))
+    params.write_text(dump_yaml(_merged(PARAMS, changes)))
     return params
 
 

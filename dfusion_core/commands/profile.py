@@ -131,13 +131,11 @@ def set_key(text: str, section: str, key: str, value: str) -> str:
 
 def _is_plain(value: str) -> bool:
     """Whether YAML reads the value as this very text without quotes: `true` and `1e4` it does not."""
-    import yaml
-
-    from ..params.strict_yaml import StrictLoader
+    from ..params.strict_yaml import parse_yaml
 
     try:
-        return not re.search(r"[\s#\"]", value) and bool(StrictLoader(value).get_single_data() == value)
-    except yaml.YAMLError:
+        return not re.search(r"[\s#\"]", value) and bool(parse_yaml(value) == value)
+    except ValueError:
         return False
 
 

@@ -1,7 +1,7 @@
 """params.yaml: what it may hold, and reading it."""
 
+from .explaining import explain as explain
 from .loading import Params as Params
-from .loading import explain as explain
 from .loading import load_everything as load_everything
 from .loading import load_params as load_params
 from .loading import resolved as resolved
