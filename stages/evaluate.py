@@ -34,10 +34,17 @@ def evaluate(round: str) -> None:
             from dfusion_core.evaluation.grading import score_images, write_grid
             from dfusion_core.evaluation.infotext import pictures_text
             from dfusion_core.models.policy import load_policy
+            from dfusion_core.prompts.reach import check_reach
             from dfusion_core.rewards.scoring import load_reward
+            from dfusion_core.rewards.tokens import check_reward_reach, load_tokenizer
 
             images = evaluation_plan(prompts, params.evaluate)
             policy = load_policy(params.model, params.sample, adapter(round))
+            everything = (*prompts.train, *prompts.test)
+            for cut in (check_reach(everything, policy.encode.readers()),
+                        check_reward_reach(everything, load_tokenizer(params.reward.model), params.reward)):
+                if cut:
+                    run.say(cut)
             run.describe = lambda row: f"evaluation {image_name(images, row)}"
             for rows in run.unfinished(len(images), params.evaluate.batch_size):
                 part = images.loc[list(rows)]

@@ -122,8 +122,8 @@ def _prompt(entry: Any, need_items: bool) -> Prompt | list[str]:
     if not isinstance(marked, str) or not marked.strip():
         return [*found, "`prompt` must be a text."]
     if isinstance(marked, CutText):
-        return [*found, f"'{short(marked)}': YAML takes '{short(marked.rest)}' behind it for a comment. Put the prompt in "
-                        "quotes if that belongs to it; a comment needs two spaces before # and one behind it."]
+        return [*found, f"'{short(marked)}': YAML takes '{short(marked.rest)}' behind it for a comment. Put the prompt "
+                        "in quotes if that belongs to it; a comment needs two spaces before # and one behind it."]
     try:
         text, items = read_marks(marked)
     except MarkError as error:

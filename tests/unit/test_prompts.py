@@ -49,7 +49,8 @@ def test_a_plain_list_is_a_list_of_training_prompts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("line", "cut"), [
-    ("- a [sign] with #1", "#1"), ("- a [sign] with # 1", "# 1"), ("- {prompt: a sign with #tag\n  , items: [sign]}", "#tag"),
+    ("- a [sign] with #1", "#1"), ("- a [sign] with # 1", "# 1"),
+    ("- {prompt: a sign with #tag\n  , items: [sign]}", "#tag"),
     ("- prompt: a sign with #1\n  items: [sign]", "#1"), ("- a [sign]\t#1", "#1"), ("- a [sign]  #1 of 2", "#1 of 2")])
 def test_a_comment_that_cuts_a_prompt(tmp_path: Path, line: str, cut: str) -> None:
     with pytest.raises(PromptsError) as caught:

@@ -44,5 +44,6 @@ CHECKS = tuple(Check(name, _later(place), needs) for name, place, needs in (
     ("picture", "forward.picture", ("forward",)),
     ("lora.targets", "topology.adapter_layers", ("model",)),
     ("reward", "scoring.reward", ("device",)),
+    ("scored prompts", "settings.scored", ("prompts", "reward")),
     ("scores", "scoring.scores", ("reward",)),
 ))
