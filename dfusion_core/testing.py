@@ -50,7 +50,7 @@ PARAMS: dict[str, Any] = {
     "sample": {"num_steps": 4, "images_per_prompt": 4, "batch_size": 4},
     "reward": {"model": "local-dir:clip", "batch_size": 4},
     "extract": {"threshold": "relative", "relative_threshold": 1.0, "keep_kv": "all"},
-    "fuse": {"first_t": 3, "batch_size": 4},
+    "fuse": {"layers": ["mid", "up_1", "up_2"], "first_t": 3, "batch_size": 4},
     "pairing": {"mode": "halves"},
     "adopt": {"threshold": 0.2},
     "train": {"learning_rate": 1.0e-3, "inner_epochs": 2, "pairs_per_update": 4, "micro_batch": 4},

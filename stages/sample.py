@@ -27,11 +27,13 @@ def sample(round: str) -> None:
             return
         from dfusion_core.attention.masks import item_tokens
         from dfusion_core.diffusion.denoise import Capture
+        from dfusion_core.models.layers import check_layers
         from dfusion_core.models.policy import load_policy
         from dfusion_core.prompts.reach import check_reach
 
         images = image_plan(prompts, params.sample.images_per_prompt, params.seed, round)
         policy = load_policy(params.model, params.sample, adapter(before))
+        check_layers(policy.unet)
         if cut := check_reach((*prompts, *chosen.test), policy.encode.readers()):
             run.say(cut)
         text = policy.embed([p.text for p in prompts])

@@ -125,7 +125,7 @@ def is_shipped(text: str) -> bool:
 def set_key(text: str, section: str, key: str, value: str) -> str:
     """The text of a parameter file with another value of ``section.key``; the comment behind it stays."""
     line = _line(text, section, key)
-    said = f"{line[1]}{value if _is_plain(value) else json.dumps(value)}"
+    said = f"{line[1]}{value if _is_plain(value) else json.dumps(value, ensure_ascii=False)}"
     return text[:line.start()] + (f"{said:<23}  {line[3]}" if line[3] else said) + text[line.end():]
 
 

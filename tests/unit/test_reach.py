@@ -84,7 +84,7 @@ def test_two_prompts_that_become_the_same_tokens_are_refused(readers: dict[str, 
 
 
 def test_two_tokenizers_tell_apart_what_one_of_them_does_not(readers: dict[str, Reader]) -> None:
-    pair = [Prompt(LONG + " star", ("square",)), Prompt(LONG + " moon", ("square",))]
+    pair = [Prompt(f"{LONG} and {LONG} star", ("square",)), Prompt(f"{LONG} and {LONG} moon", ("square",))]
     assert check_reach(pair, [readers["micro"], readers["clip"]])  # a warning of the first one's
     with pytest.raises(PromptsError, match="is the same as"):
         check_reach(pair, [readers["micro"]])

@@ -57,14 +57,15 @@ class Cell:
     @property
     def overrides(self) -> list[str]:
         """The changes as arguments of `dvc exp run -S`."""
-        return [key if key.startswith("~") else f"{key}={json.dumps(value)}" for key, value in self.changes.items()]
+        return [key if key.startswith("~") else f"{key}={json.dumps(value, ensure_ascii=False)}"
+                for key, value in self.changes.items()]
 
     def params(self, original: dict[str, Any]) -> str:
         """The text of its params.yaml (JSON, which is YAML too), from that of the workspace. Raises ParamsError."""
         content = copy.deepcopy(original)
         for key, value in self.changes.items():
             _change(content, key, copy.deepcopy(value))
-        return json.dumps(content, indent=1) + "\n"
+        return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
 @dataclass(frozen=True)
