@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from ..errors import MOST_LISTED, ParamsError, did_you_mean, listed
+from ..errors import MOST_LISTED, ParamsError, did_you_mean, listed, one_line
 from . import sections as s
 from .explaining import Explained, explain, plain
 from .mistakes import line, without_echoes
@@ -115,7 +115,10 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path.name}: there is no such file in {path.absolute().parent}.",
             "Run the command in the folder that holds params.yaml and dvc.yaml.",
         ) from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise ParamsError(f"{path.name}: cannot be read: {one_line(error)}.",
+                          "Put a parameter file there: 'dfusion profile' lists ready ones.") from error
+    except ValueError as error:
         raise ParamsError(
             f"{path.name}: {error}.", "Correct that line and run the same command again."
         ) from error

@@ -5,6 +5,9 @@ import re
 
 from ..errors import did_you_mean, short
 from . import sections as s
+from .rounds import listed_names
+
+ROUND = re.compile(r"r[0-9]{2,6}")
 
 
 def across_sections(p: s.Everything) -> list[str]:
@@ -35,8 +38,12 @@ def across_sections(p: s.Everything) -> list[str]:
         problems.append(
             f"train.betas: both must be at least 0 and below 1 (got {json.dumps(p.train.betas)})."
         )
-    if isinstance(p.extract.keep_kv, int) and p.extract.keep_kv < 0:
-        problems.append(f"extract.keep_kv: must be all, none or at least 0 (got {p.extract.keep_kv}).")
+    if isinstance(p.extract.keep_kv, int) and not 0 <= p.extract.keep_kv <= s.MANY:
+        problems.append(f"extract.keep_kv: must be all, none or at least 0 and at most {s.MANY} "
+                        f"(got {p.extract.keep_kv}).")
+    if p.evaluate.train_count == 0 and 0 in (p.evaluate.test_count, p.prompts.test_count):
+        problems.append("evaluate.train_count: must be above 0, or evaluate.test_count and prompts.test_count must: "
+                        "there is nothing to evaluate (got 0).")
     if p.pairing.mode == "top_quarter_twice" and p.sample.images_per_prompt % 4:
         problems.append(
             "sample.images_per_prompt: must be a multiple of 4 for pairing.mode: top_quarter_twice "
@@ -47,14 +54,15 @@ def across_sections(p: s.Everything) -> list[str]:
 
 def _rounds(rounds: dict[str, s.Round]) -> list[str]:
     """Each round is called r00, r01, ... and follows `init` or a round with a smaller number."""
-    problems = []
+    problems = [] if rounds else ["rounds: needs at least one round, as r00: {prev: init}."]
     for name, this in rounds.items():
-        if not re.fullmatch(r"r[0-9]{2,6}", name):
+        if not ROUND.fullmatch(name):
             problems.append(f"rounds.{short(name)}: a round is called r00, r01, ... .")
         elif this.prev != "init" and this.prev not in rounds:
+            guess = "" if ROUND.fullmatch(this.prev) else did_you_mean(this.prev, [*rounds, "init"])
             problems.append(
                 f"rounds.{name}.prev: there is no round '{short(this.prev)}'. "
-                f"{did_you_mean(this.prev, rounds)}".rstrip()
+                f"{guess or f'It must be init or one of {listed_names(rounds)}.'}"
             )
         elif this.prev != "init" and int(this.prev[1:]) >= int(name[1:]):
             problems.append(f"rounds.{name}.prev: must be init or an earlier round (got '{this.prev}').")

@@ -4,15 +4,18 @@ Every field is made by `paper` (the default is printed in the paper, mostly in T
 paper does not give the value). The documentation page and `dfusion params` are generated from here.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from .fields import Section, ours, paper
 from .starting import Launcher as Launcher
 from .starting import Round as Round
 
+LAST_SEED = 2**63 - 1  # what tables and random generators hold
+MANY = 1_000_000  # images, prompts or pairs
+LARGE = 1e6  # a factor beyond this leaves no digits to anything else
 UNCHOSEN = "CHOOSE-A-COPY-OF-SD-2.1-BASE"  # model.id of the profiles sd21 and sd21-24gb
 Algo = Literal["dpo", "ddpo", "dpok"]
 Pairs = Literal["dfusion", "naive", "same_noise", "inversion"]
@@ -40,7 +43,7 @@ class Model(Section):
     device: str = ours(
         "auto",
         "auto, cpu, cuda or cuda:N; auto takes a GPU if there is one",
-        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
+        pattern=r"^(auto|cpu|mps|cuda(:\d{1,2})?)$",
     )
     compile: bool = ours(
         False, "compile the U-Net with torch.compile: minutes once for each size of batch, then faster forwards"
@@ -59,7 +62,7 @@ class Model(Section):
 class Lora(Section):
     """The adapter that is trained (the paper gives no rank; the authors' code has 4)."""
 
-    rank: int = ours(4, "rank of the update", ge=1)
+    rank: int = ours(4, "rank of the update", ge=1, le=4096)
     targets: tuple[str, ...] = ours(
         ("to_q", "to_k", "to_v", "to_out.0"), "attention layers that get an adapter", min_length=1
     )
@@ -72,8 +75,8 @@ class Prompts(Section):
         "dfusion_core/prompts/micro_attribute.yaml",
         "YAML list of prompts, or lists `train` and `test` (docs/prompts.md)",
     )
-    train_count: int | None = ours(None, "use the first N training prompts; null takes all", ge=1)
-    test_count: int | None = ours(None, "use the first N test prompts; null takes all", ge=0)
+    train_count: int | None = ours(None, "use the first N training prompts; null takes all", ge=1, le=MANY)
+    test_count: int | None = ours(None, "use the first N test prompts; null takes all", ge=0, le=MANY)
 
 
 class Sample(Section):
@@ -83,11 +86,11 @@ class Sample(Section):
     eta: float = paper(
         1.0, "noise weight of DDIM; must be above 0, or no step has a probability", gt=0, le=1
     )
-    guidance_scale: float = paper(5.0, "classifier-free guidance; 1 is none", ge=1)
+    guidance_scale: float = paper(5.0, "classifier-free guidance; 1 is none", ge=1, le=1000)
     images_per_prompt: int = ours(
-        16, "K, images of one prompt in a round (paper: 640 in all)", ge=2, multiple_of=2
+        16, "K, images of one prompt in a round (paper: 640 in all)", ge=2, multiple_of=2, le=MANY
     )
-    batch_size: int = paper(4, "images denoised together", ge=1)
+    batch_size: int = paper(4, "images denoised together", ge=1, le=MANY)
     maps: Layer | Literal["same_resolution"] = paper(
         "up_1",
         "average the cross-attention maps of this layer (the first up layer with attention: up_1 in SD 1 and 2, "
@@ -100,9 +103,9 @@ class Reward(Section):
 
     model: str = paper("ViT-H-14", "OpenCLIP architecture, or a local folder in OpenCLIP format")
     pretrained: str = paper("laion2b_s32b_b79k", "OpenCLIP weights of that architecture")
-    batch_size: int = ours(64, "images scored together", ge=1)
-    weight: float = ours(1.0, "weight of CLIPScore in the reward; 0 leaves it to the plug-ins")
-    plugins: dict[str, float] = ours(
+    batch_size: int = ours(64, "images scored together", ge=1, le=MANY)
+    weight: float = ours(1.0, "weight of CLIPScore in the reward; 0 leaves it to the plug-ins", ge=-LARGE, le=LARGE)
+    plugins: dict[str, Annotated[float, Field(ge=-LARGE, le=LARGE)]] = ours(
         {}, "further rewards with their weights: {NAME or module:Class: weight}, see docs/rewards.md"
     )
 
@@ -113,7 +116,7 @@ class Extract(Section):
     threshold: Literal["absolute", "relative"] = paper(
         "absolute", "thr_o as in Tables 4-6, or a multiple of the map's mean"
     )
-    relative_threshold: float = ours(1.0, "the multiple of the map's mean, for threshold: relative", gt=0)
+    relative_threshold: float = ours(1.0, "the multiple of the map's mean, for threshold: relative", gt=0, le=LARGE)
     merge: Literal["xor", "or"] = paper("xor", "merge item masks by XOR (Eq. 4) or by OR (authors' code)")
     keep_kv: Literal["all", "none"] | int = ours(
         "all", "references whose K and V are stored: all, none, or the first N; the rest is recomputed"
@@ -128,7 +131,7 @@ class Fuse(Section):
     )
     first_t: int = paper(18, "fuse from this t ...", ge=1)
     last_t: int = paper(1, "... down to this t", ge=1)
-    batch_size: int = ours(4, "targets denoised together", ge=1)
+    batch_size: int = ours(4, "targets denoised together", ge=1, le=MANY)
 
 
 class Pairing(Section):
@@ -144,7 +147,7 @@ class Adopt(Section):
 
     enabled: bool = paper(True, "false keeps every target")
     threshold: float = paper(
-        1.0, "thr_ado: share of the lead of the reference over the base that the target must reach", ge=0
+        1.0, "thr_ado: share of the lead of the reference over the base that the target must reach", ge=0, le=1000
     )
     fallback: Literal["reference", "drop"] = paper(
         "reference", "what becomes of a pair whose target is not good enough: its reference wins, or it is dropped"
@@ -154,13 +157,13 @@ class Adopt(Section):
 class Train(Section):
     """The update of the adapter (Table 3, Optimizer and Training; Eq. 6)."""
 
-    learning_rate: float = paper(1e-4, "learning rate of AdamW", gt=0)
-    weight_decay: float = paper(1e-4, "weight decay of AdamW", ge=0)
+    learning_rate: float = paper(1e-4, "learning rate of AdamW", gt=0, le=1)
+    weight_decay: float = paper(1e-4, "weight decay of AdamW", ge=0, le=1000)
     betas: tuple[float, float] = paper((0.9, 0.999), "(beta_1, beta_2) of AdamW")
-    epsilon: float = paper(1e-8, "epsilon of AdamW", gt=0)
-    clip_norm: float = paper(1.0, "largest norm of the gradient", gt=0)
-    inner_epochs: int = paper(2, "E, passes over the pairs of a round", ge=1)
-    pairs_per_update: int = paper(320, "pairs, each with all its timesteps, per optimizer step", ge=1)
+    epsilon: float = paper(1e-8, "epsilon of AdamW", gt=0, le=1)
+    clip_norm: float = paper(1.0, "largest norm of the gradient", gt=0, le=LARGE)
+    inner_epochs: int = paper(2, "E, passes over the pairs of a round", ge=1, le=10_000)
+    pairs_per_update: int = paper(320, "pairs, each with all its timesteps, per optimizer step", ge=1, le=MANY)
     first_t: int | None = paper(
         None, "train from this t ...; null: from T. Where fusion begins, a target says what fusion put there", ge=1
     )
@@ -170,30 +173,30 @@ class Train(Section):
         "with respect to the predicted noise is as large at every timestep"
     )
     micro_batch: int = ours(
-        8, "rows of (pair, timestep) in one forward pass; no effect on the result but rounding", ge=1
+        8, "rows of (pair, timestep) in one forward pass; no effect on the result but rounding", ge=1, le=MANY
     )
     dpo_form: Literal["ratio", "log_ratio"] = paper(
         "ratio", "Eq. 6 as printed, or with the logarithm of Diffusion-DPO and D3PO"
     )
-    dpo_beta: float = ours(0.1, "beta of Eq. 6; published nowhere, 0.1 is D3PO's", gt=0)
+    dpo_beta: float = ours(0.1, "beta of Eq. 6; published nowhere, 0.1 is D3PO's", gt=0, le=LARGE)
     ratio_clip: float = ours(
         1e-4, "ddpo, dpok: ratios further than this from 1 are clipped; published nowhere, 1e-4 is DDPO's", gt=0, lt=1
     )
-    advantage_clip: float = ours(5.0, "ddpo, dpok: largest absolute value of a normalised reward", gt=0)
-    dpok_alpha: float = paper(0.99, "dpok: weight of the policy gradient in Eq. 9", gt=0)
-    dpok_beta: float = paper(0.01, "dpok: weight of the KL divergence from the policy before the round", ge=0)
+    advantage_clip: float = ours(5.0, "ddpo, dpok: largest absolute value of a normalised reward", gt=0, le=LARGE)
+    dpok_alpha: float = paper(0.99, "dpok: weight of the policy gradient in Eq. 9", gt=0, le=LARGE)
+    dpok_beta: float = paper(0.01, "dpok: weight of the KL divergence from the policy before the round", ge=0, le=LARGE)
 
 
 class Evaluate(Section):
     """Images of fixed seeds, to compare rounds with one another."""
 
-    images_per_prompt: int = ours(4, "images of one prompt", ge=1)
+    images_per_prompt: int = ours(4, "images of one prompt", ge=1, le=MANY)
     train_count: int | None = ours(
-        None, "the first N training prompts; null takes all that are trained on", ge=0
+        None, "the first N training prompts; null takes all that are trained on", ge=0, le=MANY
     )
-    test_count: int | None = ours(None, "the first N test prompts; null takes all", ge=0)
-    batch_size: int = ours(4, "images denoised together", ge=1)
-    seed: int = ours(1, "seed of the evaluation images, the same in every round", ge=0)
+    test_count: int | None = ours(None, "the first N test prompts; null takes all", ge=0, le=MANY)
+    batch_size: int = ours(4, "images denoised together", ge=1, le=MANY)
+    seed: int = ours(1, "seed of the evaluation images, the same in every round", ge=0, le=LAST_SEED)
 
 
 class Everything(Section):
@@ -201,7 +204,7 @@ class Everything(Section):
 
     algo: Algo = paper("dpo", "which loss trains the adapter: Eq. 6, 8 or 9")
     pairs: Pairs = paper("dfusion", "how pairs are made: the method, or one of those it is compared with")
-    seed: int = ours(0, "every noise follows from this, the round, the prompt and the sample", ge=0)
+    seed: int = ours(0, "every noise follows from this, the round, the prompt and the sample", ge=0, le=LAST_SEED)
     rounds: dict[str, Round] = ours(
         {"r00": Round(prev="init")}, "the online rounds, by name, each with the one before it"
     )

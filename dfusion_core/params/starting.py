@@ -36,6 +36,4 @@ class Launcher(Section):
 class Round(Section):
     """One online round."""
 
-    prev: str = Field(
-        description="the round whose adapter this one starts from, or init", pattern=r"^(init|r\d{2,})$"
-    )
+    prev: str = Field(description="the round whose adapter this one starts from, or init")

@@ -36,14 +36,22 @@ def check_reach(prompts: Sequence[Prompt], readers: Sequence[Reader]) -> str:
     Raises PromptsError where a vocabulary lacks a word, an item is cut off, or two prompts become the same tokens.
     """
     mistakes = [line for reader in readers for prompt in prompts for line in _lacking(prompt, reader)]
-    cut = {reader.name: [(one, reader.count(one.text), cut_part(one.text, reader)) for one in prompts
-                         if reader.count(one.text) > reader.limit] for reader in readers}
+    cut = {
+        reader.name: [
+            (one, reader.count(one.text), cut_part(one.text, reader))
+            for one in prompts
+            if reader.count(one.text) > reader.limit
+        ]
+        for reader in readers
+    }
     for reader in readers:
         mistakes += [line for one, count, rest in cut[reader.name] for line in _items_cut(one, count, rest, reader)]
     mistakes += _same(prompts, readers)
     if mistakes:
-        raise PromptsError(f"prompts: not all of them reaches the model:\n{listed(mistakes)}",
-                           "\nShorten or reword these prompts in the file that prompts.file names.")
+        raise PromptsError(
+            f"prompts: not all of them reaches the model:\n{listed(mistakes)}",
+            "\nShorten or reword these prompts in the file that prompts.file names.",
+        )
     return "; ".join(_warning(reader, cut[reader.name]) for reader in readers if cut[reader.name])
 
 
@@ -53,18 +61,24 @@ def cut_part(text: str, reader: Reader) -> str:
     low, high = 0, len(ends)  # of the first `low` words nothing is cut; of all of them something is
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if reader.count(text[:ends[middle - 1]]) <= reader.limit else (low, middle)
-    return text[ends[low - 1] if low else 0:].strip()
+        low, high = (middle, high) if reader.count(text[: ends[middle - 1]]) <= reader.limit else (low, middle)
+    return text[ends[low - 1] if low else 0 :].strip()
 
 
-def huggingface_reader(name: str, tokenizer: Any, limit: int, rows: Callable[[list[str]], list[tuple[int, ...]]],
-                       clean: Callable[[str], str] = str) -> Reader:
+def huggingface_reader(
+    name: str,
+    tokenizer: Any,
+    limit: int,
+    rows: Callable[[list[str]], list[tuple[int, ...]]],
+    clean: Callable[[str], str] = str,
+) -> Reader:
     """A tokenizer of transformers, which the texts reach after ``clean``."""
     specials = {tokenizer.unk_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id} - {None}
 
     def tokens(text: str, whole: bool) -> list[int]:
-        found: list[int] = tokenizer(clean(text), add_special_tokens=whole, truncation=False, padding=False,
-                                     verbose=False).input_ids
+        found: list[int] = tokenizer(
+            clean(text), add_special_tokens=whole, truncation=False, padding=False, verbose=False
+        ).input_ids
         return found
 
     def lacking(text: str) -> list[str]:
@@ -72,8 +86,11 @@ def huggingface_reader(name: str, tokenizer: Any, limit: int, rows: Callable[[li
             return []
         return [word for word in text.split() if not specials.isdisjoint(tokens(word, whole=False))]
 
-    known = sorted(word.replace("</w>", "") for word in tokenizer.get_vocab() if word.endswith("</w>")) \
-        if len(tokenizer) <= FEW_WORDS else []
+    known = (
+        sorted(word.replace("</w>", "") for word in tokenizer.get_vocab() if word.endswith("</w>"))
+        if len(tokenizer) <= FEW_WORDS
+        else []
+    )
     return Reader(name, limit, rows, lambda text: len(tokens(text, whole=True)), lacking, known)
 
 
@@ -86,22 +103,30 @@ def _lacking(prompt: Prompt, reader: Reader) -> list[str]:
 
 
 def _items_cut(prompt: Prompt, count: int, rest: str, reader: Reader) -> list[str]:
-    kept = prompt.text[:len(prompt.text.rstrip()) - len(rest)]
+    kept = prompt.text[: len(prompt.text.rstrip()) - len(rest)]
     lost = [item for item in prompt.items if not word_spans(kept, item)]
-    return [f"'{short(prompt.text)}': is {count} tokens long, and {reader.name} reads {reader.limit}; '{short(rest)}' "
-            f"is cut off, and with it the item '{short(item)}'." for item in lost]
+    return [
+        f"'{short(prompt.text)}': is {count} tokens long, and {reader.name} reads {reader.limit}; '{short(rest)}' "
+        f"is cut off, and with it the item '{short(item)}'."
+        for item in lost
+    ]
 
 
 def _same(prompts: Sequence[Prompt], readers: Sequence[Reader]) -> list[str]:
     texts = [prompt.text for prompt in prompts]
     rows = list(zip(*(reader.rows(texts) for reader in readers), strict=True)) if texts else []
     first: dict[Any, str] = {}
-    return [f"'{short(text)}': is the same as '{short(first[row])}' to {' and '.join(one.name for one in readers)}."
-            for text, row in zip(texts, rows, strict=True) if first.setdefault(row, text) != text]
+    return [
+        f"'{short(text)}': is the same as '{short(first[row])}' to {' and '.join(one.name for one in readers)}."
+        for text, row in zip(texts, rows, strict=True)
+        if first.setdefault(row, text) != text
+    ]
 
 
 def _warning(reader: Reader, cut: Sequence[tuple[Prompt, int, str]]) -> str:
     prompt, count, rest = cut[0]
     more = "" if len(cut) == 1 else f", and {len(cut) - 1} more are cut"
-    return (f"{reader.name} reads {reader.limit} tokens: of '{short(prompt.text)}', {count} tokens long, "
-            f"'{short(rest)}' is cut off{more}")
+    return (
+        f"{reader.name} reads {reader.limit} tokens: of '{short(prompt.text)}', {count} tokens long, "
+        f"'{short(rest)}' is cut off{more}"
+    )

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import PromptsError, did_you_mean, listed, short
+from ..errors import PromptsError, did_you_mean, listed, one_line, short
 from ..params.strict_yaml import CutText, read_yaml
 from .items import MarkError, read_marks, word_spans
 
@@ -59,7 +59,10 @@ def load_prompts(path: str | Path) -> PromptFile:
         data = read_yaml(path)
     except FileNotFoundError:
         raise PromptsError(f"prompts: there is no file {path}.", "Set prompts.file in params.yaml.") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise PromptsError(f"prompts: {path} cannot be read: {one_line(error)}.",
+                           "Set prompts.file in params.yaml to a YAML file.") from error
+    except ValueError as error:
         raise PromptsError(f"prompts: {path}: {error}.", f"Correct that line. {QUOTES}") from error
     return checked_prompts(data, path.name)
 

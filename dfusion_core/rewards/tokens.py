@@ -28,7 +28,8 @@ def load_tokenizer(name: str) -> Any:
     except Exception as error:  # what damaged or foreign files make open_clip raise is of any kind
         raise RewardError(
             f"reward: the tokenizer of '{name}' cannot be loaded: {one_line(error)}.",
-            "Set reward.model to a name that open_clip knows, local-dir:FOLDER, or micro-clip.") from error
+            "Set reward.model to a name that open_clip knows, local-dir:FOLDER, or micro-clip.",
+        ) from error
 
 
 def check_reward_reach(prompts: Sequence[Prompt], tokenizer: Any, reward: Reward) -> str:

@@ -21,8 +21,10 @@ def other_code() -> tuple[str, str] | None:
     own = root.resolve() / "dfusion_core" if root else None
     if own is None or own.resolve() == HERE or not (own / "__init__.py").is_file():
         return None
-    return (f"this is the code in {HERE.parent}, and 'dvc repro' here runs that in {own.parent}",
-            f"{shlex.quote(sys.executable)} -m pip install -e {shlex.quote(str(own.parent))}")
+    return (
+        f"this is the code in {HERE.parent}, and 'dvc repro' here runs that in {own.parent}",
+        f"{shlex.quote(sys.executable)} -m pip install -e {shlex.quote(str(own.parent))}",
+    )
 
 
 def note_other_code() -> None:

@@ -12,12 +12,14 @@ from steps import change, forget, run
 from dfusion_core.errors import DFusionError, PromptsError
 from dfusion_core.testing import tiny_params
 
-MISSING = {"absent": ({"fuse": {"layers": ["mid", "up_1", "up_3"]}}, "fuse.layers", "up_3"),
-           "no attention": ({"fuse": {"layers": ["up_0", "up_1"]}}, "fuse.layers", "up_0"),
-           "none of them": ({"fuse": {"layers": ["down_3"]}}, "fuse.layers", "down_3"),
-           "maps": ({"sample": {"maps": "up_3"}}, "up_3", "up_1"),
-           "maps without attention": ({"sample": {"maps": "down_2"}}, "down_2", "up_1"),
-           "adapter": ({"lora": {"targets": ["to_v", "to_z"]}}, "lora.targets", "to_z")}
+MISSING = {
+    "absent": ({"fuse": {"layers": ["mid", "up_1", "up_3"]}}, "fuse.layers", "up_3"),
+    "no attention": ({"fuse": {"layers": ["up_0", "up_1"]}}, "fuse.layers", "up_0"),
+    "none of them": ({"fuse": {"layers": ["down_3"]}}, "fuse.layers", "down_3"),
+    "maps": ({"sample": {"maps": "up_3"}}, "up_3", "up_1"),
+    "maps without attention": ({"sample": {"maps": "down_2"}}, "down_2", "up_1"),
+    "adapter": ({"lora": {"targets": ["to_v", "to_z"]}}, "lora.targets", "to_z"),
+}
 
 
 @pytest.mark.parametrize("name", MISSING)

@@ -71,8 +71,9 @@ def test_a_package_that_is_not_installed(checkout: Path, arguments: tuple[str, .
 
 def test_a_mistake_in_the_program_keeps_its_traceback(checkout: Path) -> None:
     (checkout / "stages/code.py").write_text("import dfusion_core.nothing\n")
-    done = subprocess.run([sys.executable, "-m", "stages.code"], cwd=checkout, capture_output=True, text=True,
-                          check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.code"], cwd=checkout, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1 and "Traceback" in done.stderr
 
 
@@ -80,8 +81,14 @@ def old_python() -> str | None:
     names = (f"python3.{minor}" for minor in range(10, 5, -1))
     pyenv = sorted(Path.home().glob(".pyenv/versions/3.[6-9]*/bin/python"))
     pyenv += sorted(Path.home().glob(".pyenv/versions/3.10*/bin/python"))
-    return next((found for name in names if (found := shutil.which(name)) and Path(found).resolve().exists()
-                 and "shims" not in found), str(pyenv[0]) if pyenv else None)
+    return next(
+        (
+            found
+            for name in names
+            if (found := shutil.which(name)) and Path(found).resolve().exists() and "shims" not in found
+        ),
+        str(pyenv[0]) if pyenv else None,
+    )
 
 
 @pytest.mark.skipif(old_python() is None, reason="no older Python here")

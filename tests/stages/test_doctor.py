@@ -232,7 +232,7 @@ def test_an_item_behind_the_last_token(sound: Path) -> None:
     long = " ".join(["a heart holding"] + ["a balloon and"] * 5 + ["a [star]"])
     Path("prompts.yaml").write_text(f"- {long}\n- the [star] above the [moon]\n")
     report = doctor(code=1)
-    assert unlike(report, "failed") == {"items"}
+    assert unlike(report, "failed") == {"items", "scored prompts"}
     assert report["items"]["found"].startswith("item 'star' of the prompt 'a heart holding a balloon")
     assert "is not among the first 16 tokens" in report["items"]["found"]
     assert report["items"]["remedy"] == "Shorten the prompt or choose other items in prompts.yaml."

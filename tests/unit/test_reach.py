@@ -22,17 +22,28 @@ LONG = "a blue and dotted square above a heart below the red star left of the mo
 
 def model_reader(folder: Path) -> Reader:
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    return huggingface_reader("the model's tokenizer", tokenizer, tokenizer.model_max_length, lambda texts: [
-        tuple(row) for row in tokenizer(texts, padding="max_length", truncation=True,
-                                        max_length=tokenizer.model_max_length).input_ids])
+    return huggingface_reader(
+        "the model's tokenizer",
+        tokenizer,
+        tokenizer.model_max_length,
+        lambda texts: [
+            tuple(row)
+            for row in tokenizer(
+                texts, padding="max_length", truncation=True, max_length=tokenizer.model_max_length
+            ).input_ids
+        ],
+    )
 
 
 @pytest.fixture(scope="module")
 def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reader]:
     """The micro-world's tokenizer and CLIP's, of a model and of a reward."""
-    return {"micro": model_reader(WEIGHTS / "tokenizer"),
-            "clip": model_reader(clip_tokenizer(tmp_path_factory.mktemp("clip"))),
-            "micro-clip": reward_reader(load_tokenizer("micro-clip")), "open_clip": reward_reader(SimpleTokenizer())}
+    return {
+        "micro": model_reader(WEIGHTS / "tokenizer"),
+        "clip": model_reader(clip_tokenizer(tmp_path_factory.mktemp("clip"))),
+        "micro-clip": reward_reader(load_tokenizer("micro-clip")),
+        "open_clip": reward_reader(SimpleTokenizer()),
+    }
 
 
 NAMES = pytest.mark.parametrize("name", ["micro", "clip", "micro-clip", "open_clip"])
@@ -90,11 +101,18 @@ def test_two_tokenizers_tell_apart_what_one_of_them_does_not(readers: dict[str, 
         check_reach(pair, [readers["micro"]])
 
 
-@pytest.mark.parametrize(("name", "text", "word"), [
-    ("micro", "a heart with a ☃ snowman", "☃"), ("micro", "a <b> heart", "<b>"),
-    ("micro-clip", "ein Herz für dich", "für"),
-    ("micro", "a <|endoftext|> heart", "<|endoftext|>"), ("clip", "a <|endoftext|> heart", "<|endoftext|>"),
-    ("open_clip", "a <end_of_text> heart", "<end_of_text>"), ("clip", "<|startoftext|> heart", "<|startoftext|>")])
+@pytest.mark.parametrize(
+    ("name", "text", "word"),
+    [
+        ("micro", "a heart with a ☃ snowman", "☃"),
+        ("micro", "a <b> heart", "<b>"),
+        ("micro-clip", "ein Herz für dich", "für"),
+        ("micro", "a <|endoftext|> heart", "<|endoftext|>"),
+        ("clip", "a <|endoftext|> heart", "<|endoftext|>"),
+        ("open_clip", "a <end_of_text> heart", "<end_of_text>"),
+        ("clip", "<|startoftext|> heart", "<|startoftext|>"),
+    ],
+)
 def test_words_that_the_vocabulary_lacks(readers: dict[str, Reader], name: str, text: str, word: str) -> None:
     with pytest.raises(PromptsError) as caught:
         check_reach([Prompt(text, ())], [readers[name]])
@@ -103,8 +121,12 @@ def test_words_that_the_vocabulary_lacks(readers: dict[str, Reader], name: str, 
 
 
 def test_every_word_has_tokens_in_clip(readers: dict[str, Reader]) -> None:
-    assert check_reach([Prompt("ein Herz für dich, ☃ <b> 'x' \"y\" 你好 😀!", ())],
-                       [readers["clip"], readers["open_clip"]]) == ""
+    assert (
+        check_reach(
+            [Prompt("ein Herz für dich, ☃ <b> 'x' \"y\" 你好 😀!", ())], [readers["clip"], readers["open_clip"]]
+        )
+        == ""
+    )
 
 
 def test_a_reward_without_weight_only_warns() -> None:
