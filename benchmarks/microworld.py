@@ -1,6 +1,6 @@
 """What the built-in model can do: the figures of docs/microworld.md, measured.
 
-    python benchmarks/microworld.py            # prints a table, writes docs/microworld.json and docs/microworld.png
+    python benchmarks/microworld.py            # prints a table, writes microworld.json and .png to results/microworld
 
 About 20 minutes on two cores, a minute on a GPU. Nothing here is timed.
 """
@@ -167,7 +167,8 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=40, help="prompts of the round of each template")
     parser.add_argument("--images", type=int, default=16, help="images of each")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder for microworld.json and .png")
+    parser.add_argument("--out", type=Path, default=Path("results/microworld"),
+                        help="folder for microworld.json and .png")
     given = parser.parse_args()
     from PIL import Image
 

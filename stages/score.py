@@ -27,10 +27,13 @@ def score(round: str) -> None:
             return
         from dfusion_core.models.device import pick_device
         from dfusion_core.rewards.scoring import load_reward
+        from dfusion_core.rewards.tokens import check_reward_reach, texts
 
         sampled = read_stage("sample", round)
         images = sampled.table("images")
         reward = load_reward(params.reward, pick_device("auto"))
+        if cut := check_reward_reach(texts(images.prompt.tolist()), reward.clip.tokenizer, params.reward):
+            run.say(cut)
         run.describe = lambda row: image_name(images, row)
         for rows in run.unfinished(len(images), params.reward.batch_size):
             part = images.loc[list(rows)]

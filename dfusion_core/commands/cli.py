@@ -8,6 +8,7 @@ import typer
 
 from .. import __version__
 from ..errors import one_printable_line
+from ..runtime.checkout import note_other_code
 from ..runtime.entry import guarded
 from ..runtime.project import InProject
 from ..runtime.streams import outlive_readers
@@ -47,6 +48,7 @@ def main(
 ) -> None:
     """Shared options."""
     outlive_readers()
+    note_other_code()
 
 
 @app.command(cls=InProject)

@@ -125,19 +125,17 @@ def is_shipped(text: str) -> bool:
 def set_key(text: str, section: str, key: str, value: str) -> str:
     """The text of a parameter file with another value of ``section.key``; the comment behind it stays."""
     line = _line(text, section, key)
-    said = f"{line[1]}{value if _is_plain(value) else json.dumps(value)}"
+    said = f"{line[1]}{value if _is_plain(value) else json.dumps(value, ensure_ascii=False)}"
     return text[:line.start()] + (f"{said:<23}  {line[3]}" if line[3] else said) + text[line.end():]
 
 
 def _is_plain(value: str) -> bool:
     """Whether YAML reads the value as this very text without quotes: `true` and `1e4` it does not."""
-    import yaml
-
-    from ..params.strict_yaml import StrictLoader
+    from ..params.strict_yaml import parse_yaml
 
     try:
-        return not re.search(r"[\s#\"]", value) and bool(StrictLoader(value).get_single_data() == value)
-    except yaml.YAMLError:
+        return not re.search(r"[\s#\"]", value) and bool(parse_yaml(value) == value)
+    except ValueError:
         return False
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from ..diffusion.finite import check_finite
 from ..errors import RewardError, one_line
 from ..models.builtin import local_path, reward_source
 from ..models.whole import PADDING
-from .folder import check_folder
+from .folder import check_local
 from .identity import RESERVED
 from .plugins import Plugin, load_plugin, state_hash
 
@@ -55,8 +54,7 @@ class Clip:
             raise RewardError(
                 f"reward.pretrained: is empty, but '{name}' is an architecture without weights.",
                 "Name open_clip's weights for it, or a file of weights; reward.model may also be local-dir:FOLDER.")
-        if source.startswith("local-dir:"):
-            check_folder(Path(source.removeprefix("local-dir:")))
+        check_local(name)
         try:
             self.model, _, transform = open_clip.create_model_and_transforms(
                 source, pretrained=tag, device=device, require_pretrained=True)  # else random weights

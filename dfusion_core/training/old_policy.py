@@ -74,4 +74,5 @@ class OldPolicy:
         if not off <= tolerance:
             raise RatioError(
                 f"train: log_prob of the first batch differs from the stored one by {off:.2g} (tolerance {tolerance}).",
-                "The adapter, model.dtype or device is not the one that sampled; run 'dvc repro' from sample on.")
+                "The adapter, model.dtype or device is not the one that sampled; make"
+                " the round's images again with 'dvc repro -f -s sample@ROUND', then run 'dvc repro'.")

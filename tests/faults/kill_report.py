@@ -30,9 +30,10 @@ def differences(quiet: Path, killed: Path) -> list[str]:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """sha256 of every file of runs and results."""
+    """sha256 of every file of runs and results; the digests of the code are DVC's alone."""
     return {path.relative_to(folder).as_posix(): digest_of_file(path)
-            for area in ("runs", "results") for path in sorted((folder / area).rglob("*")) if path.is_file()}
+            for area in ("runs", "results") for path in sorted((folder / area).rglob("*"))
+            if path.is_file() and path.parent.name != "code"}
 
 
 def lost(notes: list[dict[str, Any]]) -> list[list[Any]]:

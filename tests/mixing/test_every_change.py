@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from dfusion_core.errors import ParamsError
-from dfusion_core.params import load_params
-from dfusion_core.params.loading import NEVER_IN_FINGERPRINT, explain
+from dfusion_core.params import explain, load_params
+from dfusion_core.params.selection import NEVER_IN_FINGERPRINT
 from dfusion_core.store import StageRun, open_stage
 from dfusion_core.store.provenance import environment
 

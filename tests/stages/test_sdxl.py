@@ -60,7 +60,7 @@ def test_noise_is_that_of_the_pipeline(policy: Policy, pipeline: StableDiffusion
     caught: list[torch.Tensor] = []
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     step = pipeline.scheduler.step
-    
+
     def catch(noise: torch.Tensor, *rest: Any, **more: Any) -> Any:
         caught.append(noise)
         return step(noise, *rest, **more)

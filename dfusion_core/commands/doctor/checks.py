@@ -39,10 +39,11 @@ CHECKS = tuple(Check(name, _later(place), needs) for name, place, needs in (
     ("items", "settings.items", ("prompts", "model")),
     ("forward", "forward.forward", ("model",)),
     ("topology", "topology.topology", ("forward",)),
-    ("fuse.layers", "topology.fused_layers", ("forward",)),
+    ("fuse.layers", "topology.fuse_layers", ("forward",)),
     ("sample.maps", "topology.map_layer", ("forward",)),
     ("picture", "forward.picture", ("forward",)),
     ("lora.targets", "topology.adapter_layers", ("model",)),
     ("reward", "scoring.reward", ("device",)),
+    ("scored prompts", "settings.scored", ("prompts", "reward")),
     ("scores", "scoring.scores", ("reward",)),
 ))
