@@ -42,7 +42,8 @@ def model_source(model_id: str) -> str:
 
 def model_name(model_id: str) -> str:
     """The name of a model for others: an id of the Hub as it is, of a local path the last part only."""
-    return Path(model_id).name if Path(model_id).exists() or Path(model_id).is_absolute() else model_id
+    path = local_path(model_id)
+    return path.name if path.exists() or path.is_absolute() else model_id
 
 
 def reward_source(name: str) -> str:

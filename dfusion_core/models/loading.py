@@ -28,6 +28,7 @@ def load_pipeline(model: Model, source: Source | None = None) -> Any:
 
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
+    diffusers_logging.set_verbosity_error()  # it would advise to train what `check_whole` refuses
     source = source or locate(model)
     device = pick_device(model.device)
     check_device(model, device)

@@ -126,8 +126,12 @@ class Scorer:
         size, parts = self.clip.batch_size, []
         for start in range(0, len(pictures), size):
             batch = channels_first(pictures[start:start + size]).to(self.clip.device)
-            with torch.no_grad():
-                found = plugin(batch, prompts[start:start + size])
+            try:
+                with torch.no_grad():
+                    found = plugin(batch, prompts[start:start + size])
+            except Exception as error:
+                error.add_note(f"reward.plugins: '{name}' raised this.")  # its author needs the traceback
+                raise
             if not isinstance(found, torch.Tensor) or found.shape != (len(batch),) or not found.isfinite().all():
                 raise RewardError(
                     f"reward.plugins: '{name}' must return {len(batch)} finite numbers for {len(batch)} pictures, "
