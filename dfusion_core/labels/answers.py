@@ -140,8 +140,8 @@ def _answer(path: Path, number: int, row: list[str]) -> Answer:
     if len(row) != len(COLUMNS) or row[-2] not in ANSWERS or row[-1] not in ("0", "1") or not all(
             row[COLUMNS.index(name)] for name in ("id", "first", "second")):
         raise _wrong(path, f"line {number} is no answer: {short(','.join(row))!r}")
-    *texts, repeat = row
-    return Answer(**dict(zip(COLUMNS, texts, strict=False)), repeat=repeat == "1")  # type: ignore[arg-type]
+    id, time, labeller, prompt, first, second, answer, repeat = row
+    return Answer(id, time, labeller, prompt, first, second, answer, repeat == "1")
 
 
 def _wrong(path: Path, what: str) -> StoreError:

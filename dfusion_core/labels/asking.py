@@ -123,7 +123,7 @@ class Informative:
         spread = variance[a] + variance[b] - 2 * fitted.covariance[a, b]
         lead = fitted.score[a] - fitted.score[b]
         gain = spread / (2 + 2 * np.cosh(lead))  # p (1 - p) = 1 / (2 + 2 cosh(lead))
-        late = np.array([frozenset((names[i], names[j])) in avoid for i, j in zip(a, b, strict=True)])
+        late = np.array([frozenset((names[i], names[j])) in avoid for i, j in zip(a.tolist(), b.tolist(), strict=True)])
         lot = np.array([self._random.random() for _ in a])
         best = int(np.lexsort((lot, -gain.round(9), late))[0])
         pair = [names[int(a[best])], names[int(b[best])]]

@@ -52,7 +52,7 @@ def fit(count: int, comparisons: Sequence[Comparison]) -> Fit:
         if np.abs(step).max(initial=0.0) < EXACT:
             break
     p = expit(score[first] - score[second])
-    covariance: Values = np.linalg.inv(_curvature(count, first, second, p))
+    covariance = np.linalg.inv(_curvature(count, first, second, p)).astype(np.float64)
     return Fit(score - score.mean() if count else score, covariance)
 
 
