@@ -11,8 +11,6 @@ from ..store.paths import labels_file
 if TYPE_CHECKING:
     from ..params import Reward
 
-INPUT = "people's answers"
-
 
 def human_inputs(reward: Reward, round: str, targets: bool = False) -> dict[str, Path | Sequence[Path]]:
     """The answers that decide a score, where the reward asks people and there are some already.
@@ -20,4 +18,4 @@ def human_inputs(reward: Reward, round: str, targets: bool = False) -> dict[str,
     targets: of the new pictures of the pairs; a head is fitted on the answers about the sampled images.
     """
     file = labels_file(round, targets and reward.human_targets == "people")
-    return {INPUT: file} if reward.human and file.is_file() else {}
+    return {f"people's answers in {file}": file} if reward.human and file.is_file() else {}
