@@ -19,7 +19,7 @@ from dfusion_core.labelling.client import answer_all
 from dfusion_core.labelling.serving import served
 session, pictures = image_session(sys.argv[1])
 with served(session, pictures.png) as server:
-    answer_all(server.address, "ann", lambda prompt, first, second: "first" if first.mean() > second.mean() else "second")
+    answer_all(server.address, "ann", lambda _, one, two: "first" if one.mean() > two.mean() else "second")
 """
 SETTINGS: dict[str, Any] = {**SMALL, "rounds": {"r00": {"prev": "init"}, "r01": {"prev": "r00"}},
                             "reward": {"human": 1.0, "weight": 0.0, "human_targets": "head"}}

@@ -34,7 +34,7 @@ def label(targets: bool = False) -> None:
 
 
 def test_score_waits_for_answers_and_adopt_for_those_about_targets(project: Path) -> None:
-    change(reward={"human": 1.0, "weight": 0.0})
+    change(reward={"human": 1.0, "weight": 0.0}, adopt={"threshold": 1.0})
     with pytest.raises(LabelError) as caught:
         run("score")
     assert "20 of 20" in caught.value.message and "'dfusion label r00'" in caught.value.hint
