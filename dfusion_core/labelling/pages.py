@@ -25,5 +25,5 @@ def page(title: str, orders: bool, nonce: str) -> bytes:
 
 def policy(nonce: str) -> str:
     """The Content-Security-Policy of every answer."""
-    return (f"default-src 'none'; img-src 'self'; connect-src 'self'; style-src 'nonce-{nonce}'; "
+    return (f"default-src 'none'; img-src 'self' data:; connect-src 'self'; style-src 'nonce-{nonce}'; "
             f"script-src 'nonce-{nonce}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")

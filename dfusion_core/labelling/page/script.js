@@ -121,7 +121,6 @@ $("row").addEventListener("pointermove", (event) => {
   held.moved ||= Math.hypot(event.clientX - held.x, event.clientY - held.y) > 10;
   if (!held.moved) return;
   held.item.classList.add("held");
-  held.item.hidden = false;
   const under = document.elementsFromPoint(event.clientX, event.clientY).find((one) => one.matches("#row li"));
   if (under && under !== held.item) move(held.item, [...$("row").children].indexOf(under));
 });
