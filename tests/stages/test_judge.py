@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 from dfusion_core.commands.cli import app
 from dfusion_core.commands.judge.rates import agreement, rates, votes
 from dfusion_core.commands.judge.sides import compared
+from dfusion_core.commands.report import write_report
+from dfusion_core.errors import StoreError
 from dfusion_core.labelling.client import answer_all
 from dfusion_core.labelling.serving import served
 from dfusion_core.labelling.session import Session
@@ -57,6 +59,12 @@ def test_two_labellers_judge_and_the_table_is_what_they_said(project: Path) -> N
     assert facts["consistency"].keys() == {"ann", "bob"}
     assert Path("results/judge/base-r01.png").read_bytes()[:4] == b"\x89PNG"
     assert pd.read_csv("results/judge/base-r01.csv").answers[0] == 2 * n
+    write_report(Path("report.html"))
+    page = Path("report.html").read_text()
+    assert "Judged by people" in page and "base against r01" in page
+    Path("results/judge/base-r01.json").write_text('{"a": "base", "b": "r01", "rates": [1], "agreement": {}}')
+    with pytest.raises(StoreError, match="base-r01.json.*dfusion judge base r01 --table"):
+        write_report(Path("report.html"))
 
 
 def test_a_run_is_compared_with_another_one_and_with_nothing_else(project: Path) -> None:

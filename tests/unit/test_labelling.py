@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from dfusion_core.errors import LabelError
-from dfusion_core.labelling.client import answer_all
+from dfusion_core.labelling.client import answer_all, oracle
 from dfusion_core.labelling.pictures import png
 from dfusion_core.labelling.server import LabelServer
 from dfusion_core.labelling.serving import served
@@ -22,6 +22,7 @@ from dfusion_core.labelling.session import GUESS, Session, pace
 from dfusion_core.labels.answers import read_answers
 from dfusion_core.labels.asking import Informative, enough
 from dfusion_core.labels.content import content_hash
+from dfusion_core.models.builtin import draw_prompt
 
 HOSTILE = "<img src=x onerror=alert(1)> & \"heart\""
 LEVELS = {prompt: [40 * n + 10 * p for n in range(4)] for p, prompt in enumerate(["a heart", HOSTILE])}
@@ -213,6 +214,13 @@ def test_a_damaged_file_of_answers_is_said_and_nothing_is_written(server: LabelS
         "labeller": "ann", "id": question["id"], "pictures": question["pictures"], "answer": "first"})
     assert status == 500 and server.session.file.name.encode() in said
     assert server.session.file.read_text() == "no answers\n"
+
+
+def test_the_oracle_prefers_what_the_prompt_says() -> None:
+    prefers, prompt = oracle(), "a red and striped heart"
+    right, wrong = draw_prompt(prompt), draw_prompt("a blue and dotted square")
+    assert [prefers(prompt, right, wrong), prefers(prompt, wrong, right), prefers(prompt, right, right)] == [
+        "first", "second", "tie"]
 
 
 def test_a_port_that_is_taken(server: LabelServer) -> None:
