@@ -11,8 +11,6 @@ from .server import LabelServer
 from .session import PictureOf, Session
 from .token import kept_token
 
-PORT = 8421
-
 
 @contextmanager
 def served(session: Session, picture: PictureOf, host: str = "127.0.0.1", port: int = 0) -> Iterator[LabelServer]:

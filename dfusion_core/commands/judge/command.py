@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ...labelling import PORT
 from ...runtime.entry import guarded
-from ..label.command import PORT
 
 if TYPE_CHECKING:
     from .sides import Comparison

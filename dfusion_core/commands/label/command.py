@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ...labelling import PORT
 from ...runtime.entry import guarded
-
-PORT = 8421  # as labelling.serving.PORT, which takes time to import
 
 
 @guarded
@@ -29,6 +28,7 @@ def label(
         help="Of the exported file: pairs, or pickapic (also that of Diffusion-DPO).")] = "pairs",
 ) -> None:
     """Ask people which image is better, on a local page; answers go to labels/ROUND.csv."""
+    from ...labelling.programs import run_program
     from ...labelling.serving import serve_people
     from .sessions import image_session, target_session
 
@@ -41,12 +41,6 @@ def label(
         if give:
             print(export_answers(give, session, pictures, columns))
     elif labeller:
-        _answer_by(labeller, session, pictures)
+        print(run_program(labeller, session, pictures))
     else:
         serve_people(session, pictures.png, host, port)
-
-
-def _answer_by(labeller: str, session: object, pictures: object) -> None:
-    from ...labelling.programs import run_program
-
-    print(run_program(labeller, session, pictures))  # type: ignore[arg-type]

@@ -19,8 +19,9 @@ def judged() -> str:
     files = sorted((RESULTS / "judge").glob("*.json"))
     if not files:
         return ""
-    return html.heading("Judged by people", "Blind comparisons of images of the same prompts and seeds. The rate leaves "
-                        "ties out; intervals are exact, 95 %, over answers.") + "".join(map(_comparison, files))
+    note = ("Blind comparisons of images of the same prompts and seeds. The rate leaves ties out; intervals are exact, "
+            "95 %, over answers.")
+    return html.heading("Judged by people", note) + "".join(map(_comparison, files))
 
 
 def _comparison(file: Path) -> str:
