@@ -54,6 +54,10 @@ class RewardError(DFusionError):
     """The reward model cannot be loaded, or does not fit the images."""
 
 
+class LabelError(DFusionError):
+    """People's answers are missing, or a session of labelling cannot start."""
+
+
 class MaskError(DFusionError):
     """A mask cannot be made, or would fuse nothing."""
 

@@ -23,7 +23,7 @@ import torch
 
 from .models.builtin import WEIGHTS
 from .params.strict_yaml import dump_yaml
-from .store.paths import ROUND_STAGES
+from .store.paths import LABELS, ROUND_STAGES
 
 CHANNELS = 16  # of every level of the U-Net
 WIDTH = 16  # of a text token
@@ -134,6 +134,8 @@ def tiny_params(folder: Path, **changes: Any) -> Path:
         tiny_clip(folder / "clip")
     if not (folder / "prompts.yaml").exists():
         (folder / "prompts.yaml").write_text(dump_yaml(PROMPTS))
+    (folder / LABELS).mkdir(exist_ok=True)
+    (folder / LABELS / "README.md").write_text("People's answers.\n")  # git keeps no empty folder, and DVC wants it
     params = folder / "params.yaml"
     params.write_text(dump_yaml(_merged(PARAMS, changes)))
     return params

@@ -15,8 +15,11 @@ from ..runtime.streams import outlive_readers
 from .doctor.command import doctor
 from .export.command import export
 from .inspect.command import inspect
+from .judge.command import judge
+from .label.command import label
 from .plan.command import plan
 from .profile import profile
+from .prune.command import prune
 from .study.command import app as study
 from .thresholds.command import thresholds
 
@@ -29,7 +32,7 @@ app = typer.Typer(
 app.add_typer(study, name="study")
 for command in study.registered_commands:
     command.cls = InProject
-for function in (inspect, export, thresholds, plan, doctor):
+for function in (inspect, export, thresholds, plan, doctor, label, judge, prune):
     app.command(cls=InProject)(function)
 app.command()(profile)  # it makes a project
 

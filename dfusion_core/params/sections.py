@@ -108,6 +108,16 @@ class Reward(Section):
     plugins: dict[str, Annotated[float, Field(ge=-LARGE, le=LARGE)]] = ours(
         {}, "further rewards with their weights: {NAME or module:Class: weight}, see docs/rewards.md"
     )
+    human: float = ours(
+        0.0, "weight of people's preferences, given with dfusion label (docs/labels.md); 0 asks nobody"
+    )
+    human_answers: float = ours(
+        1.0, "share of the answers that make an order reliable (docs/labels.md) for which score waits", gt=0
+    )
+    human_targets: Literal["people", "head"] = ours(
+        "people", "who says whether a target is as good as its reference: people, or a head on CLIP's embeddings that "
+        "is fitted on their answers about the sampled images"
+    )
 
 
 class Extract(Section):

@@ -15,7 +15,7 @@ from ..errors import RewardError, one_line
 from ..models.builtin import local_path, reward_source
 from ..models.whole import PADDING
 from .folder import check_local
-from .identity import RESERVED
+from .identity import HUMAN, RESERVED
 from .plugins import Plugin, load_plugin, state_hash
 
 if TYPE_CHECKING:
@@ -140,15 +140,22 @@ class Scorer:
         return torch.cat(parts)
 
 
-def load_reward(reward: Reward, device: torch.device) -> Scorer:
-    """The reward that the parameters name. Raises RewardError."""
+def load_reward(reward: Reward, device: torch.device, people: Plugin | None = None) -> Scorer:
+    """The reward that the parameters name. Raises RewardError.
+
+    people: their preferences about the images that are to be scored, which ``reward.human`` weighs. Without them, as
+    for evaluation images, the reward is the rest of the sum; where that is nothing, CLIPScore with weight 1.
+    """
     for name in reward.plugins:
         if name in RESERVED:
             raise RewardError(f"reward.plugins: '{name}' is the name of a column in the tables of scores.",
                               "Name the plug-in as module:Class, or give its entry point another name.")
     clip = Clip(reward.model, reward.pretrained, reward.batch_size, device)
     plugins = {name: (load_plugin(name, device), weight) for name, weight in reward.plugins.items()}
-    return Scorer(clip, reward.weight, plugins)
+    if people is not None:
+        plugins[HUMAN] = (people, reward.human)
+    alone = people is None and reward.human and not reward.weight and not plugins
+    return Scorer(clip, 1.0 if alone else reward.weight, plugins)
 
 
 def check_vocabulary(name: str, model: Any, tokenizer: Any) -> None:

@@ -21,6 +21,12 @@ def how_to_make(path: Path) -> str:
     return f"Make it with 'dvc repro -s {dvc_stage(round, stage)}'{fetched}."
 
 
+def how_to_remake(path: Path) -> str:
+    """The command that makes a `runs/<round>/<stage>` that is there once more, as a hint."""
+    found = _output(path)
+    return f"Make it again with 'dvc repro -f -s {dvc_stage(found[1], found[2])}'." if found else ""
+
+
 def how_to_mend(path: Path) -> str:
     """The commands that bring a damaged `runs/<round>/<stage>` or `results/<kind>/<round>.json` back, as a hint.
 

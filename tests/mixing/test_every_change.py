@@ -54,7 +54,7 @@ def candidates(key: str, value: Any) -> Iterator[Any]:
     elif isinstance(value, dict):
         yield {"mine:Reward": 0.5}
     yield from (3, "or", "relative", "naive", "ddpo", "fp16", "up_2", "log_ratio", "drop", "top_quarter_twice", "none",
-                "equal", "another", True)
+                "equal", "head", "another", True)
 
 
 def params_with(key: str, value: Any, sections: tuple[str, ...]) -> Any:

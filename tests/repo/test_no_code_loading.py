@@ -27,6 +27,9 @@ TRACKERS = {"wandb", "mlflow", "comet_ml", "neptune", "sentry_sdk", "posthog", "
 MAY_TALK = {  # and to whom
     "dfusion_core/models/source.py": {"huggingface_hub"},  # downloads the model that model.id names
     "dfusion_core/commands/plan/lookup.py": {"huggingface_hub"},  # looks into the Hub's cache on this disk
+    "dfusion_core/labelling/server.py": {"http", "urllib"},  # listens on this machine for the labeller's browser
+    "dfusion_core/labelling/guard.py": {"urllib"},  # takes addresses apart
+    "dfusion_core/labelling/client.py": {"urllib"},  # gives answers to that server in place of a browser
     "dfusion_core/store/lock.py": {"socket"},  # the name of this machine
 }
 CALLS = {  # what a dotted call must not be, unless a keyword makes it harmless
