@@ -41,7 +41,7 @@ from dfusion_core.store import read_stage
 from dfusion_core.training.advantages import advantages, extend
 from dfusion_core.training.trajectories import load_pairs
 
-INPUTS = int(os.environ.get("DFUSION_FUZZ", "75"))  # of each target
+INPUTS = int(os.environ.get("DFUSION_FUZZ", "25"))  # of each target
 SECONDS = {signal.ITIMER_PROF: 2.0, signal.ITIMER_REAL: 60.0}  # of the processor; at all, for one that only waits
 STUDY = """\
 common: {evaluate.images_per_prompt: 1, "~rounds.r01": null}

@@ -113,6 +113,7 @@ def test_a_parameter_that_the_stage_declares(
         assert f"{key} changed from {old} to {json.dumps(value)}." in said
 
 
+@pytest.mark.slow
 def test_a_parameter_that_the_stage_does_not_declare(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One interrupted run of each stage for all of them: it continues with the rows that it had."""
     for number, stage in enumerate(STAGES):

@@ -34,6 +34,7 @@ def test_stages_with_a_compiled_model(project: Path) -> None:
     assert any(not again[name].equal(value) for name, value in trained.items())
 
 
+@pytest.mark.slow
 def test_a_backend_that_fails_is_named(project: Path) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("no compiler")

@@ -85,6 +85,7 @@ def test_layers_by_topology(policy: Policy) -> None:
     assert len(same) == 20 + 10 + 30
 
 
+@pytest.mark.slow
 def test_a_round(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every stage, from this model's maps to a trained adapter and its export, which loads what it wrote."""
     monkeypatch.chdir(tmp_path)

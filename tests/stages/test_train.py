@@ -292,6 +292,7 @@ def _beta_is_the_default() -> Iterator[None]:
 SIX = ("sample", "score", "extract", "fuse", "adopt", "train")
 
 
+@pytest.mark.slow
 def test_gradients_in_fp16_are_those_in_fp32(project: Path) -> None:
     """Scaled on their way and back again; the loss of DPO's first update has the gradient that fp32 gives."""
     assert gradient_scale(torch.float16, 16_384 * 6_400) == 2.0**22
@@ -315,6 +316,7 @@ def test_a_gradient_that_is_no_number_stops_the_run(project: Path, monkeypatch: 
     run("train")
 
 
+@pytest.mark.slow
 def test_a_model_in_16_bits_trains_in_fp32(project: Path) -> None:
     """The frozen weights in bf16, as far as a CPU has them; the adapter that is written keeps small steps."""
     change(model={"dtype": "bf16"}, train={"learning_rate": 1.0e-6})
