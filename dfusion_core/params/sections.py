@@ -188,7 +188,9 @@ class Train(Section):
     dpo_form: Literal["ratio", "log_ratio"] = paper(
         "ratio", "Eq. 6 as printed, or with the logarithm of Diffusion-DPO and D3PO"
     )
-    dpo_beta: float = ours(0.1, "beta of Eq. 6; published nowhere, 0.1 is D3PO's", gt=0, le=LARGE)
+    dpo_beta: float = ours(
+        0.1, "beta of Eq. 6; published nowhere, 0.1 is D3PO's; acts through AdamW's epsilon alone (docs/method.md)",
+        gt=0, le=LARGE)
     ratio_clip: float = ours(
         1e-4, "ddpo, dpok: ratios further than this from 1 are clipped; published nowhere, 1e-4 is DDPO's", gt=0, lt=1
     )

@@ -36,6 +36,7 @@ CHECKS = tuple(Check(name, _later(place), needs) for name, place, needs in (
     ("memory", "hardware.memory", ("dtype", "model files")),
     ("model", "weights.model", ("device", "model files")),
     ("scheduler", "weights.scheduler", ("model",)),
+    ("timesteps", "timesteps.timesteps", ("scheduler", "params.yaml")),
     ("items", "settings.items", ("prompts", "model")),
     ("forward", "forward.forward", ("model",)),
     ("topology", "topology.topology", ("forward",)),
