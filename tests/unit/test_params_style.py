@@ -1,4 +1,4 @@
-"""The shipped parameter files are in the style in which DVC writes them back: `-S` changes the lines of its keys only."""
+"""Shipped parameter files are in the style in which DVC writes them back: `-S` changes the line of its key only."""
 
 from __future__ import annotations
 
