@@ -98,6 +98,10 @@ class LaunchError(DFusionError):
     """A stage's launcher cannot be started."""
 
 
+class CompareError(DFusionError):
+    """What is to be compared is not there, or not comparable: other seeds, another reward."""
+
+
 class ExportError(DFusionError):
     """An export would replace something, cannot be written, or does not do what the adapter does."""
 

@@ -31,7 +31,7 @@ starts; all mistakes are listed together, each with its key. Rules that need mor
 `sample.images_per_prompt` divisible by 4 for `pairing.mode: top_quarter_twice`; each round called `r00`, `r01`, ... and
 starting from `init` or from a round with a smaller number.
 
-Change a key for one run with `dvc exp run -S KEY=VALUE`. What runs again after which change:
+Change a key for an experiment with `dvc exp run -n NAME -S KEY=VALUE`; it stays in `params.yaml`, in this one line. What runs again after which change:
 [pipeline.md](pipeline.md#what-runs-again).
 """
 

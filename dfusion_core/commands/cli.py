@@ -12,6 +12,7 @@ from ..runtime.checkout import note_other_code
 from ..runtime.entry import guarded
 from ..runtime.project import InProject
 from ..runtime.streams import outlive_readers
+from .compare.command import compare
 from .doctor.command import doctor
 from .export.command import export
 from .inspect.command import inspect
@@ -26,13 +27,12 @@ from .thresholds.command import thresholds
 app = typer.Typer(
     help="Look at, check and configure the runs of a D-Fusion pipeline. The runs themselves: dvc repro.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_show_locals=False,
 )
 app.add_typer(study, name="study")
 for command in study.registered_commands:
     command.cls = InProject
-for function in (inspect, export, thresholds, plan, doctor, label, judge, prune):
+for function in (inspect, compare, export, thresholds, plan, doctor, label, judge, prune):
     app.command(cls=InProject)(function)
 app.command()(profile)  # it makes a project
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -22,6 +24,16 @@ PROFILES = {  # in the order in which they are listed
     "sd21-24gb": "the same on a 24 GB card, as in the paper",
     "sdxl": "Stable Diffusion XL at 1024 pixels, 48 GB or more",
 }
+
+
+# Names of experiments with all that they differ in, because `-S` stays in params.yaml: (name, algo, pairs, about)
+METHODS = (
+    ("ddpo", "ddpo", "dfusion", "D-Fusion with DDPO (Eq. 8) instead of DPO"),
+    ("dpok", "dpok", "dfusion", "D-Fusion with DPOK (Eq. 9)"),
+    ("naive", "dpo", "naive", "the paper's baseline: DPO on the references themselves"),
+    ("naive-ddpo", "ddpo", "naive", "DDPO alone"),
+    ("naive-dpok", "dpok", "naive", "DPOK alone"),
+    ("inversion", "dpo", "inversion", "the paper's ablation: trajectories by DDIM inversion"))
 
 
 class Chosen(NamedTuple):
@@ -125,35 +137,50 @@ def is_shipped(text: str) -> bool:
 def set_key(text: str, section: str, key: str, value: str) -> str:
     """The text of a parameter file with another value of ``section.key``; the comment behind it stays."""
     line = _line(text, section, key)
-    said = f"{line[1]}{value if _is_plain(value) else json.dumps(value, ensure_ascii=False)}"
+    said = f"{line[1]}{as_yaml(value)}"
     return text[:line.start()] + (f"{said:<23}  {line[3]}" if line[3] else said) + text[line.end():]
 
 
-def _is_plain(value: str) -> bool:
-    """Whether YAML reads the value as this very text without quotes: `true` and `1e4` it does not."""
+def as_yaml(value: str) -> str:
+    """The text as DVC writes it: quoted only where YAML would read something else, as of `true` and `1e4`."""
+    from ruamel.yaml import YAML
+
+    file, writer = io.StringIO(), YAML()
+    writer.width = len(value) + 100  # one line, however long
+    writer.dump({"k": value}, file)
+    said = file.getvalue().removeprefix("k:").strip()
+    return said if _read_yaml(said) == value else json.dumps(value)
+
+
+def _read_yaml(said: str) -> object:
+    """What the parameter files' own reader makes of a value."""
     from ..params.strict_yaml import parse_yaml
 
     try:
-        return not re.search(r"[\s#\"]", value) and bool(parse_yaml(value) == value)
+        return parse_yaml(said)
     except ValueError:
-        return False
+        return None
 
 
 def get_key(text: str, section: str, key: str) -> str:
     """The value of ``section.key``, a text. Raises ValueError if there is none."""
-    found = _line(text, section, key)[2].strip()
-    return str(json.loads(found)) if found.startswith('"') else found
+    return str(_read_yaml(_line(text, section, key)[2]))
 
 
 def _line(text: str, section: str, key: str) -> re.Match[str]:
     """The line of ``section.key`` in three parts: up to the value, the value, the comment. Raises ValueError."""
     begin = re.search(rf"^{section}:\n", text, re.MULTILINE)
-    value = r"\"(?:[^\"\\]|\\.)*\"|[^\s#\"]+"
-    line = re.compile(rf"^(  {key}: )({value})[ ]*(#.*)?$", re.MULTILINE)
+    value = r"\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\n]|'')*'|[^\s#\"'][^\n]*?"
+    line = re.compile(rf"^(  {key}: )({value})(?:[ ]+(#.*))?$", re.MULTILINE)
     found = line.search(text, begin.end()) if begin else None
     if found is None:
         raise ValueError(f"there is no {section}.{key}")
     return found
+
+
+def experiment(name: str, algo: str, pairs: str, prompts: str) -> str:
+    """The command of an experiment, with its name and every parameter in which the experiments differ."""
+    return f"dvc exp run -n {name} -S algo={algo} -S pairs={pairs} -S {shlex.quote(f'prompts.file={prompts}')}"
 
 
 def next_commands(name: str, chosen: Chosen) -> str:
@@ -162,15 +189,11 @@ def next_commands(name: str, chosen: Chosen) -> str:
 
     choose = [(f"dfusion profile {name} --model ID_OR_FOLDER", "choose the model: a copy on the Hub, a folder, a file")]
     paper = [
-        ("dvc exp run -S algo=ddpo", "D-Fusion with DDPO (Eq. 8) instead of DPO"),
-        ("dvc exp run -S algo=dpok", "D-Fusion with DPOK (Eq. 9)"),
-        ("dvc exp run -S pairs=naive", "the paper's baseline: DPO on the references themselves"),
-        ("dvc exp run -S algo=ddpo -S pairs=naive", "DDPO alone"),
-        ("dvc exp run -S algo=dpok -S pairs=naive", "DPOK alone"),
-        ("dvc exp run -S pairs=inversion", "the paper's ablation: trajectories by DDIM inversion"),
-        *((f"dvc exp run -S prompts.file={prompt_file(name, other)}", f"the prompts of template {number}")
+        ("git add dvc.lock params.yaml && git commit -m 'D-Fusion with DPO'", "what the experiments are compared with"),
+        *((experiment(run, algo, pairs, chosen.prompts), about) for run, algo, pairs, about in METHODS),
+        *((experiment(other, "dpo", "dfusion", prompt_file(name, other)), f"the prompts of template {number}")
           for number, other in enumerate(TEMPLATES, 1) if prompt_file(name, other) != chosen.prompts),
-        ("dvc exp show", "all of them in one table")]
+        ("dfusion compare main naive ddpo", "side by side: paired gains, what differs, the same seeds")]
     commands = [
         *(choose if chosen.model == UNCHOSEN else []),
         ("dfusion doctor", "check this machine and the model"),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..params import Params
 
 WIDTH = 120  # characters, where the output is no terminal
+DIGITS = 4  # of numbers in metrics.json
 
 
 def summarise(params: Params) -> None:
@@ -32,15 +33,17 @@ def summarise(params: Params) -> None:
 
 
 def metrics(found: Results) -> dict[str, Any]:
-    """A few numbers about the last round, flat, for `dvc metrics` and `dvc exp show`; all are in results/rounds."""
+    """A few numbers about the last round, flat and short, so that the tables of `dvc metrics` and `dvc exp show` fit
+    a terminal: ``train`` and ``test`` are mean rewards, the others of unseen prompts. All are in results/rounds."""
     last, splits = list(found.rounds.items())[-1]
     flat: dict[str, Any] = {"round": last}
     for split, numbers in splits.items():
-        flat |= {f"{split}_reward": numbers[REWARD]["mean"], f"{split}_gain": numbers[REWARD]["gain"]}
-    split, numbers = list(splits.items())[-1]
+        flat |= {split: numbers[REWARD]["mean"], f"{split}_gain": numbers[REWARD]["gain"]}
+    numbers = list(splits.values())[-1]
     second = RIGHT if RIGHT in numbers else CLIP
     names = [second if second in shown(numbers, found.reward) else "", DIVERSITY]
-    return flat | {f"{split}_{name}": numbers[name]["mean"] for name in names if name in numbers}
+    flat |= {name: numbers[name]["mean"] for name in names if name in numbers}
+    return {name: round(value, DIGITS) if isinstance(value, float) else value for name, value in flat.items()}
 
 
 def images_seen(previous: dict[str, str]) -> dict[str, int]:

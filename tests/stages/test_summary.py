@@ -38,10 +38,11 @@ def test_metrics_are_a_few_numbers_of_the_last_round(project: Path) -> None:
     run("summary")
     metrics = json.loads(Path("results/metrics.json").read_text())
     numbers = json.loads(Path("results/rounds/r01.json").read_text())
+    train, test = numbers["train"]["reward"], numbers["test"]["reward"]
     assert metrics == {
-        "round": "r01", "train_reward": numbers["train"]["reward"]["mean"],
-        "train_gain": numbers["train"]["reward"]["gain"], "test_reward": numbers["test"]["reward"]["mean"],
-        "test_gain": numbers["test"]["reward"]["gain"], "test_diversity": numbers["test"]["diversity"]["mean"]}
+        "round": "r01", "train": round(train["mean"], 4), "train_gain": round(train["gain"], 4),
+        "test": round(test["mean"], 4), "test_gain": round(test["gain"], 4),
+        "diversity": round(numbers["test"]["diversity"]["mean"], 4)}
     change(rounds={"r00": {"prev": "init"}})
     run("summary")
     assert json.loads(Path("results/metrics.json").read_text())["round"] == "r00"

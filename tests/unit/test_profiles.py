@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from dfusion_core.commands.profile import FOLDER, PARAMS, PROFILES, fill, is_shipped, prompt_file
+from dfusion_core.commands.profile import FOLDER, METHODS, PARAMS, PROFILES, fill, is_shipped, prompt_file
 from dfusion_core.errors import ParamsError
 from dfusion_core.params import explain, load_everything, resolved
 from dfusion_core.params.sections import UNCHOSEN
@@ -99,8 +99,11 @@ def test_without_a_name_they_are_listed(workspace: Path) -> None:
 def test_writes_it_and_says_what_comes_next(name: str, workspace: Path) -> None:
     code, out = dfusion(name)
     assert code == 0 and PARAMS.read_text() == (FOLDER / f"{name}.yaml").read_text()
-    for command in ("dfusion doctor", "dfusion plan", "dvc repro", "dvc exp run -S algo=ddpo"):
+    for command in ("dfusion doctor", "dfusion plan", "dvc repro"):
         assert f"\n  {command} " in out
+    prompts = fill(name).prompts
+    for run, algo, pairs, _ in METHODS:  # each names all that they differ in, as -S stays in params.yaml
+        assert f"  dvc exp run -n {run} -S algo={algo} -S pairs={pairs} -S prompts.file={prompts} " in out
     assert ("--model ID_OR_FOLDER" in out) == (fill(name).model == UNCHOSEN)
 
 

@@ -46,6 +46,13 @@ PUBLISHED = {
     "a100": Published("NVIDIA A100 80 GB", 80, 312, 0.24, f"11.6 steps/s in {_DIFFUSERS}"),
     "h100": Published("NVIDIA H100 80 GB", 80, 989, 0.25,
                       "a guess below the 0.32 of MLPerf Training 4.0, which compiles the U-Net"),
+    # Memory and dense BF16 peak of NVIDIA's data sheets: H200 SXM (141 GB, 1979 TFLOP/s with sparsity, half of it
+    # dense), L40S (48 GB, 362), HGX B200 (180 GB a GPU, 2250), and of the RTX Blackwell architecture's white paper,
+    # RTX 5090 (32 GB, 209.5 with fp32 accumulation). Capacities are rounded down to what programs see.
+    "h200": Published("NVIDIA H200 141 GB", 139, 989, 0.25, "a guess: that of the H100, which has the same cores"),
+    "l40s": Published("NVIDIA L40S 48 GB", 44, 362, 0.3, "a guess between those of the RTX 4090 and the H100"),
+    "b200": Published("NVIDIA B200 180 GB", 178, 2250, 0.2, "a guess below that of the H100"),
+    "rtx5090": Published("NVIDIA RTX 5090", 31, 209, 0.45, "a guess below that of the RTX 4090"),
 }
 
 

@@ -1,0 +1,48 @@
+"""The numbers of a comparison: the first side's means, and what the others gain over it on the same seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...evaluation.labels import shown
+from ...evaluation.results import Numbers, Splits, compare
+from .sides import Side
+
+Table = tuple[list[str], list[list[str]]]  # column names, rows
+
+
+def gains(sides: Sequence[Side]) -> list[Splits]:
+    """Per side, split and measure its mean, and its gain over the first side's image of the same prompt and seed."""
+    return [compare(side.images, sides[0].images) for side in sides]
+
+
+def score_table(sides: Sequence[Side], found: Sequence[Splits], split: str) -> Table:
+    """A split's table, a side a row; a newline separates the lines of a cell."""
+    labels = shown(found[0][split], sides[0].reward)
+    rows = [[title(side), *(_cell(one[split][measure], number == 0) for measure in labels)]
+            for number, (side, one) in enumerate(zip(sides, found, strict=True))]
+    return ["", *labels.values()], rows
+
+
+def parameter_table(sides: Sequence[Side]) -> Table:
+    """The parameters (and versions) in which the sides differ, a column a side; empty where one does not use it, as
+    the base model uses none of training."""
+    keys = dict.fromkeys(key for side in sides for key in side.parameters)
+    rows = [[key, *(side.parameters.get(key, "") for side in sides)] for key in keys
+            if len({side.parameters[key] for side in sides if key in side.parameters}) > 1]
+    return ["parameter", *map(title, sides)], rows
+
+
+def title(side: Side) -> str:
+    """A side's name with its round."""
+    return side.name if side.name.endswith(side.round) else f"{side.name} ({side.round})"
+
+
+def _cell(numbers: Numbers, first: bool) -> str:
+    if first:
+        return f"{numbers['mean']:.4f}\n{_bounds(numbers['low'], numbers['high'], '.4f')}"
+    return f"{numbers['mean']:.4f}\n{numbers['gain']:+.4f} {_bounds(numbers['gain_low'], numbers['gain_high'], '+.4f')}"
+
+
+def _bounds(low: float | None, high: float | None, form: str) -> str:
+    return "[one prompt: no interval]" if low is None or high is None else f"[{low:{form}}, {high:{form}}]"

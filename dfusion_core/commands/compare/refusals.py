@@ -1,0 +1,58 @@
+"""Two sides are compared on the same images and by the same reward, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from shlex import quote
+
+from ...errors import CompareError
+from ...evaluation.measures import measures
+from ...rewards.identity import describe
+from .sides import Side
+
+SAME = ["split", "prompt", "seed"]
+
+
+def require_comparable(sides: Sequence[Side]) -> None:
+    """Raise CompareError naming the first side that is not comparable with the first one, and why."""
+    first = sides[0]
+    for other in sides[1:]:
+        if first.reward != other.reward:
+            raise CompareError(
+                f"compare: '{first.name}' and '{other.name}' were scored by different rewards: "
+                f"{describe(first.reward)}; {describe(other.reward)}.",
+                _mend(first, other, "reward.") or "Score both by one: change its folder back, then "
+                "'dvc repro -f evaluate_base'.")
+        if _same(first) != _same(other):
+            keys = _differing(first, other, ("evaluate.", "prompts."))
+            why = "; ".join(f"{key} is {first.parameters[key]} and {other.parameters[key]}" for key in keys)
+            raise CompareError(
+                f"compare: '{first.name}' and '{other.name}' were evaluated on different prompts or seeds: "
+                f"{why or 'the prompt file has changed between them'}.",
+                _mend(first, other, "evaluate.", "prompts.")
+                or f"Bring back the prompt file of '{first.name}', then 'dvc repro' for '{other.name}'.")
+        ours, theirs = (", ".join(measures(side.images)) for side in (first, other))
+        if ours != theirs:
+            raise CompareError(
+                f"compare: '{first.name}' and '{other.name}' have different measures: {ours}; {theirs}.",
+                f"Evaluate '{other.name}' again: 'dvc repro -f evaluate_base'.")
+
+
+def _same(side: Side) -> dict[str, list[object]]:
+    return {name: side.images[name].tolist() for name in SAME}
+
+
+def _differing(first: Side, other: Side, prefixes: tuple[str, ...]) -> list[str]:
+    """The keys of both sides that begin in one of these ways and have different values; not those of speed."""
+    return [key for key, value in first.parameters.items() if key.startswith(prefixes)
+            and not key.endswith("batch_size") and other.parameters.get(key, value) != value]
+
+
+def _mend(first: Side, other: Side, *prefixes: str) -> str:
+    """The experiment that makes the other side as the first one was."""
+    keys = _differing(first, other, prefixes)
+    changes = " ".join(f"-S {quote(f'{key}={first.parameters[key]}')}" for key in keys)
+    if not keys:
+        return ""
+    return (f"Evaluate '{other.name}' as '{first.name}' was: with its parameters in params.yaml ('dvc exp apply' has "
+            f"those of an experiment), run: dvc exp run -n NAME {changes}")
