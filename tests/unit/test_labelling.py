@@ -221,6 +221,9 @@ def test_the_oracle_prefers_what_the_prompt_says() -> None:
     right, wrong = draw_prompt(prompt), draw_prompt("a blue and dotted square")
     assert [prefers(prompt, right, wrong), prefers(prompt, wrong, right), prefers(prompt, right, right)] == [
         "first", "second", "tie"]
+    for stranger in (("a man on the moon", right), (prompt, right[:16, :16])):
+        with pytest.raises(LabelError, match="micro-world"):
+            prefers(stranger[0], stranger[1], stranger[1])
 
 
 def test_a_port_that_is_taken(server: LabelServer) -> None:

@@ -41,5 +41,5 @@ def prune(
 
 
 def gib(size: int) -> str:
-    """Bytes as GiB, with what is small not rounded away."""
-    return f"{size / 2**30:.3f} GiB"
+    """Bytes as GiB; a small model's as MiB."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.2f} MiB"
