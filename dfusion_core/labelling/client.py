@@ -1,8 +1,8 @@
 """A labeller that is a program: it sees what a browser sees, and answers over the same requests.
 
-    answer_all("http://127.0.0.1:8421/?token=...", "my model", prefers)
+answer_all("http://127.0.0.1:8421/?token=...", "my model", prefers)
 
-    def prefers(prompt, first, second): ...   # two pictures (row, column, rgb): "first", "second" or "tie"
+def prefers(prompt, first, second): ...   # two pictures (row, column, rgb): "first", "second" or "tie"
 """
 
 from __future__ import annotations
@@ -41,9 +41,16 @@ def answer_all(address: str, labeller: str, prefers: Prefers, most: int | None =
             if name not in seen:
                 seen[name] = _picture(f"{base}/picture/{name}", token)
             pair.append(seen[name])
-        state = _post(f"{base}/answer", token, {
-            "labeller": labeller, "id": question["id"], "pictures": question["pictures"],
-            "answer": prefers(question["prompt"], *pair)})
+        state = _post(
+            f"{base}/answer",
+            token,
+            {
+                "labeller": labeller,
+                "id": question["id"],
+                "pictures": question["pictures"],
+                "answer": prefers(question["prompt"], *pair),
+            },
+        )
         given += 1
     return given
 
@@ -61,7 +68,9 @@ def oracle() -> Prefers:
         except (KeyError, ValueError, RuntimeError) as error:
             raise LabelError(
                 f"--labeller oracle: it knows the micro-world only, and no picture of {first.shape[1]} x "
-                f"{first.shape[0]} for '{short(prompt)}'.", "Leave --labeller out: then people are asked.") from error
+                f"{first.shape[0]} for '{short(prompt)}'.",
+                "Leave --labeller out: then people are asked.",
+            ) from error
         lead = float(log_prob[0] - log_prob[1])
         return TIE if abs(lead) < CLOSE else FIRST if lead > 0 else SECOND
 
