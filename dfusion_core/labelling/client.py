@@ -1,8 +1,8 @@
 """A labeller that is a program: it sees what a browser sees, and answers over the same requests.
 
-    answer_all("http://127.0.0.1:8421/?token=...", "my model", prefers)
+answer_all("http://127.0.0.1:8421/?token=...", "my model", prefers)
 
-    def prefers(prompt, first, second): ...   # two pictures (row, column, rgb): "first", "second" or "tie"
+def prefers(prompt, first, second): ...   # two pictures (row, column, rgb): "first", "second" or "tie"
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 import numpy as np
 
+from ..errors import LabelError, short
 from ..labels.answers import FIRST, SECOND, TIE
 
 if TYPE_CHECKING:
@@ -40,19 +41,36 @@ def answer_all(address: str, labeller: str, prefers: Prefers, most: int | None =
             if name not in seen:
                 seen[name] = _picture(f"{base}/picture/{name}", token)
             pair.append(seen[name])
-        state = _post(f"{base}/answer", token, {
-            "labeller": labeller, "id": question["id"], "pictures": question["pictures"],
-            "answer": prefers(question["prompt"], *pair)})
+        state = _post(
+            f"{base}/answer",
+            token,
+            {
+                "labeller": labeller,
+                "id": question["id"],
+                "pictures": question["pictures"],
+                "answer": prefers(question["prompt"], *pair),
+            },
+        )
         given += 1
     return given
 
 
 def oracle() -> Prefers:
-    """The micro-world's classifier: it prefers the picture that more probably shows what the prompt names."""
+    """The micro-world's classifier: it prefers the picture that more probably shows what the prompt names.
+
+    What it returns raises LabelError for pictures and prompts of another world.
+    """
     from ..models.builtin import judge_pictures
 
     def prefers(prompt: str, first: Picture, second: Picture) -> str:
-        _, log_prob = judge_pictures(np.stack([first, second]), [prompt, prompt])
+        try:
+            _, log_prob = judge_pictures(np.stack([first, second]), [prompt, prompt])
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise LabelError(
+                f"--labeller oracle: it knows the micro-world only, and no picture of {first.shape[1]} x "
+                f"{first.shape[0]} for '{short(prompt)}'.",
+                "Leave --labeller out: then people are asked.",
+            ) from error
         lead = float(log_prob[0] - log_prob[1])
         return TIE if abs(lead) < CLOSE else FIRST if lead > 0 else SECOND
 

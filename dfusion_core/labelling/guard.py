@@ -28,8 +28,10 @@ def refusal(headers: Mapping[str, str], given: str, token: str, host: str) -> st
     origin = headers.get("Origin")
     if origin is not None and origin != f"http://{called}":
         return "Requests of other pages are refused."
-    if headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin") and headers.get(
-            "Sec-Fetch-Dest") != "document":  # a link to the page may stand in a mail
+    if (
+        headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin")
+        and headers.get("Sec-Fetch-Dest") != "document"
+    ):  # a link to the page may stand in a mail
         return "Requests of other pages are refused."
     if not secrets.compare_digest(given.encode(), token.encode()):
         return "The token is missing or wrong. Use the whole address that the command printed."

@@ -43,8 +43,10 @@ class LabelServer(ThreadingHTTPServer):
             super().__init__((host, port), Handler)
         except (OSError, OverflowError) as error:
             why = getattr(error, "strerror", None) or error
-            raise LabelError(f"label: cannot listen on {host}:{port}: {why}.",
-                             "Choose another one with --port, or --port 0 for any that is free.") from None
+            raise LabelError(
+                f"label: cannot listen on {host}:{port}: {why}.",
+                "Choose another one with --port, or --port 0 for any that is free.",
+            ) from None
 
     @property
     def address(self) -> str:
@@ -146,9 +148,15 @@ class Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: HTTPStatus, kind: str, data: bytes, nonce: str = "none", keep: str = "no-store") -> None:
         self.send_response(status)
-        for name, value in {"Content-Type": kind, "Content-Length": str(len(data)), "Cache-Control": keep,
-                            "Content-Security-Policy": policy(nonce), "X-Content-Type-Options": "nosniff",
-                            "Referrer-Policy": "no-referrer", "Cross-Origin-Resource-Policy": "same-origin"}.items():
+        for name, value in {
+            "Content-Type": kind,
+            "Content-Length": str(len(data)),
+            "Cache-Control": keep,
+            "Content-Security-Policy": policy(nonce),
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "no-referrer",
+            "Cross-Origin-Resource-Policy": "same-origin",
+        }.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)
@@ -160,7 +168,17 @@ class Handler(BaseHTTPRequestHandler):
 def standing(session: Session, labeller: str, shown: Shown | None) -> dict[str, Any]:
     """Where a labeller is and what comes next, as plain JSON."""
     found = session.standing(labeller)
-    question = None if shown is None else {
-        "id": shown.id, "kind": shown.kind, "prompt": shown.question.prompt, "pictures": shown.question.pictures}
-    return {"question": question, "done": found.progress.done, "needed": found.progress.needed, "mine": found.mine,
-            "seconds_left": found.seconds_left, "same": found.consistency.same, "repeats": found.consistency.repeats}
+    question = (
+        None
+        if shown is None
+        else {"id": shown.id, "kind": shown.kind, "prompt": shown.question.prompt, "pictures": shown.question.pictures}
+    )
+    return {
+        "question": question,
+        "done": found.progress.done,
+        "needed": found.progress.needed,
+        "mine": found.mine,
+        "seconds_left": found.seconds_left,
+        "same": found.consistency.same,
+        "repeats": found.consistency.repeats,
+    }

@@ -29,9 +29,12 @@ def served(session: Session, picture: PictureOf, host: str = "127.0.0.1", port: 
 def serve_people(session: Session, picture: PictureOf, host: str, port: int) -> None:
     """Print the address and serve until Ctrl-C."""
     with served(session, picture, host, port) as server:
-        print(f"{session.title}: open this address in a browser, and end with Ctrl-C:\n  {server.address}\n"
-              f"Answers go to {session.file}, each at once. From another machine: "
-              f"ssh -L {server.server_address[1]}:127.0.0.1:{server.server_address[1]} THIS-MACHINE", flush=True)
+        print(
+            f"{session.title}: open this address in a browser, and end with Ctrl-C:\n  {server.address}\n"
+            f"Answers go to {session.file}, each at once. From another machine: "
+            f"ssh -L {server.server_address[1]}:127.0.0.1:{server.server_address[1]} THIS-MACHINE",
+            flush=True,
+        )
         try:
             threading.Event().wait()
         except KeyboardInterrupt:

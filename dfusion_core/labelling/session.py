@@ -81,8 +81,10 @@ class Session:
         with self._lock:
             known = {one.pair for one in self._known() if one.labeller == labeller and one.answer != SKIP}
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
-            lines = [Answer(id, now, labeller, prompt, first, second, said, frozenset((first, second)) in known)
-                     for first, second in zip(pictures, pictures[1:], strict=False)]
+            lines = [
+                Answer(id, now, labeller, prompt, first, second, said, frozenset((first, second)) in known)
+                for first, second in zip(pictures, pictures[1:], strict=False)
+            ]
             self._looked_at.pop(frozenset(pictures), None)
             return append(self.file, lines)
 
@@ -94,11 +96,13 @@ class Session:
                 return None
             lines = [one for one in mine if one.id == mine[-1].id]
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
-            append(self.file, [Answer(one.id, now, labeller, one.prompt, one.first, one.second, UNDO)
-                               for one in lines[:1]])
+            append(
+                self.file, [Answer(one.id, now, labeller, one.prompt, one.first, one.second, UNDO) for one in lines[:1]]
+            )
             pictures = (lines[0].first, *(one.second for one in lines))
-            return Shown(secrets.token_hex(8), ORDER if len(pictures) > 2 else PAIR,
-                         Question(lines[0].prompt, pictures))
+            return Shown(
+                secrets.token_hex(8), ORDER if len(pictures) > 2 else PAIR, Question(lines[0].prompt, pictures)
+            )
 
     def standing(self, labeller: str) -> Standing:
         """Progress, pace and consistency of one labeller."""
@@ -133,7 +137,7 @@ class Session:
 
 def pace(times: Sequence[str]) -> float:
     """Seconds between answers: the median of the last ones, pauses left out."""
-    moments = [datetime.fromisoformat(one) for one in times[-RECENT - 1:]]
+    moments = [datetime.fromisoformat(one) for one in times[-RECENT - 1 :]]
     gaps = [(after - before).total_seconds() for before, after in zip(moments, moments[1:], strict=False)]
     working = [gap for gap in gaps if 0 < gap < PAUSE]
     return statistics.median(working) if working else GUESS

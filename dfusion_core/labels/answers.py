@@ -63,7 +63,7 @@ def read_answers(path: Path) -> list[Answer]:
         text = path.read_bytes()
     except FileNotFoundError:
         return []
-    return effective(_parsed(path, text[:text.rfind(b"\n") + 1]))
+    return effective(_parsed(path, text[: text.rfind(b"\n") + 1]))
 
 
 def effective(lines: Sequence[Answer]) -> list[Answer]:
@@ -84,7 +84,7 @@ def append(path: Path, lines: Sequence[Answer]) -> bool:
     """
     with _locked(path) as file:
         text = file.read()
-        whole = text[:text.rfind(b"\n") + 1]
+        whole = text[: text.rfind(b"\n") + 1]
         if not _is_news(_parsed(path, whole), lines[0]):
             return False
         with atomic.named(path):
@@ -110,8 +110,11 @@ def _locked(path: Path) -> Iterator[io.BufferedRandom]:
 
 def _is_news(known: Sequence[Answer], line: Answer) -> bool:
     """Whether a question has had no answer yet, not even one that was taken back; for an undo, whether it has one."""
-    return line.id in {one.id for one in effective(known)} if line.answer == UNDO else line.id not in {
-        one.id for one in known}
+    return (
+        line.id in {one.id for one in effective(known)}
+        if line.answer == UNDO
+        else line.id not in {one.id for one in known}
+    )
 
 
 def _cells(line: Answer) -> tuple[str, ...]:
@@ -137,8 +140,12 @@ def _parsed(path: Path, text: bytes) -> list[Answer]:
 
 def _answer(path: Path, number: int, row: list[str]) -> Answer:
     """One line. Raises StoreError."""
-    if len(row) != len(COLUMNS) or row[-2] not in ANSWERS or row[-1] not in ("0", "1") or not all(
-            row[COLUMNS.index(name)] for name in ("id", "first", "second")):
+    if (
+        len(row) != len(COLUMNS)
+        or row[-2] not in ANSWERS
+        or row[-1] not in ("0", "1")
+        or not all(row[COLUMNS.index(name)] for name in ("id", "first", "second"))
+    ):
         raise _wrong(path, f"line {number} is no answer: {short(','.join(row))!r}")
     id, time, labeller, prompt, first, second, answer, repeat = row
     return Answer(id, time, labeller, prompt, first, second, answer, repeat == "1")

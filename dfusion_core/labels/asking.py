@@ -70,8 +70,14 @@ def enough(pictures: int) -> int:
 def fit_group(pictures: Sequence[str], answers: Sequence[Answer]) -> Fit:
     """Scores of a prompt's pictures, from those of the answers that are about two of them."""
     place = {name: number for number, name in enumerate(pictures)}
-    return fit(len(pictures), [(place[one.first], place[one.second], one.share) for one in answers
-                               if one.answer != SKIP and one.first in place and one.second in place])
+    return fit(
+        len(pictures),
+        [
+            (place[one.first], place[one.second], one.share)
+            for one in answers
+            if one.answer != SKIP and one.first in place and one.second in place
+        ],
+    )
 
 
 class Informative:
@@ -143,8 +149,14 @@ def repetition(
 ) -> Question | None:
     """A pair of these groups that this labeller has answered a while ago, sides swapped, where one is due."""
     known = {name: prompt for prompt, names in groups.items() for name in names}
-    mine = [one for one in answers if one.labeller == labeller and one.answer != SKIP
-            and one.first in known and known[one.first] == known.get(one.second)]
+    mine = [
+        one
+        for one in answers
+        if one.labeller == labeller
+        and one.answer != SKIP
+        and one.first in known
+        and known[one.first] == known.get(one.second)
+    ]
     if len(mine) % REPEAT_EVERY != REPEAT_EVERY - 1:
         return None
     twice = {one.pair for one in mine if one.repeat}

@@ -52,6 +52,7 @@ def fit_head(embeddings: Mapping[str, Values], answers: Sequence[Answer]) -> Hea
     rows, wins = np.concatenate([x, -x]) / spread, np.concatenate([won, ~won])  # both ways round: no side is favoured
     prompts = np.array([one.prompt for one in used] * 2)
     model, folds = LogisticRegression(C=STRENGTH, fit_intercept=False), min(FOLDS, len(set(prompts)))
-    accuracy = float(np.mean(cross_val_score(
-        model, rows, wins, groups=prompts, cv=GroupKFold(folds)))) if folds > 1 else None
+    accuracy = (
+        float(np.mean(cross_val_score(model, rows, wins, groups=prompts, cv=GroupKFold(folds)))) if folds > 1 else None
+    )
     return Head(model.fit(rows, wins).coef_[0] / spread, accuracy, len(used))

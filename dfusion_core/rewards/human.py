@@ -57,8 +57,11 @@ class Preferences:
 def picture_hashes(stage: StageData, rows: Iterable[int]) -> list[str]:
     """The hashes of an output's pictures, in the order of ``rows``."""
     wanted = list(rows)
-    return [content_hash(picture) for start in range(0, len(wanted), SOME)
-            for picture in stage.rows("picture", wanted[start:start + SOME])]
+    return [
+        content_hash(picture)
+        for start in range(0, len(wanted), SOME)
+        for picture in stage.rows("picture", wanted[start : start + SOME])
+    ]
 
 
 def groups_of(hashes: Sequence[str], prompts: Sequence[str]) -> dict[str, list[str]]:
@@ -93,14 +96,13 @@ def target_preferences(
     """
     progress = Listed(pairs, everybody=False).progress("", answers)
     if progress.done < progress.needed:
-        raise missing("adopt", round, progress.needed - progress.done, progress.needed,
-                      f"dfusion label {round} --targets")
+        raise missing(
+            "adopt", round, progress.needed - progress.done, progress.needed, f"dfusion label {round} --targets"
+        )
     return Preferences(beside(pairs, known, answers))
 
 
-def beside(
-    pairs: Sequence[Question], known: Mapping[str, float], answers: Sequence[Answer]
-) -> dict[str, float]:
+def beside(pairs: Sequence[Question], known: Mapping[str, float], answers: Sequence[Answer]) -> dict[str, float]:
     """The score of each new picture (the first of its pair), from the answers about it and the sampled one."""
     said: dict[frozenset[str], list[Answer]] = {}
     for one in answers:
@@ -114,9 +116,7 @@ def beside(
     return {old: known[old] for pair in pairs for old in pair.pictures[1:]} | scores
 
 
-def target_pairs(
-    prompts: Sequence[str], targets: Sequence[str], references: Sequence[str]
-) -> list[Question]:
+def target_pairs(prompts: Sequence[str], targets: Sequence[str], references: Sequence[str]) -> list[Question]:
     """A question for each pair: the target and its reference, or a twin and its image; none where they are equal."""
     rows = zip(prompts, targets, references, strict=True)
     return [Question(prompt, (new, old)) for prompt, new, old in dict.fromkeys(rows) if new != old]
@@ -131,6 +131,8 @@ def known_scores(sampled: StageData, scores: pd.DataFrame, images: Iterable[int]
 def missing(stage: str, round: str, lacking: int, needed: int, command: str) -> LabelError:
     """Answers that are not there yet, with the command that asks for them."""
     what = "targets" if stage == "adopt" else "images"
-    return LabelError(f"{stage}: {lacking} of {needed} answers about the {what} of {round} are missing, and "
-                      "reward.human waits for them.",
-                      f"Give them with '{command}', then go on with 'dvc repro'.")
+    return LabelError(
+        f"{stage}: {lacking} of {needed} answers about the {what} of {round} are missing, and "
+        "reward.human waits for them.",
+        f"Give them with '{command}', then go on with 'dvc repro'.",
+    )

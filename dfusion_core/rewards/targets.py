@@ -46,7 +46,11 @@ def people_on_targets(
 
 
 def by_head(
-    run: StageRun, reward: Reward, device: torch.device, pictures: Pictures, pairs: pd.DataFrame,
+    run: StageRun,
+    reward: Reward,
+    device: torch.device,
+    pictures: Pictures,
+    pairs: pd.DataFrame,
     known: dict[str, float],
 ) -> Preferences:
     """Scores by a head that is fitted on the answers about the sampled images; says how well it does."""
@@ -57,8 +61,10 @@ def by_head(
     if head.accuracy is None:
         run.say(f"the head on CLIP's embeddings is fitted on {head.count} answers, of one prompt: not cross-validated")
     else:
-        run.say(f"the head on CLIP's embeddings agrees with {head.accuracy:.0%} of {head.count} answers about prompts "
-                "that it was not fitted on (chance: 50%)")
+        run.say(
+            f"the head on CLIP's embeddings agrees with {head.accuracy:.0%} of {head.count} answers about prompts "
+            "that it was not fitted on (chance: 50%)"
+        )
     new = Clip(reward.model, reward.pretrained, reward.batch_size, device).embed_pictures(pictures).numpy()
     names = picture_hashes(read_stage("fuse", run.round), pairs.pair)
     beside = picture_hashes(sampled, opponents(pairs))

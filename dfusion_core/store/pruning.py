@@ -21,7 +21,11 @@ from .scratch import scratch_root
 
 # What a stage's output can do without when its round is finished; None: every array.
 SPARE: dict[str, tuple[str, ...] | None] = {
-    "sample": ("x", "log_prob", "cross_map"), "extract": ("item_mask",), "kv": None, "fuse": ("x",)}
+    "sample": ("x", "log_prob", "cross_map"),
+    "extract": ("item_mask",),
+    "kv": None,
+    "fuse": ("x",),
+}
 Files = Mapping[str, Mapping[str, Any]]
 
 
@@ -30,18 +34,24 @@ def spare_files(stage: str, round: str) -> Files:
     names = SPARE[stage]
     files: Files = read_manifest(output(stage, round))["files"]
     if names is None:
-        return {name: entry for name, entry in files.items()
-                if name.startswith(f"{ARRAYS}/") and name != f"{ARRAYS}/zarr.json"}
-    return {name: entry for name, entry in files.items()
-            if name.startswith(tuple(f"{ARRAYS}/{array}/" for array in names))}
+        return {
+            name: entry
+            for name, entry in files.items()
+            if name.startswith(f"{ARRAYS}/") and name != f"{ARRAYS}/zarr.json"
+        }
+    return {
+        name: entry for name, entry in files.items() if name.startswith(tuple(f"{ARRAYS}/{array}/" for array in names))
+    }
 
 
 def prune_output(stage: str, round: str) -> None:
     """Put the output without its spare files in its place."""
     folder, gone = output(stage, round), spare_files(stage, round)
     manifest = read_manifest(folder)
-    manifest |= {"files": {name: entry for name, entry in manifest["files"].items() if name not in gone},
-                 PRUNED: {**manifest.get(PRUNED, {}), **gone}}
+    manifest |= {
+        "files": {name: entry for name, entry in manifest["files"].items() if name not in gone},
+        PRUNED: {**manifest.get(PRUNED, {}), **gone},
+    }
     made = scratch_root() / "pruning" / round / stage
     atomic.remove_folder(made)
     for name in manifest["files"]:

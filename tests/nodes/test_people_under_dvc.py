@@ -21,13 +21,17 @@ session, pictures = image_session(sys.argv[1])
 with served(session, pictures.png) as server:
     answer_all(server.address, "ann", lambda _, one, two: "first" if one.mean() > two.mean() else "second")
 """
-SETTINGS: dict[str, Any] = {**SMALL, "rounds": {"r00": {"prev": "init"}, "r01": {"prev": "r00"}},
-                            "reward": {"human": 1.0, "weight": 0.0, "human_targets": "head"}}
+SETTINGS: dict[str, Any] = {
+    **SMALL,
+    "rounds": {"r00": {"prev": "init"}, "r01": {"prev": "r00"}},
+    "reward": {"human": 1.0, "weight": 0.0, "human_targets": "head"},
+}
 
 
 def repro(folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["dvc", "repro"], cwd=folder, env=environment(folder), text=True, capture_output=True,
-                          check=False)
+    return subprocess.run(
+        ["dvc", "repro"], cwd=folder, env=environment(folder), text=True, capture_output=True, check=False
+    )
 
 
 @pytest.mark.slow

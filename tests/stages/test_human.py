@@ -56,8 +56,9 @@ def test_score_waits_for_answers_and_adopt_for_those_about_targets(project: Path
     run("adopt")
     targets, fused = read_stage("adopt", "r00").table("targets"), read_stage("fuse", "r00")
     pairs, empty = read_stage("extract", "r00").table("pairs"), read_stage("extract", "r00").table("references")
-    as_bright = (fused.rows("picture", pairs.pair).mean(axis=(1, 2, 3))
-                 >= sampled.rows("picture", pairs.reference_image).mean(axis=(1, 2, 3)))
+    as_bright = fused.rows("picture", pairs.pair).mean(axis=(1, 2, 3)) >= sampled.rows(
+        "picture", pairs.reference_image
+    ).mean(axis=(1, 2, 3))
     assert targets.adopted.tolist() == (as_bright & ~empty.empty_mask[pairs.reference].to_numpy()).tolist()
     reward = json.loads(Path("runs/r00/score/reward.json").read_text())
     assert reward["plugins"]["human"]["weight"] == 1.0
@@ -125,7 +126,8 @@ def test_export_and_import(project: Path, kind: str) -> None:
         assert done.exit_code == 0 and f" {taken} answers taken" in done.stdout
     again = read_answers(labels_file("r00"))
     assert [(one.first, one.second, one.answer) for one in again] == [
-        (one.first, one.second, one.answer) for one in before]
+        (one.first, one.second, one.answer) for one in before
+    ]
 
 
 def test_an_import_that_is_of_no_use_says_why(project: Path) -> None:

@@ -27,8 +27,11 @@ from dfusion_core.store import read_stage
 
 def of_round(name: str) -> dict[bytes, str]:
     """Whose a picture is: of the base or of the round."""
-    return {picture.tobytes(): side for side, round in (("A", "init"), ("B", name))
-            for picture in read_stage("evaluate", round).array("picture")[:]}
+    return {
+        picture.tobytes(): side
+        for side, round in (("A", "init"), ("B", name))
+        for picture in read_stage("evaluate", round).array("picture")[:]
+    }
 
 
 def test_two_labellers_judge_and_the_table_is_what_they_said(project: Path) -> None:
@@ -53,8 +56,11 @@ def test_two_labellers_judge_and_the_table_is_what_they_said(project: Path) -> N
     ann = rows["labeller", "ann"]
     assert (ann["a"], ann["b"], ann["ties"], ann["rate"]) == (0, n, 0, 1.0)
     assert ann["low"] == pytest.approx(beta.ppf(0.025, n, 1))  # Clopper and Pearson, written out
-    assert rows["all", "all"]["answers"] == 2 * n == sum(
-        row["answers"] for (group, _), row in rows.items() if group == "template")
+    assert (
+        rows["all", "all"]["answers"]
+        == 2 * n
+        == sum(row["answers"] for (group, _), row in rows.items() if group == "template")
+    )
     assert {name for group, name in rows if group == "template"} == {"prompts, train", "prompts, test"}
     assert facts["consistency"].keys() == {"ann", "bob"}
     assert Path("results/judge/base-r01.png").read_bytes()[:4] == b"\x89PNG"
@@ -69,8 +75,12 @@ def test_two_labellers_judge_and_the_table_is_what_they_said(project: Path) -> N
 
 def test_a_run_is_compared_with_another_one_and_with_nothing_else(project: Path) -> None:
     assert compared("base", "runs/r00/evaluate").questions == compared("base", "r00").questions
-    for names, said in ((("r00", "r00"), "equal"), (("base", "r07"), "dvc repro -s evaluate@r07"),
-                        (("base", "nowhere/r00"), "nowhere/r00"), (("base", "runs/r00/train"), "evaluation")):
+    for names, said in (
+        (("r00", "r00"), "equal"),
+        (("base", "r07"), "dvc repro -s evaluate@r07"),
+        (("base", "nowhere/r00"), "nowhere/r00"),
+        (("base", "runs/r00/train"), "evaluation"),
+    ):
         done = CliRunner().invoke(app, ["judge", *names, "--table"])
         assert done.exit_code == 1 and said in done.stderr, done.stderr
 
@@ -80,8 +90,15 @@ def answered(labeller: str, said: list[str]) -> list[Answer]:
 
 
 def test_votes_ties_and_agreement() -> None:
-    pairs = pd.DataFrame({"split": "train", "prompt": "p", "seed": range(5), "a": [f"a{n}" for n in range(5)],
-                          "b": [f"b{n}" for n in range(4)] + ["a4"]})
+    pairs = pd.DataFrame(
+        {
+            "split": "train",
+            "prompt": "p",
+            "seed": range(5),
+            "a": [f"a{n}" for n in range(5)],
+            "b": [f"b{n}" for n in range(4)] + ["a4"],
+        }
+    )
     one, two = ["first", "second", "tie", "first"], ["first", "second", "second", "second"]
     again = Answer("x", "", "one", "p", "b0", "a0", "first", True)  # a repetition is no further vote
     found = votes(pairs, [*answered("one", one), again, *answered("two", two)])

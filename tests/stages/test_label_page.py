@@ -95,8 +95,10 @@ def test_twenty_pairs_by_keyboard_undo_and_reload(browser: Any, serve: Serve) ->
         shown = page.eval_on_selector_all("#pair img", "images => images.map(one => one.src)")
         assert shown != last and answers[-1].first in shown[0] and answers[-1].second in shown[1]
         page.keyboard.press("s")
-        page.wait_for_function(f"!document.getElementById('first').src.includes('{answers[-1].first}')"
-                               f" || !document.getElementById('second').src.includes('{answers[-1].second}')")
+        page.wait_for_function(
+            f"!document.getElementById('first').src.includes('{answers[-1].first}')"
+            f" || !document.getElementById('second').src.includes('{answers[-1].second}')"
+        )
         assert read_answers(server.session.file)[-1].answer == SKIP
 
 
@@ -133,7 +135,7 @@ def test_a_row_is_ordered_by_tapping_and_by_keys(browser: Any, serve: Serve) -> 
         page.keyboard.press("ArrowRight")
         page.keyboard.press("Enter")
         wait_for(page, 2 * (len(wanted) - 1))
-        lines = read_answers(server.session.file)[len(wanted) - 1:]
+        lines = read_answers(server.session.file)[len(wanted) - 1 :]
         assert [lines[0].first, lines[0].second] == [items[1], items[0]]
 
 
@@ -199,10 +201,12 @@ def test_another_page_can_neither_read_nor_answer(browser: Any, serve: Serve) ->
         status = page.evaluate(
             "([url, token]) => fetch(url + '/next', {method: 'POST', body: '{\"labeller\": \"x\"}', headers: "
             "{'Content-Type': 'application/json', 'X-Token': token}}).then(a => a.status, () => 'refused')",
-            [base, server.token])
+            [base, server.token],
+        )
         assert status == "refused"
-        sent = page.request.post(f"{base}/next", data={"labeller": "x"},
-                                 headers={"X-Token": server.token, "Origin": "http://evil.example"})
+        sent = page.request.post(
+            f"{base}/next", data={"labeller": "x"}, headers={"X-Token": server.token, "Origin": "http://evil.example"}
+        )
         assert sent.status == 403
 
 

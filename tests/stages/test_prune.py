@@ -47,7 +47,7 @@ def test_a_pruned_round_is_sound_and_serves_what_comes_after(project: Path) -> N
     for stage in ROUND_STAGES:
         run(stage, "r01")
     assert content(project / "runs/r01") == others
-    assert "0.000 GiB" in prune("r00", "--apply").splitlines()[-1]
+    assert "0.00 MiB" in prune("r00", "--apply").splitlines()[-1]
 
 
 def test_what_is_gone_is_named_with_the_command_that_makes_it_again(project: Path) -> None:
@@ -59,8 +59,9 @@ def test_what_is_gone_is_named_with_the_command_that_makes_it_again(project: Pat
         run("train", "r00")
 
 
-@pytest.mark.parametrize("harm, said", [
-    ("r01", "r01"), ("runs/r00/evaluate", "not finished"), ("runs/r00/sample/images.csv", "images.csv")])
+@pytest.mark.parametrize(
+    "harm, said", [("r01", "r01"), ("runs/r00/evaluate", "not finished"), ("runs/r00/sample/images.csv", "images.csv")]
+)
 def test_what_is_needed_is_refused(project: Path, harm: str, said: str) -> None:
     path = Path(harm)
     if path.is_dir():

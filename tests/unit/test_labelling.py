@@ -24,12 +24,16 @@ from dfusion_core.labels.asking import Informative, enough
 from dfusion_core.labels.content import content_hash
 from dfusion_core.models.builtin import draw_prompt
 
-HOSTILE = "<img src=x onerror=alert(1)> & \"heart\""
+HOSTILE = '<img src=x onerror=alert(1)> & "heart"'
 LEVELS = {prompt: [40 * n + 10 * p for n in range(4)] for p, prompt in enumerate(["a heart", HOSTILE])}
-PICTURES = {content_hash(one): one for levels in LEVELS.values()
-            for one in (np.full((8, 8, 3), level, np.uint8) for level in levels)}
-GROUPS = {prompt: [content_hash(np.full((8, 8, 3), level, np.uint8)) for level in levels]
-          for prompt, levels in LEVELS.items()}
+PICTURES = {
+    content_hash(one): one
+    for levels in LEVELS.values()
+    for one in (np.full((8, 8, 3), level, np.uint8) for level in levels)
+}
+GROUPS = {
+    prompt: [content_hash(np.full((8, 8, 3), level, np.uint8)) for level in levels] for prompt, levels in LEVELS.items()
+}
 
 
 def make_session(file: Path) -> Session:
@@ -39,8 +43,9 @@ def make_session(file: Path) -> Session:
 
 @pytest.fixture
 def server(workspace: Path) -> Iterator[LabelServer]:
-    with served(make_session(workspace / "labels/r00.csv"), lambda name: png(PICTURES[name]) if name in PICTURES
-                else None) as found:
+    with served(
+        make_session(workspace / "labels/r00.csv"), lambda name: png(PICTURES[name]) if name in PICTURES else None
+    ) as found:
         yield found
 
 
@@ -115,8 +120,10 @@ def test_two_tabs_are_shown_different_pairs(server: LabelServer) -> None:
 
 def test_many_labellers_at_once_lose_nothing(server: LabelServer) -> None:
     given: list[int] = []
-    threads = [threading.Thread(target=lambda who=who: given.append(
-        answer_all(server.address, who, brighter))) for who in ("ann", "bob", "eve")]
+    threads = [
+        threading.Thread(target=lambda who=who: given.append(answer_all(server.address, who, brighter)))
+        for who in ("ann", "bob", "eve")
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -136,11 +143,23 @@ def test_a_new_server_goes_on_under_the_same_address(workspace: Path) -> None:
         assert reply(after, question)["done"] == 1  # asked by the one, answered to the other
 
 
-@pytest.mark.parametrize("headers, status", [
-    ({"X_Token": "wrong"}, 403), ({"X_Token": ""}, 403), ({"X_Token": "ü"}, 403),
-    ({"Origin": "http://evil.example"}, 403), ({"Origin": "null"}, 403), ({"Host": "evil.example"}, 403),
-    ({"Host": "evil.example:80@127.0.0.1"}, 200), ({"Host": "["}, 403), ({"Sec_Fetch_Site": "cross-site"}, 403),
-    ({"Content_Type": "text/plain"}, 411), ({"Content_Length": "-1"}, 411), ({}, 200)])
+@pytest.mark.parametrize(
+    "headers, status",
+    [
+        ({"X_Token": "wrong"}, 403),
+        ({"X_Token": ""}, 403),
+        ({"X_Token": "ü"}, 403),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Host": "evil.example"}, 403),
+        ({"Host": "evil.example:80@127.0.0.1"}, 200),
+        ({"Host": "["}, 403),
+        ({"Sec_Fetch_Site": "cross-site"}, 403),
+        ({"Content_Type": "text/plain"}, 411),
+        ({"Content_Length": "-1"}, 411),
+        ({}, 200),
+    ],
+)
 def test_who_is_refused(server: LabelServer, headers: dict[str, str], status: int) -> None:
     if headers.get("X_Token") == "ü":
         headers = {"X_Token": "ü".encode().decode("latin-1")}
@@ -155,9 +174,18 @@ def test_through_a_tunnel_the_port_is_another_one(server: LabelServer) -> None:
     assert ask(server, "POST", "/next", {"labeller": "ann"}, **tunnel)[0] == 200
 
 
-@pytest.mark.parametrize("path", [
-    "/../../etc/passwd", "/picture/../../params.yaml", "/picture/%2e%2e%2fparams.yaml", "/picture/" + "0" * 32,
-    "/picture//etc/passwd", "/labels/r00.csv", "/picture/" + "a" * 32 + "/../x"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../../etc/passwd",
+        "/picture/../../params.yaml",
+        "/picture/%2e%2e%2fparams.yaml",
+        "/picture/" + "0" * 32,
+        "/picture//etc/passwd",
+        "/labels/r00.csv",
+        "/picture/" + "a" * 32 + "/../x",
+    ],
+)
 def test_there_is_no_way_to_a_file(server: LabelServer, path: str) -> None:
     assert ask(server, "GET", path)[0] == 404
 
@@ -173,7 +201,7 @@ def test_the_page_loads_nothing_and_holds_no_prompt(server: LabelServer) -> None
     status, data, headers = ask(server, "GET", f"/?token={server.token}", X_Token="")
     page = data.decode()
     assert status == 200 and "@" not in page.split("<style", 1)[0]
-    assert "src=\"http" not in page and "href=\"http" not in page and "onclick" not in page
+    assert 'src="http' not in page and 'href="http' not in page and "onclick" not in page
     nonce = page.split('<script nonce="')[1].split('"')[0]
     assert f"script-src 'nonce-{nonce}'" in headers["Content-Security-Policy"]
     assert ask(server, "GET", "/")[1] != data  # each has a nonce of its own
@@ -181,16 +209,38 @@ def test_the_page_loads_nothing_and_holds_no_prompt(server: LabelServer) -> None
     assert json.dumps(question).count("<img") == (question["question"]["prompt"] == HOSTILE)  # as JSON, never as HTML
 
 
-@pytest.mark.parametrize("body", [b"", b"no json", b"[]", b"[" * 60_000, {"labeller": ""}, {"labeller": "x" * 41},
-                                  {"labeller": 7}, {"labeller": "a\x1b[31m"}])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"no json",
+        b"[]",
+        b"[" * 60_000,
+        {"labeller": ""},
+        {"labeller": "x" * 41},
+        {"labeller": 7},
+        {"labeller": "a\x1b[31m"},
+    ],
+)
 def test_nonsense_is_refused(server: LabelServer, body: Any) -> None:
     assert ask(server, "POST", "/next", body)[0] == 400
 
 
-@pytest.mark.parametrize("change", [
-    {"pictures": ["0" * 32, "1" * 32]}, {"pictures": "ab"}, {"pictures": []}, {"answer": "undo"}, {"answer": "maybe"},
-    {"id": "../x"}, {"id": 5}, {"pictures": [GROUPS["a heart"][0]] * 2}, {"pictures": [{}, []]},
-    {"pictures": [GROUPS["a heart"][0], GROUPS[HOSTILE][0]]}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pictures": ["0" * 32, "1" * 32]},
+        {"pictures": "ab"},
+        {"pictures": []},
+        {"answer": "undo"},
+        {"answer": "maybe"},
+        {"id": "../x"},
+        {"id": 5},
+        {"pictures": [GROUPS["a heart"][0]] * 2},
+        {"pictures": [{}, []]},
+        {"pictures": [GROUPS["a heart"][0], GROUPS[HOSTILE][0]]},
+    ],
+)
 def test_an_answer_to_no_question_is_refused(server: LabelServer, change: dict[str, Any]) -> None:
     body = {"labeller": "ann", "id": "0123456789abcdef", "pictures": GROUPS["a heart"][:2], "answer": "first"}
     assert ask(server, "POST", "/answer", body | change)[0] == 400
@@ -200,8 +250,10 @@ def test_an_answer_to_no_question_is_refused(server: LabelServer, change: dict[s
 
 def test_ten_megabytes_of_junk_are_not_read(server: LabelServer) -> None:
     with socket.create_connection(server.server_address[:2], timeout=10) as raw:
-        raw.sendall(f"POST /answer HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Token: {server.token}\r\n"
-                    "Content-Type: application/json\r\nContent-Length: 10485760\r\n\r\n".encode())
+        raw.sendall(
+            f"POST /answer HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Token: {server.token}\r\n"
+            "Content-Type: application/json\r\nContent-Length: 10485760\r\n\r\n".encode()
+        )
         assert b" 413 " in raw.recv(1000)  # before a byte of it was sent
     assert post(server, "/next")["question"]
 
@@ -210,8 +262,12 @@ def test_a_damaged_file_of_answers_is_said_and_nothing_is_written(server: LabelS
     question = post(server, "/next")["question"]
     server.session.file.parent.mkdir()
     server.session.file.write_text("no answers\n")
-    status, said, _ = ask(server, "POST", "/answer", {
-        "labeller": "ann", "id": question["id"], "pictures": question["pictures"], "answer": "first"})
+    status, said, _ = ask(
+        server,
+        "POST",
+        "/answer",
+        {"labeller": "ann", "id": question["id"], "pictures": question["pictures"], "answer": "first"},
+    )
     assert status == 500 and server.session.file.name.encode() in said
     assert server.session.file.read_text() == "no answers\n"
 
@@ -220,7 +276,13 @@ def test_the_oracle_prefers_what_the_prompt_says() -> None:
     prefers, prompt = oracle(), "a red and striped heart"
     right, wrong = draw_prompt(prompt), draw_prompt("a blue and dotted square")
     assert [prefers(prompt, right, wrong), prefers(prompt, wrong, right), prefers(prompt, right, right)] == [
-        "first", "second", "tie"]
+        "first",
+        "second",
+        "tie",
+    ]
+    for stranger in (("a man on the moon", right), (prompt, right[:16, :16])):
+        with pytest.raises(LabelError, match="micro-world"):
+            prefers(stranger[0], stranger[1], stranger[1])
 
 
 def test_a_port_that_is_taken(server: LabelServer) -> None:

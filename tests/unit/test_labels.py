@@ -63,8 +63,9 @@ def test_a_line_cut_short_by_a_kill_was_never_acknowledged(tmp_path: Path, cut: 
     assert [line.id for line in read_answers(file)] == ["1", "3"]
 
 
-@pytest.mark.parametrize("text", ["x,y\n", "\xff\n", "{header}1,2\n", "{header}1,t,l,p,a,b,maybe,0\n",
-                                  "{header}1,t,l,p,,b,tie,0\n"])
+@pytest.mark.parametrize(
+    "text", ["x,y\n", "\xff\n", "{header}1,2\n", "{header}1,t,l,p,a,b,maybe,0\n", "{header}1,t,l,p,,b,tie,0\n"]
+)
 def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
     header = "id,time,labeller,prompt,first,second,answer,repeat\n"
     (tmp_path / "f.csv").write_bytes(text.replace("{header}", header).encode("latin-1"))
@@ -94,14 +95,19 @@ def test_a_picture_is_known_by_its_pixels() -> None:
     assert len({content_hash(one) for one in (picture, picture + 1, picture.reshape(2, 8, 3))}) == 3
 
 
-comparisons = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.sampled_from([0.0, 0.5, 1.0])).filter(
-    lambda one: one[0] != one[1]), max_size=30)
+comparisons = st.lists(
+    st.tuples(st.integers(0, 4), st.integers(0, 4), st.sampled_from([0.0, 0.5, 1.0])).filter(
+        lambda one: one[0] != one[1]
+    ),
+    max_size=30,
+)
 
 
 @given(comparisons)
 @settings(max_examples=40, deadline=None)
 def test_the_fit_is_the_mode_of_the_posterior(found: list[tuple[int, int, float]]) -> None:
     """Against a general optimiser on the same model, written out once more."""
+
     def cost(score: np.ndarray) -> float:
         lead = np.array([score[a] - score[b] for a, b, _ in found])
         won = np.array([one[2] for one in found])
@@ -133,8 +139,11 @@ def test_a_picture_beside_one_of_known_score() -> None:
 def test_the_next_pair_is_the_least_known_one() -> None:
     """Three of four pictures are settled: what is asked is about the fourth."""
     asker = Informative({"p": "abcd"}, seed=0)
-    known = [answer(f"{a}{b}{n}", a, b, FIRST if n % 5 else SECOND, prompt="p")
-             for a, b in ("ab", "bc", "ac") for n in range(10)]
+    known = [
+        answer(f"{a}{b}{n}", a, b, FIRST if n % 5 else SECOND, prompt="p")
+        for a, b in ("ab", "bc", "ac")
+        for n in range(10)
+    ]
     asker.needed["p"] = 100
     question = asker.next("new", known, (), PAIR)
     assert question and "d" in question.pictures
@@ -175,8 +184,9 @@ def test_one_in_ten_is_repeated_with_sides_swapped() -> None:
         due = number % REPEAT_EVERY == REPEAT_EVERY - 1
         if due:
             assert before and (before[0].second, before[0].first) == (first, second)
-        found.append(answer(str(number), first, second, FIRST if first < second else SECOND, prompt="p",
-                            repeat=bool(before)))
+        found.append(
+            answer(str(number), first, second, FIRST if first < second else SECOND, prompt="p", repeat=bool(before))
+        )
     told = consistency(found, "ann")
     assert told.repeats >= 6 and told.same == told.repeats  # always the smaller name, whatever the side
     always_left = [answer(one.id, one.first, one.second, FIRST, repeat=one.repeat) for one in found]

@@ -19,8 +19,11 @@ def taus(pictures: int, prompts: int, kind: str = PAIR, share: float = 1.0) -> l
     """Kendall's tau of each prompt after a session with a labeller of whose answers 15 % are wrong."""
     lots = random.Random(pictures)
     groups = {f"p{p}": [f"{p}-{n:02}" for n in range(pictures)] for p in range(prompts)}
-    truth = {name: value for names in groups.values()
-             for name, value in zip(names, lots.sample(range(pictures), pictures), strict=True)}
+    truth = {
+        name: value
+        for names in groups.values()
+        for name, value in zip(names, lots.sample(range(pictures), pictures), strict=True)
+    }
     asker = Informative(groups, share, seed=pictures)
     found: list[Any] = []
     for _ in range(5 * enough(pictures) * prompts):
@@ -33,8 +36,10 @@ def taus(pictures: int, prompts: int, kind: str = PAIR, share: float = 1.0) -> l
             seen = any(one.pair == {first, second} for one in found)
             found.append(Answer(str(len(found)), "", "sim", question.prompt, first, second, said, seen))
     assert question is None
-    return [float(kendalltau(fit_group(names, found).score, [truth[name] for name in names])[0])
-            for names in groups.values()]
+    return [
+        float(kendalltau(fit_group(names, found).score, [truth[name] for name in names])[0])
+        for names in groups.values()
+    ]
 
 
 @pytest.mark.parametrize("pictures", [4, 8, 12, 16])

@@ -23,8 +23,9 @@ def judge(
     count: Annotated[int | None, typer.Option(help="Judge the first N images of each prompt only.", min=1)] = None,
     table: Annotated[bool, typer.Option("--table", help="Ask nobody: count the answers that are there.")] = False,
     file: Annotated[Path, typer.Option(help="Where the answers go.")] = Path("judgements.csv"),
-    labeller: Annotated[str, typer.Option(
-        help="oracle: the micro-world's classifier answers in place of people.")] = "",
+    labeller: Annotated[
+        str, typer.Option(help="oracle: the micro-world's classifier answers in place of people.")
+    ] = "",
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port; 0 takes any that is free.", min=0, max=65535)] = PORT,
 ) -> None:
@@ -63,10 +64,15 @@ def _write(found: Comparison, file: Path) -> None:
     here = [one for one in answers if one.pair in {frozenset(q.pictures) for q in found.questions}]
     told = {name: consistency(here, name) for name in sorted(set(said.labeller))}
     stem = RESULTS / "judge" / "-".join(re.sub(r"\W+", "_", name).strip("_") for name in found.names)
-    facts = {"a": found.names[0], "b": found.names[1], "pairs": len(found.pairs),
-             "equal": int((found.pairs.a == found.pairs.b).sum()), "rates": table.to_dict("records"),
-             "agreement": agreement(said),
-             "consistency": {name: {"same": one.same, "repeats": one.repeats} for name, one in told.items()}}
+    facts = {
+        "a": found.names[0],
+        "b": found.names[1],
+        "pairs": len(found.pairs),
+        "equal": int((found.pairs.a == found.pairs.b).sum()),
+        "rates": table.to_dict("records"),
+        "agreement": agreement(said),
+        "consistency": {name: {"same": one.same, "repeats": one.repeats} for name, one in told.items()},
+    }
     write_text(stem.with_suffix(".csv"), table.to_csv(index=False))
     write_text(stem.with_suffix(".json"), json.dumps(_plain(facts), indent=2) + "\n")
     draw_rates(stem.with_suffix(".png"), table, found.names)
@@ -83,15 +89,21 @@ def _say(found: Comparison, facts: dict[str, object], table: object, stem: Path)
     shown = Table("", "", "answers", *map(escape, found.names), "tie", f"prefer {escape(found.names[1])}")
     for row in table.to_dict("records"):
         rate = "" if pd.isna(row["rate"]) else f"{row['rate']:.0%} [{row['low']:.0%}, {row['high']:.0%}]"
-        shown.add_row(row["group"], escape(str(row["name"])), *(str(row[key]) for key in ("answers", "a", "b", "ties")),
-                      escape(rate))
+        shown.add_row(
+            row["group"],
+            escape(str(row["name"])),
+            *(str(row[key]) for key in ("answers", "a", "b", "ties")),
+            escape(rate),
+        )
     Console(width=None if Console().is_terminal else 120).print(shown)
     agreed = facts["agreement"]
     assert isinstance(agreed, dict)
     kappa = "" if agreed["kappa"] is None else f" Cohen's kappa between labellers: {agreed['kappa']:.2f} (mean)."
     equal = f" {facts['equal']} pairs of equal images were not asked." if facts["equal"] else ""
-    print(f"Rates leave ties out; intervals are exact (Clopper-Pearson), 95 %, over answers.{kappa}{equal}\n"
-          f"{stem}.csv, .json, .png")
+    print(
+        f"Rates leave ties out; intervals are exact (Clopper-Pearson), 95 %, over answers.{kappa}{equal}\n"
+        f"{stem}.csv, .json, .png"
+    )
 
 
 def _plain(value: object) -> object:

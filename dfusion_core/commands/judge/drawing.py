@@ -23,8 +23,16 @@ def draw_rates(file: Path, table: pd.DataFrame, names: tuple[str, str]) -> None:
     for side, (name, colour) in enumerate(zip((*names, "no difference"), COLOURS, strict=True)):
         values = [row[("a", "b", "ties")[side]] / row["answers"] for row in rows]
         errors = _errors(rows, side)
-        axes.bar([n + 0.27 * (side - 1) for n in range(len(rows))], values, 0.25, label=name, color=colour,
-                 yerr=errors, capsize=3, error_kw={"elinewidth": 1})
+        axes.bar(
+            [n + 0.27 * (side - 1) for n in range(len(rows))],
+            values,
+            0.25,
+            label=name,
+            color=colour,
+            yerr=errors,
+            capsize=3,
+            error_kw={"elinewidth": 1},
+        )
     axes.set_xticks(range(len(rows)), [f"{row['name']}\n{row['answers']} answers" for row in rows])
     axes.set(ylim=(0, 1), ylabel="preference rate")
     axes.spines[["top", "right"]].set_visible(False)

@@ -65,13 +65,17 @@ def compared(a: str, b: str, count: int | None = None) -> Comparison:
     sides, pictures = [evaluated(name) for name in (a, b)], Pictures()
     tables = [side.table("images") for side in sides]
     if not all(set(SAME) <= {*table} for table in tables) or tables[0][SAME].to_dict() != tables[1][SAME].to_dict():
-        raise LabelError(f"judge: the evaluations of {a} and {b} are not of the same prompts and seeds.",
-                         "Evaluate both with the same 'prompts' and 'evaluate' in params.yaml.")
+        raise LabelError(
+            f"judge: the evaluations of {a} and {b} are not of the same prompts and seeds.",
+            "Evaluate both with the same 'prompts' and 'evaluate' in params.yaml.",
+        )
     rows = tables[0] if count is None else tables[0][tables[0]["sample"] < count]
     hashes = [pictures.add(side, rows.image) for side in sides]
     pairs = rows[["split", "prompt", "seed"]].reset_index(drop=True).assign(a=hashes[0], b=hashes[1])
     if (pairs.a == pairs.b).all():
-        raise LabelError(f"judge: all images of {a} and {b} are equal: there is nothing to judge.",
-                         "Compare two rounds that were trained differently.")
+        raise LabelError(
+            f"judge: all images of {a} and {b} are equal: there is nothing to judge.",
+            "Compare two rounds that were trained differently.",
+        )
     made = sides[0].manifest["ingredients"]["params"].get("prompts", {})
     return Comparison((a, b), Path(str(made.get("file", "prompts"))).stem, pairs, pictures)

@@ -14,18 +14,25 @@ from ...runtime.entry import guarded
 @guarded
 def label(
     round: Annotated[str, typer.Argument(help="The round whose images are judged, as r00.")],
-    targets: Annotated[bool, typer.Option(
-        "--targets", help="Judge the targets of the round, each beside its reference.")] = False,
+    targets: Annotated[
+        bool, typer.Option("--targets", help="Judge the targets of the round, each beside its reference.")
+    ] = False,
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port; 0 takes any that is free.", min=0, max=65535)] = PORT,
-    labeller: Annotated[str, typer.Option(
-        help="oracle: the micro-world's classifier answers in place of people.")] = "",
-    take: Annotated[Path | None, typer.Option(
-        "--import", help="Take answers from this .csv, .jsonl or .json file and end (docs/labels.md).")] = None,
-    give: Annotated[Path | None, typer.Option(
-        "--export", help="Write the answers, with paths of images, to this .csv or .jsonl file and end.")] = None,
-    columns: Annotated[str, typer.Option(
-        help="Of the exported file: pairs, or pickapic (also that of Diffusion-DPO).")] = "pairs",
+    labeller: Annotated[
+        str, typer.Option(help="oracle: the micro-world's classifier answers in place of people.")
+    ] = "",
+    take: Annotated[
+        Path | None,
+        typer.Option("--import", help="Take answers from this .csv, .jsonl or .json file and end (docs/labels.md)."),
+    ] = None,
+    give: Annotated[
+        Path | None,
+        typer.Option("--export", help="Write the answers, with paths of images, to this .csv or .jsonl file and end."),
+    ] = None,
+    columns: Annotated[
+        str, typer.Option(help="Of the exported file: pairs, or pickapic (also that of Diffusion-DPO).")
+    ] = "pairs",
 ) -> None:
     """Ask people which image is better, on a local page; answers go to labels/ROUND.csv."""
     from ...labelling.programs import run_program

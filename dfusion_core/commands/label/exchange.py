@@ -38,8 +38,9 @@ def export_answers(out: Path, session: Session, pictures: Pictures, columns: str
     if columns not in (PAIRS, PICKAPIC):
         raise LabelError(f"--columns: '{columns}' is not known.", f"Use {PAIRS} or {PICKAPIC}.")
     known = session.prompts
-    answers = [one for one in read_answers(session.file)
-               if one.answer != SKIP and one.first in known and one.second in known]
+    answers = [
+        one for one in read_answers(session.file) if one.answer != SKIP and one.first in known and one.second in known
+    ]
     folder = out.with_suffix("").with_name(f"{out.stem}-pictures")
     for name in dict.fromkeys(name for one in answers for name in (one.first, one.second)):
         data = pictures.png(name)
@@ -81,19 +82,35 @@ def import_answers(file: Path, session: Session, pictures: Pictures) -> str:
         raise LabelError(
             f"--import: none of the {foreign} pairs in {file} is of two images of one prompt of this round.",
             "Images from elsewhere have no denoising trajectories and cannot be trained on; 'pairs: inversion' in "
-            "params.yaml guesses trajectories of images that this pipeline made.")
-    return (f"{session.file}: {taken} answers taken from {file}, {known} were there already, {foreign} are about other "
-            "pictures and were left out.")
+            "params.yaml guesses trajectories of images that this pipeline made.",
+        )
+    return (
+        f"{session.file}: {taken} answers taken from {file}, {known} were there already, {foreign} are about other "
+        "pictures and were left out."
+    )
 
 
 def _as_row(one: Answer, prompt: str, folder: str, columns: str) -> dict[str, Any]:
     paths = [f"{folder}/{name}.png" for name in (one.first, one.second)]
     if columns == PICKAPIC:
         labels = LABELS[one.answer]
-        return {"caption": prompt, "jpg_0": paths[0], "jpg_1": paths[1], "label_0": labels[0], "label_1": labels[1],
-                "labeller": one.labeller, "time": one.time}
-    return {"prompt": prompt, "image_0": paths[0], "image_1": paths[1], "answer": one.answer,
-            "labeller": one.labeller, "time": one.time}
+        return {
+            "caption": prompt,
+            "jpg_0": paths[0],
+            "jpg_1": paths[1],
+            "label_0": labels[0],
+            "label_1": labels[1],
+            "labeller": one.labeller,
+            "time": one.time,
+        }
+    return {
+        "prompt": prompt,
+        "image_0": paths[0],
+        "image_1": paths[1],
+        "answer": one.answer,
+        "labeller": one.labeller,
+        "time": one.time,
+    }
 
 
 def _as_answer(row: Row, file: Path, number: int) -> tuple[str, str, str]:
@@ -103,8 +120,10 @@ def _as_answer(row: Row, file: Path, number: int) -> tuple[str, str, str]:
     if said is None and row.get("label_0") is not None:
         said = _said(row.get("label_0"), row.get("label_1"))
     if not isinstance(first, str) or not isinstance(second, str) or said not in LABELS:
-        raise LabelError(f"--import: row {number} of {file} has no two image paths and an answer.",
-                         "Columns are image_0, image_1, answer; or jpg_0, jpg_1, label_0, label_1 (docs/labels.md).")
+        raise LabelError(
+            f"--import: row {number} of {file} has no two image paths and an answer.",
+            "Columns are image_0, image_1, answer; or jpg_0, jpg_1, label_0, label_1 (docs/labels.md).",
+        )
     return first, second, str(said)
 
 
@@ -125,8 +144,10 @@ def _hash(path: Path, file: Path, number: int) -> str:
         with Image.open(path) as opened:
             return content_hash(np.asarray(opened.convert("RGB")))
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError) as error:
-        raise LabelError(f"--import: row {number} of {file}: {path} cannot be read as a picture: "
-                         f"{type(error).__name__}.", "Paths begin at the folder of the table.") from None
+        raise LabelError(
+            f"--import: row {number} of {file}: {path} cannot be read as a picture: {type(error).__name__}.",
+            "Paths begin at the folder of the table.",
+        ) from None
 
 
 def _rows(file: Path) -> Sequence[Row]:

@@ -21,8 +21,9 @@ def image_session(round: str) -> tuple[Session, Pictures]:
     hashes = pictures.add(sampled, images.image)
     groups = groups_of(hashes, images.prompt.tolist())
     prompts = {name: prompt for prompt, names in groups.items() for name in names}
-    return Session(labels_file(round), Informative(groups, reward.human_answers), prompts,
-                   f"dfusion label {round}", orders=True), pictures
+    return Session(
+        labels_file(round), Informative(groups, reward.human_answers), prompts, f"dfusion label {round}", orders=True
+    ), pictures
 
 
 def target_session(round: str) -> tuple[Session, Pictures]:
@@ -35,8 +36,12 @@ def target_session(round: str) -> tuple[Session, Pictures]:
     new = pictures.add(fused, pairs.pair)
     old = pictures.add(read_stage("sample", round), opponents(pairs))
     asked = target_pairs(pairs.prompt.tolist(), new, old)
-    return Session(labels_file(round, targets=True), Listed(asked, everybody=False), prompts_of(asked),
-                   f"dfusion label {round} --targets"), pictures
+    return Session(
+        labels_file(round, targets=True),
+        Listed(asked, everybody=False),
+        prompts_of(asked),
+        f"dfusion label {round} --targets",
+    ), pictures
 
 
 def prompts_of(questions: list[Question]) -> dict[str, str]:

@@ -19,8 +19,13 @@ from ...store.paths import ROUND_STAGES, output
 from ...store.scratch import scratch_root
 from ...store.verify import require_sound
 
-MADE_OF = {"score": ("sample",), "extract": ("sample", "score"), "fuse": ("sample", "extract", "kv"),
-           "adopt": ("sample", "score", "extract", "fuse"), "train": ("sample", "score", "fuse", "adopt")}
+MADE_OF = {
+    "score": ("sample",),
+    "extract": ("sample", "score"),
+    "fuse": ("sample", "extract", "kv"),
+    "adopt": ("sample", "score", "extract", "fuse"),
+    "train": ("sample", "score", "fuse", "adopt"),
+}
 
 
 def require_spare(round: str) -> None:
@@ -29,19 +34,27 @@ def require_spare(round: str) -> None:
     previous(params, round)
     finished = [name for name in in_order(params) if (output("evaluate", name) / MANIFEST).is_file()]
     if round not in finished:
-        raise StoreError(f"prune: {round} is not finished: there is no {output('evaluate', round)}, and what it "
-                         "samples is needed for it.", "Run 'dvc repro' first.")
+        raise StoreError(
+            f"prune: {round} is not finished: there is no {output('evaluate', round)}, and what it "
+            "samples is needed for it.",
+            "Run 'dvc repro' first.",
+        )
     if round == finished[-1]:
-        raise StoreError(f"prune: {round} is the last finished round, whose attention maps 'dfusion report' draws.",
-                         "Prune an earlier round, or finish another one first.")
+        raise StoreError(
+            f"prune: {round} is the last finished round, whose attention maps 'dfusion report' draws.",
+            "Prune an earlier round, or finish another one first.",
+        )
     for stage in (*MADE_OF, "sample", "kv"):
         require_sound(output(stage, round))
     for stage, inputs in MADE_OF.items():
         made_of = read_manifest(output(stage, round))["ingredients"]["inputs"]
         for name in inputs:
             if made_of.get(name) != read_manifest(output(name, round))["digest"]:
-                raise StoreError(f"prune: {output(stage, round)} was made from another {output(name, round)}, which is "
-                                 "needed to make it again.", "Run 'dvc repro' first.")
+                raise StoreError(
+                    f"prune: {output(stage, round)} was made from another {output(name, round)}, which is "
+                    "needed to make it again.",
+                    "Run 'dvc repro' first.",
+                )
 
 
 def begin(round: str) -> None:
@@ -99,6 +112,8 @@ def record(stages: Sequence[str]) -> None:
 def _dvc(*arguments: str) -> str:
     done = subprocess.run([sys.executable, "-m", "dvc", *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise StoreError(f"prune: 'dvc {' '.join(arguments)}' failed: {done.stderr.strip()[-300:]}.",
-                         "Put that right and run the same command again.")
+        raise StoreError(
+            f"prune: 'dvc {' '.join(arguments)}' failed: {done.stderr.strip()[-300:]}.",
+            "Put that right and run the same command again.",
+        )
     return done.stdout.strip()

@@ -24,8 +24,10 @@ def prune(
         print(f"{f'runs/{round}/{stage}':24} {gib(size):>12}")
     print(f"{'all':24} {gib(sum(found.values())):>12}")
     if not apply:
-        print(f"Nothing was changed. Delete it with 'dfusion prune {round} --apply'; what is deleted comes back only "
-              "by making it again.")
+        print(
+            f"Nothing was changed. Delete it with 'dfusion prune {round} --apply'; what is deleted comes back only "
+            "by making it again."
+        )
         return
     if checking.is_recorded() and not checking.has_begun(round):
         checking.require_unchanged(checking.dvc_stages(round))
@@ -35,11 +37,13 @@ def prune(
             prune_output(stage, round)
     if checking.is_recorded():
         checking.record(checking.dvc_stages(round))
-        print("dvc.lock is up to date. DVC's cache still holds what was deleted: 'dvc gc --workspace' frees it, and "
-              "with it whatever other branches, commits and experiments have there and not in a remote.")
+        print(
+            "dvc.lock is up to date. DVC's cache still holds what was deleted: 'dvc gc --workspace' frees it, and "
+            "with it whatever other branches, commits and experiments have there and not in a remote."
+        )
     checking.end(round)
 
 
 def gib(size: int) -> str:
-    """Bytes as GiB, with what is small not rounded away."""
-    return f"{size / 2**30:.3f} GiB"
+    """Bytes as GiB; a small model's as MiB."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.2f} MiB"

@@ -19,8 +19,10 @@ def judged() -> str:
     files = sorted((RESULTS / "judge").glob("*.json"))
     if not files:
         return ""
-    note = ("Blind comparisons of images of the same prompts and seeds. The rate leaves ties out; intervals are exact, "
-            "95 %, over answers.")
+    note = (
+        "Blind comparisons of images of the same prompts and seeds. The rate leaves ties out; intervals are exact, "
+        "95 %, over answers."
+    )
     return html.heading("Judged by people", note) + "".join(map(_comparison, files))
 
 
@@ -30,12 +32,18 @@ def _comparison(file: Path) -> str:
         rows = [_row(one) for one in found["rates"]]
         kappa = found["agreement"]["kappa"]
     except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"report: {file} holds no comparison.",
-                         f"Make it again with 'dfusion judge {found['a']} {found['b']} --table'.") from error
+        raise StoreError(
+            f"report: {file} holds no comparison.",
+            f"Make it again with 'dfusion judge {found['a']} {found['b']} --table'.",
+        ) from error
     columns = ["", "", "answers", str(found["a"]), str(found["b"]), "tie", f"prefer {found['b']}"]
     agreed = "" if kappa is None else f"Cohen's kappa between labellers, mean of pairs: {kappa:.2f}."
-    return (f"<h3>{html.text(found['a'])} against {html.text(found['b'])}</h3>" + html.table(columns, rows)
-            + html.paragraph(agreed) + _picture(file.with_suffix(".png")))
+    return (
+        f"<h3>{html.text(found['a'])} against {html.text(found['b'])}</h3>"
+        + html.table(columns, rows)
+        + html.paragraph(agreed)
+        + _picture(file.with_suffix(".png"))
+    )
 
 
 def _row(one: dict[str, Any]) -> list[Any]:
