@@ -31,8 +31,8 @@ starts; all mistakes are listed together, each with its key. Rules that need mor
 `sample.images_per_prompt` divisible by 4 for `pairing.mode: top_quarter_twice`; each round called `r00`, `r01`, ... and
 starting from `init` or from a round with a smaller number.
 
-Change a key for an experiment with `dvc exp run -n NAME -S KEY=VALUE`; it stays in `params.yaml`, in this one line. What runs again after which change:
-[pipeline.md](pipeline.md#what-runs-again).
+Change a key for an experiment with `dvc exp run -n NAME -S KEY=VALUE`; it stays in `params.yaml`, in this one line.
+What runs again after which change: [pipeline.md](pipeline.md#what-runs-again).
 """
 
 LIMITS = {"minimum": ">= {}", "exclusiveMinimum": "> {}", "maximum": "<= {}", "multipleOf": "multiple of {}"}
@@ -71,8 +71,11 @@ def page() -> str:
     lines = [HEAD]
     for section, rows in groupby(explain(), key=lambda row: row.key.rpartition(".")[0]):
         about = Everything.model_fields[section].annotation.__doc__ if section else "Keys outside the sections."
-        lines += [f"## {section or 'Top level'}\n\n{about}\n",
-                  "| key | default | origin | here | allowed | meaning |", "|---|---|---|---|---|---|"]
+        lines += [
+            f"## {section or 'Top level'}\n\n{about}\n",
+            "| key | default | origin | here | allowed | meaning |",
+            "|---|---|---|---|---|---|",
+        ]
         for row in rows:
             changed = "" if here[row.key] == row.default else cell(here[row.key])
             origin = "ours" if row.paper == "ours" else "paper"

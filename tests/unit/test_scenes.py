@@ -1,4 +1,5 @@
 """Checks of the micro-world: grammar, labels, masks, drawing and prompt lists."""
+
 from __future__ import annotations
 
 from collections import Counter
@@ -9,14 +10,14 @@ import pytest
 import yaml
 
 import dfusion_core.microworld
+from dfusion_core.microworld import grammar, scenes
 from dfusion_core.microworld import prompts as prompts_module
-from dfusion_core.microworld import scenes
 from dfusion_core.microworld.composition import COMPOSITIONS, TYPICAL_SHAPE
 from dfusion_core.microworld.drawing import draw, object_masks
 from dfusion_core.microworld.prompts import items, prompt_lists, write_prompt_files
 
 PROMPT_FOLDER = Path(dfusion_core.microworld.__file__).parents[1] / "prompts"
-EVERY_PROMPT = [prompt for template in scenes.TEMPLATES for prompt in scenes.all_prompts(template)]
+EVERY_PROMPT = [prompt for template in grammar.TEMPLATES for prompt in grammar.all_prompts(template)]
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -24,7 +25,7 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-@pytest.mark.parametrize("template", scenes.TEMPLATES)
+@pytest.mark.parametrize("template", grammar.TEMPLATES)
 def test_same_seed_same_pixels(template: str) -> None:
     """Sampling and drawing are deterministic, and another seed gives another picture."""
     first, again, other = (scenes.random_scene(rng(s), template) for s in (3, 3, 4))
@@ -36,7 +37,7 @@ def test_same_seed_same_pixels(template: str) -> None:
 
 def test_prompt_counts_and_round_trip() -> None:
     """The grammar has 80 + 240 + 224 prompts, each drawn by a scene with that caption."""
-    assert [len(scenes.all_prompts(t)) for t in scenes.TEMPLATES] == [80, 240, 224]
+    assert [len(grammar.all_prompts(t)) for t in grammar.TEMPLATES] == [80, 240, 224]
     assert len(set(EVERY_PROMPT)) == 544
     for prompt in EVERY_PROMPT:
         assert scenes.caption(scenes.scene_for_prompt(prompt, rng())) == prompt
@@ -46,34 +47,34 @@ def test_prompt_counts_and_round_trip() -> None:
 def test_labels_agree_with_expected() -> None:
     """A scene of a prompt has the labels the prompt expects, in range, and -1 for all other heads."""
     for prompt in EVERY_PROMPT:
-        found, wanted = scenes.labels(scenes.scene_for_prompt(prompt, rng())), scenes.expected(prompt)
-        assert set(found) == set(scenes.HEADS)
+        found, wanted = scenes.labels(scenes.scene_for_prompt(prompt, rng())), grammar.expected(prompt)
+        assert set(found) == set(grammar.HEADS)
         for head, value in found.items():
-            assert value == wanted.get(head, -1) and value < scenes.HEADS[head]
+            assert value == wanted.get(head, -1) and value < grammar.HEADS[head]
 
 
 def test_relation_labels_follow_the_picture() -> None:
     """Both captions of one picture expect the same labels; shape_a is drawn above or left of shape_b."""
-    for prompt in scenes.all_prompts("relation"):
-        twin = scenes.equivalent(prompt)
-        assert scenes.equivalent(twin) == prompt and scenes.expected(twin) == scenes.expected(prompt)
-        wanted = scenes.expected(prompt)
+    for prompt in grammar.all_prompts("relation"):
+        twin = grammar.equivalent(prompt)
+        assert grammar.equivalent(twin) == prompt and grammar.expected(twin) == grammar.expected(prompt)
+        wanted = grammar.expected(prompt)
         masks = object_masks(scenes.scene_for_prompt(prompt, rng(1)))
-        a, b = (np.argwhere(masks[scenes.SHAPES[wanted[head]]]) for head in ("shape_a", "shape_b"))
+        a, b = (np.argwhere(masks[grammar.SHAPES[wanted[head]]]) for head in ("shape_a", "shape_b"))
         across = 0 if wanted["axis"] == 1 else 1
         assert a[:, across].max() < b[:, across].min()
-    assert scenes.equivalent("a heart holding a balloon") is None
+    assert grammar.equivalent("a heart holding a balloon") is None
 
 
 def test_near_misses() -> None:
     """Near misses are prompts of the same template with other expected labels."""
     for prompt in EVERY_PROMPT:
-        for miss in scenes.near_misses(prompt):
-            assert scenes.parse(miss).template == scenes.parse(prompt).template
-            assert scenes.expected(miss) != scenes.expected(prompt)
-    counts = [len(scenes.near_misses(scenes.all_prompts(t)[0])) for t in scenes.TEMPLATES]
+        for miss in grammar.near_misses(prompt):
+            assert grammar.parse(miss).template == grammar.parse(prompt).template
+            assert grammar.expected(miss) != grammar.expected(prompt)
+    counts = [len(grammar.near_misses(grammar.all_prompts(t)[0])) for t in grammar.TEMPLATES]
     assert counts == [7 + 9, 5 + 4 + 7, 6 + 6 + 3 + 1]
-    misses = scenes.near_misses("the star above the circle")
+    misses = grammar.near_misses("the star above the circle")
     assert "the circle above the star" in misses and "the circle below the star" not in misses
 
 
@@ -129,7 +130,7 @@ def test_other_shape() -> None:
     assert scenes.labels(relation)["shape_a"] == 3 and scenes.labels(relation)["shape_b"] == 8
     assert object_masks(relation)["other"].sum() > 50
     with pytest.raises(ValueError, match="not a micro-world prompt"):
-        scenes.parse(scenes.caption(attribute))
+        grammar.parse(scenes.caption(attribute))
 
 
 def test_bad_requests_are_refused() -> None:
@@ -141,15 +142,15 @@ def test_bad_requests_are_refused() -> None:
     with pytest.raises(ValueError, match="two different shapes"):
         scenes.random_scene(rng(), first="star", second="star")
     with pytest.raises(ValueError, match="not a micro-world prompt"):
-        scenes.parse("a dog playing chess")
+        grammar.parse("a dog playing chess")
 
 
-@pytest.mark.parametrize("template", scenes.TEMPLATES)
+@pytest.mark.parametrize("template", grammar.TEMPLATES)
 def test_prompt_lists(template: str) -> None:
     """40 + 40 prompts, no picture twice, each factor value equally often give or take one."""
     train, test = prompt_lists(template)
     assert len(train) == len(test) == 40
-    pictures = Counter(tuple(sorted(scenes.expected(prompt).items())) for prompt in train + test)
+    pictures = Counter(tuple(sorted(grammar.expected(prompt).items())) for prompt in train + test)
     assert len(pictures) == 80
     assert prompts_module.spread(train) <= 1 and prompts_module.spread(test) <= 1
 
