@@ -15,6 +15,7 @@ from .compare.command import compare
 from .doctor.command import doctor
 from .export.command import export
 from .inspect.command import inspect
+from .picture import picture
 from .plan.command import plan
 from .profile import profile
 from .study.command import app as study
@@ -28,7 +29,7 @@ app = typer.Typer(
 app.add_typer(study, name="study")
 for command in study.registered_commands:
     command.cls = InProject
-for function in (inspect, compare, export, thresholds, plan, doctor):
+for function in (inspect, compare, picture, export, thresholds, plan, doctor):
     app.command(cls=InProject)(function)
 app.command()(profile)  # it makes a project
 

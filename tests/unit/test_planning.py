@@ -221,7 +221,8 @@ def test_prompts_without_thresholds_are_found_before_the_run(workspace: Path) ->
 
 
 @pytest.mark.parametrize(("arguments", "code", "said"), [
-    (("--device", "rtx"), 2, "rtx3090, rtx4090, a100-40gb, a100, h100, h200, l40s, b200, rtx5090"), (("--params", "none.yaml"), 1, "none.yaml")])
+    (("--device", "rtx"), 2, "rtx3090, rtx4090, a100-40gb, a100, h100, h200, l40s, b200, rtx5090"),
+    (("--params", "none.yaml"), 1, "none.yaml")])
 def test_wrong_usage(workspace: Path, arguments: tuple[str, ...], code: int, said: str) -> None:
     tiny_params(workspace)
     found, out = dfusion("plan", *arguments)

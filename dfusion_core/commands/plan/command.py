@@ -23,7 +23,8 @@ PETA, TERA, GIGA, GIB = 1e15, 1e12, 1e9, 2**30
 def plan(
     params: Annotated[Path, typer.Option(help="The parameter file.")] = Path("params.yaml"),
     device: Annotated[str, typer.Option(
-        help="Plan for rtx3090, rtx4090, rtx5090, l40s, a100-40gb, a100, h100, h200 or b200, estimated, instead of this one.")] = "",
+        help="Plan for rtx3090, rtx4090, rtx5090, l40s, a100-40gb, a100, h100, h200 or b200, estimated, and not for "
+             "the device found here.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
 ) -> None:
     """Before anything runs: images, updates, rows, hours, memory and disk; exit code 1 if it cannot fit."""
