@@ -38,7 +38,8 @@ def picture(
 
 
 def pair_lines(round: str, count: int) -> list[Line]:
-    """Reference, base and target of some pairs with different prompts, adopted ones first; none without targets."""
+    """Reference, base and target of some pairs with different prompts, of adopted ones if there are any; none without
+    targets."""
     from ..evaluation.sheets import Line, Tile
     from ..store.paths import output
     from ..store.reading import read_stage

@@ -83,7 +83,7 @@ class Prompts(Section):
 
     file: str = _ours(
         "dfusion_core/prompts/micro_attribute.yaml",
-        "YAML list of prompts, or lists `train` and `test` (docs/prompts.md)",
+        "YAML, JSON, JSONL, CSV or TXT file of prompts, to train on and to look at (docs/prompts.md)",
     )
     train_count: int | None = _ours(None, "use the first N training prompts; null takes all", ge=1)
     test_count: int | None = _ours(None, "use the first N test prompts; null takes all", ge=0)
