@@ -58,6 +58,13 @@ class Model(Section):
     compile: bool = _ours(
         False, "compile the U-Net with torch.compile: minutes once for each size of batch, then faster forwards"
     )
+    gradient_checkpointing: bool = _ours(
+        False, "training computes the U-Net's blocks again instead of keeping what they hold: less memory, more time"
+    )
+    vae_slicing: bool = _ours(False, "decode one picture at a time, in less memory")
+    vae_tiling: bool = _ours(
+        False, "decode pictures that are larger than the autoencoder's own size in tiles that are blended"
+    )
 
     @field_validator("id")
     @classmethod

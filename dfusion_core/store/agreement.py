@@ -16,8 +16,8 @@ from .provenance import differing, flat, shown
 from .schema import WRITTEN_BY
 
 # What the result depends on by rounding only, so that a node with another device can go on with a run.
-ROUNDING = ("model.device", "model.compile", "sample.batch_size", "reward.batch_size", "fuse.batch_size",
-            "evaluate.batch_size", "train.micro_batch")
+ROUNDING = ("model.device", "model.compile", "model.gradient_checkpointing", "model.vae_slicing",
+            "sample.batch_size", "reward.batch_size", "fuse.batch_size", "evaluate.batch_size", "train.micro_batch")
 ORDER = ("adapter", "base", "sample", "score", "extract", "kv", "fuse", "adopt")  # what was made first is named first
 
 
