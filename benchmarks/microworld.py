@@ -1,6 +1,6 @@
 """What the built-in model can do: the figures of docs/microworld.md, measured.
 
-    python benchmarks/microworld.py            # prints a table, writes docs/microworld.json and docs/microworld.png
+    python benchmarks/microworld.py            # prints a table, writes microworld.json and .png to results/microworld
 
 About 20 minutes on two cores, a minute on a GPU. Nothing here is timed.
 """
@@ -28,12 +28,13 @@ from dfusion_core.attention.masks import item_mask, item_tokens, merge
 from dfusion_core.diffusion.denoise import Capture, collect_maps
 from dfusion_core.evaluation.sheets import Line, Tile, sheet
 from dfusion_core.microworld.composition import COMPOSITIONS, Composition
+from dfusion_core.microworld.drawing import draw, object_masks
 from dfusion_core.microworld.grammar import TEMPLATES, near_misses
 from dfusion_core.microworld.locate import WEIGHTS
 from dfusion_core.microworld.oracle import Oracle, load_oracle
 from dfusion_core.microworld.pretrain.network import scheduler
 from dfusion_core.microworld.prompts import items
-from dfusion_core.microworld.scenes import Scene, caption, draw, object_masks, random_scene
+from dfusion_core.microworld.scenes import Scene, caption, random_scene
 from dfusion_core.models.policy import Policy, load_policy
 from dfusion_core.params import Model, Reward, Sample, load_params
 from dfusion_core.rewards.scoring import Scorer, load_reward
@@ -166,7 +167,8 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=40, help="prompts of the round of each template")
     parser.add_argument("--images", type=int, default=16, help="images of each")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder for microworld.json and .png")
+    parser.add_argument("--out", type=Path, default=Path("results/microworld"),
+                        help="folder for microworld.json and .png")
     given = parser.parse_args()
     from PIL import Image
 

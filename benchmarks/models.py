@@ -12,12 +12,12 @@ import torch
 from dfusion_core.diffusion.ddim import schedule
 from dfusion_core.models.architectures import KNOWN
 from dfusion_core.models.builtin import model_source
+from dfusion_core.models.device import DTYPES
 from dfusion_core.models.lora import add_lora, keep_in_fp32, trainable
 from dfusion_core.models.policy import Policy, load_policy
 from dfusion_core.models.single_file import SCHEDULER
 from dfusion_core.models.text import Text
 from dfusion_core.params import Lora, Model, Sample
-from dfusion_core.runtime.device import DTYPES
 
 GUIDANCE, ETA = 5.0, 1.0  # the paper's
 TOKENS = 77

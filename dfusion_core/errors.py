@@ -16,6 +16,9 @@ MOST_LISTED = 30  # mistakes in one message
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+IN_THE_WAY = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG)
+FILES = (errno.EMFILE, errno.ENFILE)
+GONE = (errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN)
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 KEPT = "What is finished is kept, and the same command continues."
 MOVE = "Free space, or move the scratch folder (.dfusion) to another disk and set DFUSION_SCRATCH to it."
@@ -49,6 +52,10 @@ class ModelError(DFusionError):
 
 class RewardError(DFusionError):
     """The reward model cannot be loaded, or does not fit the images."""
+
+
+class LabelError(DFusionError):
+    """People's answers are missing, or a session of labelling cannot start."""
 
 
 class MaskError(DFusionError):
@@ -152,6 +159,13 @@ def explain(error: OSError) -> StoreError | None:
     if error.errno == errno.EXDEV:
         return StoreError(f"store: {path} cannot be put in its place: {what}.",
                           f"Give runs and the scratch folder (.dfusion) each a whole file system or none. {KEPT}")
+    if error.errno in IN_THE_WAY:
+        return StoreError(f"store: {path} cannot be used: {what}.",
+                          f"Move what stands there or above it out of the way. {KEPT}")
+    if error.errno in FILES:
+        return StoreError(f"store: {path} cannot be opened: {what}.", f"Raise the limit that 'ulimit -n' shows. {KEPT}")
+    if error.errno in GONE:
+        return StoreError(f"store: {path} cannot be reached: {what}.", f"Mount its file system again. {KEPT}")
     if error.errno == errno.EIO:
         return StoreError(f"store: {path} cannot be read or written: {what}.", f"Its disk may be failing. {KEPT}")
     return None

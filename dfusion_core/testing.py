@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from .models.builtin import WEIGHTS
-from .store.paths import ROUND_STAGES
+from .params.strict_yaml import dump_yaml
+from .store.paths import LABELS, ROUND_STAGES
 
 CHANNELS = 16  # of every level of the U-Net
 WIDTH = 16  # of a text token
@@ -31,7 +31,7 @@ TOKENS = 16  # of a prompt, as many as the tokenizer gives
 LATENT, PICTURE = 8, 16  # height and width; the autoencoder halves
 SHARPNESS = 3.0
 
-PROMPTS = {
+PROMPTS: dict[str, list[dict[str, Any]]] = {
     "train": [
         {"prompt": "a heart holding a balloon", "items": ["heart", "balloon"], "thresholds": [0.05, 0.05]},
         {"prompt": "a blue and dotted square", "items": ["square"], "thresholds": [0.05]},
@@ -50,7 +50,7 @@ PARAMS: dict[str, Any] = {
     "sample": {"num_steps": 4, "images_per_prompt": 4, "batch_size": 4},
     "reward": {"model": "local-dir:clip", "batch_size": 4},
     "extract": {"threshold": "relative", "relative_threshold": 1.0, "keep_kv": "all"},
-    "fuse": {"first_t": 3, "batch_size": 4},
+    "fuse": {"layers": ["mid", "up_1", "up_2"], "first_t": 3, "batch_size": 4},
     "pairing": {"mode": "halves"},
     "adopt": {"threshold": 0.2},
     "train": {"learning_rate": 1.0e-3, "inner_epochs": 2, "pairs_per_update": 4, "micro_batch": 4},
@@ -133,9 +133,11 @@ def tiny_params(folder: Path, **changes: Any) -> Path:
     if not (folder / "clip").exists():
         tiny_clip(folder / "clip")
     if not (folder / "prompts.yaml").exists():
-        (folder / "prompts.yaml").write_text(yaml.safe_dump(PROMPTS, sort_keys=False))
+        (folder / "prompts.yaml").write_text(dump_yaml(PROMPTS))
+    (folder / LABELS).mkdir(exist_ok=True)
+    (folder / LABELS / "README.md").write_text("People's answers.\n")  # git keeps no empty folder, and DVC wants it
     params = folder / "params.yaml"
-    params.write_text(yaml.safe_dump(_merged(PARAMS, changes), sort_keys=False))
+    params.write_text(dump_yaml(_merged(PARAMS, changes)))
     return params
 
 

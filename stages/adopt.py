@@ -3,7 +3,7 @@
 With ``pairs: same_noise`` there is nothing to adopt: of an image and its twin the better one wins. Pairs with equal
 rewards are left out.
 
-reads   sample/, score/, extract/, fuse/
+reads   sample/, score/, extract/, fuse/; people's answers in labels/, where reward.human weighs them
 writes  adopt/  training.csv: winner and loser of each pair; targets.csv: which targets were adopted
                 (dfusion, inversion); figures.json: gains and distances
         results/pairs/ROUND.json: the same figures for ``dvc metrics``
@@ -15,6 +15,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from dfusion_core.params import load_params
+from dfusion_core.rewards.asked import human_inputs
 from dfusion_core.rewards.plugins import reward_inputs
 from dfusion_core.runtime.entry import run_stage
 from dfusion_core.runtime.ranks import leads
@@ -37,6 +38,7 @@ def adopt(round: str) -> None:
     params = load_params("reward", "adopt", "pairs")
     inputs: dict[str, Input] = {name: output(name, round) for name in ("sample", "score", "extract", "fuse")}
     inputs |= reward_inputs(params.reward)
+    inputs |= human_inputs(params.reward, round, targets=True) if params.pairs != "naive" else {}
     with open_stage("adopt", round=round, params=params, inputs=inputs) as run:
         if not run.done:
             make = {"naive": references, "same_noise": twins}.get(params.pairs, targets)
@@ -106,13 +108,16 @@ def twins(round: str, run: StageRun, params: Params) -> tuple[pd.DataFrame, Figu
 
 def rescore(run: StageRun, params: Params, scored: StageData, pictures: Pictures, pairs: pd.DataFrame) -> Scores:
     """Scores of the pairs' new pictures, by the models that scored the sampled ones."""
+    from dfusion_core.models.device import pick_device
     from dfusion_core.pairing.plan import pair_name
     from dfusion_core.rewards.identity import read_identity, require_same_reward
     from dfusion_core.rewards.scoring import load_reward
-    from dfusion_core.runtime.device import pick_device
+    from dfusion_core.rewards.targets import people_on_targets
 
     run.describe = lambda row: pair_name(pairs, row)
-    reward = load_reward(params.reward, pick_device("auto"))
+    device = pick_device("auto")
+    people = people_on_targets(run, params.reward, device, pictures, pairs) if params.reward.human else None
+    reward = load_reward(params.reward, device, people)
     require_same_reward({f"score@{run.round}": read_identity(scored), f"adopt@{run.round}": reward.identity()})
     return reward(pictures, pairs.prompt.tolist())
 

@@ -7,6 +7,7 @@ writes  evaluate/  picture (one row an image), images.csv, grid.png, reward.json
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 from dfusion_core.models.builtin import model_name
 from dfusion_core.pairing.plan import evaluation_plan, image_name
@@ -20,6 +21,12 @@ from dfusion_core.runtime.ranks import leads
 from dfusion_core.store import Input, open_stage, read_stage
 from dfusion_core.store.paths import adapter, output
 
+if TYPE_CHECKING:
+    from dfusion_core.models.policy import Policy
+    from dfusion_core.params import Params
+    from dfusion_core.prompts.reading import PromptFile
+    from dfusion_core.store import StageRun
+
 
 def evaluate(round: str) -> None:
     """Evaluate the model after ROUND ("init": the base model, row zero of every comparison)."""
@@ -31,34 +38,52 @@ def evaluate(round: str) -> None:
         inputs["base"] = output("evaluate", "init")
     with open_stage("evaluate", round=round, params=params, inputs=inputs) as run:
         if not run.done:
-            from dfusion_core.evaluation.grading import score_images, write_grid
-            from dfusion_core.evaluation.infotext import pictures_text
-            from dfusion_core.models.policy import load_policy
-            from dfusion_core.rewards.scoring import load_reward
-
-            images = evaluation_plan(prompts, params.evaluate)
-            policy = load_policy(params.model, params.sample, adapter(round))
-            run.describe = lambda row: f"evaluation {image_name(images, row)}"
-            for rows in run.unfinished(len(images), params.evaluate.batch_size):
-                part = images.loc[list(rows)]
-                made = policy.sample(part.seed.tolist(), policy.embed(part.prompt.tolist()))
-                run.write(rows, picture=made.picture)
-            pictures = run.collect("picture")
-            reward = load_reward(params.reward, policy.device)
-            if round != "init":
-                require_same_reward({"evaluate_base": read_identity(read_stage("evaluate", "init")),
-                                     f"evaluate@{round}": reward.identity()})
-            scored = score_images(reward, images, pictures)
-            run.write_table("images", scored)
-            run.path(REWARD_FILE).write_text(json.dumps(reward.identity(), indent=2) + "\n")
-            size = (policy.picture_size, policy.picture_size)
-            write_grid(run.path("grid.png"), scored, pictures,
-                       pictures_text(params.sample, size=size, model=model_name(params.model.id)))
+            grade(run, round, params, prompts)
     if not leads():
         return
     from dfusion_core.evaluation.results import write_round_result
 
     write_round_result(round, read_stage("evaluate", round), read_stage("evaluate", "init"))
+
+
+def grade(run: StageRun, round: str, params: Params, prompts: PromptFile) -> None:
+    """Sample the evaluation images, score them and write pictures, table and grid."""
+    from dfusion_core.evaluation.grading import score_images, write_grid
+    from dfusion_core.evaluation.infotext import pictures_text
+    from dfusion_core.models.policy import load_policy
+    from dfusion_core.rewards.scoring import load_reward
+
+    images = evaluation_plan(prompts, params.evaluate)
+    policy = load_policy(params.model, params.sample, adapter(round))
+    name_what_is_cut(run, params, policy, prompts)
+    run.describe = lambda row: f"evaluation {image_name(images, row)}"
+    for rows in run.unfinished(len(images), params.evaluate.batch_size):
+        part = images.loc[list(rows)]
+        made = policy.sample(part.seed.tolist(), policy.embed(part.prompt.tolist()))
+        run.write(rows, picture=made.picture)
+    pictures = run.collect("picture")
+    reward = load_reward(params.reward, policy.device)
+    if round != "init":
+        require_same_reward({"evaluate_base": read_identity(read_stage("evaluate", "init")),
+                             f"evaluate@{round}": reward.identity()})
+    scored = score_images(reward, images, pictures)
+    run.write_table("images", scored)
+    run.path(REWARD_FILE).write_text(json.dumps(reward.identity(), indent=2) + "\n")
+    size = (policy.picture_size, policy.picture_size)
+    write_grid(run.path("grid.png"), scored, pictures,
+               pictures_text(params.sample, size=size, model=model_name(params.model.id)))
+
+
+def name_what_is_cut(run: StageRun, params: Params, policy: Policy, prompts: PromptFile) -> None:
+    """Say which prompts the model or the reward reads only in part. Raises PromptsError."""
+    from dfusion_core.prompts.reach import check_reach
+    from dfusion_core.rewards.tokens import check_reward_reach, load_tokenizer
+
+    everything = (*prompts.train, *prompts.test)
+    for cut in (check_reach(everything, policy.encode.readers()),
+                check_reward_reach(everything, load_tokenizer(params.reward.model), params.reward)):
+        if cut:
+            run.say(cut)
 
 
 if __name__ == "__main__":

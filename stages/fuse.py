@@ -68,7 +68,7 @@ def targets(round: str, run: StageRun, params: Params, policy: Policy) -> None:
 
 def target_x(round: str, pairs: pd.DataFrame, params: Params, policy: Policy) -> torch.Tensor:
     """Eq. 5 for these pairs: the targets' trajectories."""
-    from dfusion_core.attention.layers import present_layers
+    from dfusion_core.attention.layers import fused_layers
     from dfusion_core.diffusion.noise import trajectory_noises
     from dfusion_core.extraction.keys_values import stored_kv
     from dfusion_core.fusion.targets import References, denoise_fused
@@ -81,7 +81,7 @@ def target_x(round: str, pairs: pd.DataFrame, params: Params, policy: Policy) ->
     _, noise = trajectory_noises(pairs.base_seed.tolist(), policy.latent_shape, params.sample.num_steps)
     return denoise_fused(
         policy, sampled.tensor("x", pairs.base_image), noise, policy.embed(pairs.prompt.tolist()), references,
-        present_layers(policy.unet, params.fuse.layers), steps)
+        fused_layers(policy.unet, params.fuse.layers), steps)
 
 
 def twins(round: str, run: StageRun, params: Params, policy: Policy) -> None:

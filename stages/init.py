@@ -21,6 +21,7 @@ def init(round: str = "init") -> None:
             return
         import pandas as pd
 
+        from dfusion_core.models.layers import check_layers
         from dfusion_core.models.loading import load_pipeline
         from dfusion_core.models.lora import add_lora, save_lora
         from dfusion_core.models.pins import FILE, pin
@@ -29,6 +30,7 @@ def init(round: str = "init") -> None:
 
         source = locate(params.model)
         unet = load_pipeline(params.model, source).unet
+        check_layers(unet)
         unet.requires_grad_(False)
         add_lora(unet, params.lora, params.seed)
         save_lora(unet, run.path("adapter"))

@@ -19,17 +19,23 @@ def sample(round: str) -> None:
     """Sample every training prompt's images of ROUND."""
     params = load_params("model", "prompts", "sample", "seed", "rounds")
     before = previous(params, round)
-    prompts = load_prompts(params.prompts.file).first(params.prompts.train_count, None).train
+    chosen = load_prompts(params.prompts.file).first(params.prompts.train_count, params.prompts.test_count)
+    prompts = chosen.train
     inputs = {"adapter": output("train", before), "prompts": find_file(params.prompts.file)}
     with open_stage("sample", round=round, params=params, inputs=inputs) as run:
         if run.done:
             return
         from dfusion_core.attention.masks import item_tokens
         from dfusion_core.diffusion.denoise import Capture
+        from dfusion_core.models.layers import check_layers
         from dfusion_core.models.policy import load_policy
+        from dfusion_core.prompts.reach import check_reach
 
         images = image_plan(prompts, params.sample.images_per_prompt, params.seed, round)
         policy = load_policy(params.model, params.sample, adapter(before))
+        check_layers(policy.unet)
+        if cut := check_reach((*prompts, *chosen.test), policy.encode.readers()):
+            run.say(cut)
         text = policy.embed([p.text for p in prompts])
         tokens = [[item_tokens(policy.tokenizer, p.text, item) for item in p.items] for p in prompts]
         run.describe = lambda row: image_name(images, row)

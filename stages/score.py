@@ -1,6 +1,6 @@
 """Score: how well each sampled image shows its prompt.
 
-reads   sample/
+reads   sample/; people's answers in labels/, where reward.human weighs them
 writes  score/  embedding (one row an image), scores.csv (image, prompt_id, reward, clip, plug-ins), reward.json: which
                 models scored
 """
@@ -11,26 +11,37 @@ import json
 
 from dfusion_core.pairing.plan import image_name
 from dfusion_core.params import load_params
+from dfusion_core.rewards.asked import human_inputs
 from dfusion_core.rewards.identity import FILE as REWARD_FILE
 from dfusion_core.rewards.plugins import reward_inputs
 from dfusion_core.runtime.entry import run_stage
-from dfusion_core.store import open_stage, read_stage
+from dfusion_core.store import Input, open_stage, read_stage
 from dfusion_core.store.paths import output
 
 
 def score(round: str) -> None:
     """Score the sampled images of ROUND."""
     params = load_params("reward")
-    inputs = {"sample": output("sample", round)} | reward_inputs(params.reward)
+    inputs: dict[str, Input] = {"sample": output("sample", round)}
+    inputs |= reward_inputs(params.reward)
+    inputs |= human_inputs(params.reward, round)
     with open_stage("score", round=round, params=params, inputs=inputs) as run:
         if run.done:
             return
+        from dfusion_core.models.device import pick_device
         from dfusion_core.rewards.scoring import load_reward
-        from dfusion_core.runtime.device import pick_device
+        from dfusion_core.rewards.tokens import check_reward_reach, texts
 
         sampled = read_stage("sample", round)
         images = sampled.table("images")
-        reward = load_reward(params.reward, pick_device("auto"))
+        people = None
+        if params.reward.human:
+            from dfusion_core.rewards.human import preferences
+
+            people = preferences(params.reward, round, sampled)
+        reward = load_reward(params.reward, pick_device("auto"), people)
+        if cut := check_reward_reach(texts(images.prompt.tolist()), reward.clip.tokenizer, params.reward):
+            run.say(cut)
         run.describe = lambda row: image_name(images, row)
         for rows in run.unfinished(len(images), params.reward.batch_size):
             part = images.loc[list(rows)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..bench import Bench
 from ..observing import observe, ratios, times
 from ..result import Check, Result, at_most
@@ -23,14 +25,14 @@ def whole_round(bench: Bench) -> list[Result]:
     diffusers = pipeline.build(policy, bench.model.scheduler)
     train_ours, train_theirs = with_dpo(bench).values()
 
-    def mine() -> tuple:
+    def mine() -> tuple[Any, ...]:
         sampled = bench.sample(policy, x_T, noise)
         policy.decode(sampled.x[:, -1])
         fused = bench.fuse(policy, scene)
         policy.decode(fused[:, -1])
         return sampled.x[:, -1], fused, train_ours()
 
-    def theirs() -> tuple:
+    def theirs() -> tuple[Any, ...]:
         sampled = pipeline.sample(diffusers, policy, x_T, SEED, text)
         policy.decode(sampled)
         fused = authors(bench, scene, explicit=True)

@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch.autograd.profiler_util import DeviceType  # type: ignore[attr-defined]
 
 from dfusion_core.store import open_stage
 from dfusion_core.training.trajectories import Pairs
@@ -92,7 +93,7 @@ def idle_while(name: str, side: Callable[[], Any], bench: Bench) -> Result:
 def on_device(events: Iterable[Any]) -> list[tuple[float, float]]:
     """Begin and end, in seconds, of what the GPU did; annotations only give names to stretches of time."""
     return [(event.time_range.start / 1e6, event.time_range.end / 1e6) for event in events
-            if event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation]
+            if event.device_type == DeviceType.CUDA and not event.is_user_annotation]
 
 
 def covered(spans: Iterable[tuple[float, float]]) -> float:

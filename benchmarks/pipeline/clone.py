@@ -15,7 +15,7 @@ CACHES = "/.site/\n/.config/\n/.cache/\n/.local/\n"
 
 def clone(folder: Path) -> None:
     """The program without params.yaml; a repository of git and of DVC."""
-    for name in ("stages", "dfusion_core"):
+    for name in ("stages", "dfusion_core", "labels"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "pretrain"))
     for name in FILES:
         shutil.copy(ROOT / name, folder)

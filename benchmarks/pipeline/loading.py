@@ -10,10 +10,10 @@ import open_clip
 import peft
 from diffusers import StableDiffusionPipeline
 
+from dfusion_core.models.device import pick_device
 from dfusion_core.models.policy import load_policy
 from dfusion_core.params import load_params
 from dfusion_core.rewards.scoring import load_reward
-from dfusion_core.runtime.device import pick_device
 
 IMPORTED = (diffusers, open_clip, peft, StableDiffusionPipeline)
 

@@ -34,6 +34,7 @@ def many_rounds(bench: Bench) -> list[Result]:
         rounds = {name: {"prev": before} for name, before in zip(names, ["init", *names], strict=False)}
         tiny_params(folder, rounds=rounds, **SMALL)
         seconds = timed_rounds(folder, names)
+        call(folder, sys.executable, "-m", "stages", "code")
         call(folder, "dvc", "commit", "--force")  # takes the outputs for those of the pipeline, as they are
         repro, processor, ran = [], processor_seconds(), 0
         for _ in range(bench.sizes.repeats):

@@ -129,5 +129,6 @@ def fuse_in_three(
                     masks.append(found)
                     store.mask = torch.cat([found, found]) if T - i <= first_t else None
                     store.maps.clear()
-    trajectories = (torch.stack(states[role], dim=1).cpu() for role in ("reference", "base", "target"))
-    return Fused(*trajectories, torch.stack(maps, dim=1).cpu(), torch.stack(masks, dim=1).cpu())
+    x = {role: torch.stack(states[role], dim=1).cpu() for role in states}
+    return Fused(x["reference"], x["base"], x["target"], torch.stack(maps, dim=1).cpu(),
+                 torch.stack(masks, dim=1).cpu())

@@ -41,8 +41,24 @@ def present_layers(unet: UNet, wanted: Sequence[str]) -> tuple[str, ...]:
             raise _unknown_layer(unet, name)
     present = tuple(name for name in wanted if name in layer_paths(unet) and _modules(unet, name, "attn1"))
     if not present:
-        raise LayerError(f"none of the layers {', '.join(wanted)} has attention here.", _choices(unet))
+        raise LayerError(f"none of the layers {', '.join(wanted)} has attention here.", f"{_choices(unet)}.")
     return present
+
+
+def fused_layers(unet: UNet, wanted: Sequence[str]) -> tuple[str, ...]:
+    """``wanted``, if each of them exists here and has self-attention. Raises LayerError that names those that do not.
+    """
+    if absent := [name for name in wanted if name not in layer_paths(unet) or not _modules(unet, name, "attn1")]:
+        raise LayerError(f"fuse.layers: this U-Net has no attention in {', '.join(absent)}.",
+                         f"{_choices(unet)}. Set fuse.layers to [{', '.join(from_mid_on(unet))}], the paper's choice "
+                         "from mid on.")
+    return tuple(wanted)
+
+
+def from_mid_on(unet: UNet) -> list[str]:
+    """The layers that the paper fuses: of those with attention, mid and the up blocks."""
+    there = (name for name in layer_paths(unet) if _modules(unet, name, "attn1"))
+    return [name for name in there if name == "mid" or name.startswith("up_")]
 
 
 def self_attention_modules(unet: UNet, layers: Sequence[str]) -> dict[str, str]:

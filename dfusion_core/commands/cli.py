@@ -8,6 +8,7 @@ import typer
 
 from .. import __version__
 from ..errors import one_printable_line
+from ..runtime.checkout import note_other_code
 from ..runtime.entry import guarded
 from ..runtime.project import InProject
 from ..runtime.streams import outlive_readers
@@ -15,9 +16,12 @@ from .compare.command import compare
 from .doctor.command import doctor
 from .export.command import export
 from .inspect.command import inspect
+from .judge.command import judge
+from .label.command import label
 from .picture import picture
 from .plan.command import plan
 from .profile import profile
+from .prune.command import prune
 from .study.command import app as study
 from .thresholds.command import thresholds
 
@@ -29,7 +33,7 @@ app = typer.Typer(
 app.add_typer(study, name="study")
 for command in study.registered_commands:
     command.cls = InProject
-for function in (inspect, compare, picture, export, thresholds, plan, doctor):
+for function in (inspect, compare, picture, export, thresholds, plan, doctor, label, judge, prune):
     app.command(cls=InProject)(function)
 app.command()(profile)  # it makes a project
 
@@ -48,6 +52,7 @@ def main(
 ) -> None:
     """Shared options."""
     outlive_readers()
+    note_other_code()
 
 
 @app.command(cls=InProject)

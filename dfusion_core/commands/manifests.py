@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ..params import explain, resolved
-from ..params.loading import Explained
+from ..params.explaining import Explained
 from ..params.rounds import INIT
 from ..store.manifest import MANIFEST, read_manifest
 from ..store.paths import ROUND_STAGES, output

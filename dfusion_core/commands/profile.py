@@ -154,13 +154,11 @@ def as_yaml(value: str) -> str:
 
 def _read_yaml(said: str) -> object:
     """What the parameter files' own reader makes of a value."""
-    import yaml
-
-    from ..params.strict_yaml import StrictLoader
+    from ..params.strict_yaml import parse_yaml
 
     try:
-        return StrictLoader(f"k: {said}").get_single_data()["k"]
-    except (yaml.YAMLError, ValueError):
+        return parse_yaml(said)
+    except ValueError:
         return None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -15,10 +15,21 @@ from . import ddim
 from .finite import check_finite
 
 if TYPE_CHECKING:
-    from ..models.policy import Policy
     from ..models.text import Text
 
 Tokens = Sequence[tuple[int, ...]]  # of one prompt: for each item its token positions
+
+
+class Denoiser(Protocol):
+    """What denoising needs of a policy."""
+
+    unet: torch.nn.Module
+    schedule: ddim.Schedule
+    device: torch.device
+
+    def predict_noise(self, x_t: torch.Tensor, i: int, text: Text) -> torch.Tensor:
+        """Guided prediction (n, c, h, w), float32, at step index i."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,7 @@ def collect_maps(A_cross: torch.Tensor, capture: Capture) -> torch.Tensor:
 
 @torch.no_grad()
 def denoise(
-    policy: Policy, x_T: torch.Tensor, noise: torch.Tensor, text: Text, capture: Capture | None = None
+    policy: Denoiser, x_T: torch.Tensor, noise: torch.Tensor, text: Text, capture: Capture | None = None
 ) -> Trajectories:
     """Eq. (1): denoise n images from x_T (n, c, h, w) with the step noises ``noise`` (n, T, c, h, w).
 

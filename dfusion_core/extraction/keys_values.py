@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..attention.control import recording_kv
-from ..attention.layers import present_layers
+from ..attention.layers import fused_layers
 from ..diffusion.finite import check_finite
 from ..errors import NotFinite
 
@@ -30,7 +30,7 @@ def replay(
     """
     T = policy.schedule.num_steps
     parts: dict[str, list[torch.Tensor]] = {}
-    with recording_kv(policy.unet, present_layers(policy.unet, layers)) as tap:
+    with recording_kv(policy.unet, fused_layers(policy.unet, layers)) as tap:
         for i in steps:
             policy.predict_noise(x[:, i].to(policy.device), i, text)
             for name, pair in tap.kv.items():

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from .composition import CONVENTIONAL, TYPICAL_ACCESSORY, TYPICAL_SHAPE, Composition
-from .drawing import draw, object_masks
 from .grammar import (
     ACCESSORIES,
     ACTIVITIES,
@@ -36,8 +35,8 @@ from .grammar import (
 
 __all__ = [
     "ACCESSORIES", "ACTIVITIES", "COLOURS", "HEADS", "OTHER", "PATTERNS", "RELATIONS", "SHAPES", "TEMPLATES",
-    "Background", "Extra", "Figure", "Named", "Scene", "all_prompts", "caption", "draw", "equivalent",
-    "expected", "labels", "near_misses", "object_masks", "parse", "random_scene", "scene_for_prompt",
+    "Background", "Extra", "Figure", "Named", "Scene", "all_prompts", "caption", "equivalent",
+    "expected", "labels", "near_misses", "parse", "random_scene", "scene_for_prompt",
 ]
 Rgb = tuple[float, float, float]
 

@@ -42,7 +42,8 @@ def model_source(model_id: str) -> str:
 
 def model_name(model_id: str) -> str:
     """The name of a model for others: an id of the Hub as it is, of a local path the last part only."""
-    return Path(model_id).name if Path(model_id).exists() or Path(model_id).is_absolute() else model_id
+    path = local_path(model_id)
+    return path.name if path.exists() or path.is_absolute() else model_id
 
 
 def reward_source(name: str) -> str:
@@ -70,7 +71,8 @@ def draw_prompt(prompt: str, seed: int = 0, size: int = 64) -> NDArray[np.uint8]
     """A drawn picture (size, size, rgb) of a prompt of the micro-world."""
     import numpy as np
 
-    from ..microworld.scenes import draw, scene_for_prompt
+    from ..microworld.drawing import draw
+    from ..microworld.scenes import scene_for_prompt
 
     drawn: NDArray[np.uint8] = draw(scene_for_prompt(prompt, np.random.default_rng(seed)), size)
     return drawn

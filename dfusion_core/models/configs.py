@@ -57,7 +57,10 @@ def check_configs(folder: Path, names: Iterable[str]) -> None:
         if name.endswith("model_index.json"):
             check_index(folder / name)
         elif name.endswith(("config.json", "adapter_config.json")):
-            check_keys(folder / name)
+            found = read_config(folder / name)
+            if not isinstance(found, dict):
+                raise ModelError(f"model.id: {folder / name} is no object of JSON.", INSTEAD)
+            check_keys(folder / name, found)
 
 
 def check_index(file: Path) -> None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import ModelError, one_line
-from ..runtime.device import pick_device, pick_dtype
 from .configs import check_configs
+from .device import pick_device, pick_dtype
 from .kinds import KINDS, pipeline_kind
 from .single_file import load_single_file
 from .source import Source, locate
@@ -28,6 +28,7 @@ def load_pipeline(model: Model, source: Source | None = None) -> Any:
 
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
+    diffusers_logging.set_verbosity_error()  # it would advise to train what `check_whole` refuses
     source = source or locate(model)
     device = pick_device(model.device)
     check_device(model, device)

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError
-from ..runtime.ranks import leader_first
+from ..runtime.collective import leader_first
 from ..store.json_files import read_json
 from ..store.remembered import hash_large
-from .source import model_files
+from .source import CONFIG, model_files
 
 if TYPE_CHECKING:
     from ..params import Model
@@ -32,17 +32,23 @@ def read_pin(adapter: Path | None) -> dict[str, Any] | None:
 
 
 def check_pin(pinned: dict[str, Any] | None, model: Model, source: Source) -> None:
-    """Raise ModelError where the files are not those that the run began with; their names and places may differ.
+    """Raise ModelError where the files are not those that the run began with.
 
-    A folder may have moved and a mirror may be used: hashes decide, not ids.
+    A folder may have moved, a single file may have another name, and a mirror may be used: hashes decide, not ids.
     """
     if pinned is None:
         return
     found = pin(model, source)["files"]
-    if set(found.values()) == set(pinned["files"].values()):
+    if _by_role(found) == _by_role(pinned["files"]):
         return
     other = sorted(name for name in {*found, *pinned["files"]} if found.get(name) != pinned["files"].get(name))
     raise ModelError(
         f"model.id: '{model.id}' is not the model that this run began with: {', '.join(other[:3])}"
         f"{f' and {len(other) - 3} more' if len(other) > 3 else ''} differ from what init wrote down.",
         "Bring those files back, or begin anew with 'dvc repro -f -s init' and 'dvc repro'.")
+
+
+def _by_role(files: dict[str, str]) -> dict[str, str]:
+    """The hashes by what the files are for, which their names say; of a single file the name says nothing."""
+    own = [name for name in files if not name.startswith(CONFIG)]
+    return {"" if own == [name] else name: value for name, value in files.items()}

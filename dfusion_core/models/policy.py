@@ -16,7 +16,7 @@ from ..diffusion.denoise import Capture, Trajectories, denoise
 from ..diffusion.finite import check_finite
 from ..diffusion.noise import trajectory_noises
 from ..errors import ModelError
-from ..runtime.device import pick_device
+from .device import pick_device
 from .loading import load_pipeline
 from .lora import load_lora
 from .pins import check_pin, read_pin

@@ -52,7 +52,7 @@ def locate(model: Model, pinned: str | None = None) -> Source:
             "Use the model's .safetensors file, or convert it where you trust it.")
     if path.is_file():
         return Source(path, (path.name,))
-    if path.suffix == ".safetensors" or not HUB_ID.fullmatch(model.id):
+    if path.suffix == ".safetensors" or path.parts[:-1] and path.parent.is_dir() or not HUB_ID.fullmatch(model.id):
         raise ModelError(f"model.id: there is no folder or file '{model.id}'.",
                          "Set model.id to a folder in diffusers format, a .safetensors file, a name on the Hub as "
                          "OWNER/NAME, or micro-world; experiments in a copy of the project see what git or DVC know, "

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+
+from ..prompts.reach import Reader, huggingface_reader
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,23 @@ class TextEncoder:
             states, pooled = states.masked_fill(blank[:, None, None], 0), pooled.masked_fill(blank[:, None], 0)
         return Text(states, pooled)
 
+    def readers(self) -> list[Reader]:
+        """What of a text reaches each encoder."""
+        names = ("the model's tokenizer", "the model's tokenizer_2")
+        return [huggingface_reader(name, tokenizer, tokenizer.model_max_length, partial(_rows, tokenizer))
+                for name, (tokenizer, _) in zip(names, self.parts, strict=False)]
+
     def _run(self, tokenizer: Any, encoder: Any, texts: Sequence[str]) -> Any:
-        tokens = tokenizer(list(texts), padding="max_length", max_length=tokenizer.model_max_length, truncation=True,
-                           return_tensors="pt").input_ids
-        return encoder(tokens.to(encoder.device), output_hidden_states=len(self.parts) > 1)
+        tokens = _tokens(tokenizer, texts).to(encoder.device)
+        return encoder(tokens, output_hidden_states=len(self.parts) > 1)
+
+
+def _rows(tokenizer: Any, texts: Sequence[str]) -> list[tuple[int, ...]]:
+    return [tuple(row) for row in _tokens(tokenizer, texts).tolist()]
+
+
+def _tokens(tokenizer: Any, texts: Sequence[str]) -> torch.Tensor:
+    """(n, token): what an encoder gets of n texts."""
+    found: torch.Tensor = tokenizer(list(texts), padding="max_length", max_length=tokenizer.model_max_length,
+                                    truncation=True, return_tensors="pt").input_ids
+    return found

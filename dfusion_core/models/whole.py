@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .source import Source
 
 AGAIN = "Get this part of the model once more (from where it came), or set model.id to another copy."
+LARGEST_SIDE = 1024  # of a latent: pictures of 8192 pixels
 PADDING = 128  # rows by which an embedding may be larger than its vocabulary: sizes are rounded up
 
 # Differences between a file and a module that change nothing, with who writes them.
@@ -36,9 +37,9 @@ def check_whole(model: Model, pipeline: Any, source: Source) -> None:
     for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
         module = getattr(pipeline, part, None)
         if module is not None:
-            _check_storage(model, part, module)
             if not source.is_single_file:
                 _check_part(model, part, module, source)
+            _check_storage(model, part, module)
     _check_size(model, pipeline.unet)
     for suffix in ("", "_2"):
         if getattr(pipeline, f"text_encoder{suffix}", None) is not None:
@@ -122,9 +123,9 @@ def _check_storage(model: Model, part: str, module: torch.nn.Module) -> None:
 
 def _check_size(model: Model, unet: Any) -> None:
     size = unet.config.sample_size
-    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+    if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= LARGEST_SIDE:
         raise ModelError(f"model.id: the U-Net of '{model.id}' has sample_size {size!r}; square latents of one side, "
-                         "a whole number, are needed.",
+                         f"a whole number up to {LARGEST_SIDE}, are needed.",
                          "Set sample_size in a copy of unet/config.json to the side of a latent (64 in SD 1.5).")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ..diffusion.noise import image_seed, twin_seed
-from ..errors import StoreError
+from ..errors import PromptsError, StoreError
 from .algorithm1 import Pairing, pair
 
 if TYPE_CHECKING:
@@ -33,7 +33,11 @@ def evaluation_plan(prompts: PromptFile, evaluate: Evaluate) -> pd.DataFrame:
         part = image_plan(chosen[:count], evaluate.images_per_prompt, evaluate.seed, f"evaluate-{split}")
         part.insert(1, "split", split)
         parts.append(part)
-    frame = pd.concat(parts, ignore_index=True)
+    if not any(len(part) for part in parts):
+        raise PromptsError(
+            "evaluate: there is nothing to evaluate: the file has no test prompts, and evaluate.train_count is 0.",
+            "Set evaluate.train_count in params.yaml, or add test prompts.")
+    frame = pd.concat([part for part in parts if len(part)], ignore_index=True)
     return frame.assign(image=range(len(frame)))
 
 

@@ -1,7 +1,6 @@
 """params.yaml: what it may hold, and reading it."""
 
-from .loading import Params as Params
-from .loading import explain as explain
+from .explaining import explain as explain
 from .loading import load_everything as load_everything
 from .loading import load_params as load_params
 from .loading import resolved as resolved
@@ -10,3 +9,4 @@ from .sections import Model as Model
 from .sections import Reward as Reward
 from .sections import Sample as Sample
 from .sections import Train as Train
+from .selection import Params as Params

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from ..errors import ParamsError, did_you_mean
+from ..errors import ParamsError, did_you_mean, short
 
 if TYPE_CHECKING:
-    from . import Params
+    from .selection import Params
 
+SHOWN = 8  # rounds that a message names
 INIT = "init"  # the "round" of the untouched base model
 
 
 def previous(params: Params, round: str) -> str:
     """The round whose adapter ROUND starts from. Raises ParamsError for a round that params.yaml lacks."""
     if round not in params.rounds:
-        raise ParamsError(
-            f"rounds: params.yaml has no round '{round}', only {', '.join(params.rounds)}.",
-            did_you_mean(round, params.rounds) or f"Add it with 'dvc exp run -S +rounds.{round}.prev=LAST'.")
+        raise ParamsError(f"rounds: params.yaml has no round '{short(round)}', only {listed_names(params.rounds)}.",
+                          _what_instead(round, params.rounds))
     return params.rounds[round].prev
+
+
+def listed_names(rounds: Iterable[str]) -> str:
+    """The rounds for a message; of very many the first and the last."""
+    names = list(rounds)
+    return ", ".join(names if len(names) <= SHOWN else [*names[:SHOWN - 1], f"... {names[-1]}"])
+
+
+def _what_instead(round: str, rounds: Mapping[str, object]) -> str:
+    """A round behind the others may be meant to be added; any other name is a slip."""
+    last = max(rounds, key=lambda name: (len(name), name))
+    if re.fullmatch(r"r[0-9]{2,6}", round) and int(round[1:]) > int(last[1:]):
+        return f"Add it with 'dvc exp run -S +rounds.{round}.prev={last}'."
+    return did_you_mean(round, rounds) or "Name one of these."
 
 
 def in_order(params: Params) -> list[str]:

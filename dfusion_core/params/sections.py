@@ -1,61 +1,51 @@
 """The sections of params.yaml, as frozen models that refuse unknown keys.
 
-Every field is made by `_paper` (the default is printed in the paper, mostly in Table 3) or by `_ours` (the
+Every field is made by `paper` (the default is printed in the paper, mostly in Table 3) or by `ours` (the
 paper does not give the value). The documentation page and `dfusion params` are generated from here.
 """
 
-import shlex
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
+from .fields import Section, ours, paper
+from .starting import Launcher as Launcher
+from .starting import Round as Round
+
+LAST_SEED = 2**63 - 1  # what tables and random generators hold
+MANY = 1_000_000  # images, prompts or pairs
+LARGE = 1e6  # a factor beyond this leaves no digits to anything else
 UNCHOSEN = "CHOOSE-A-COPY-OF-SD-2.1-BASE"  # model.id of the profiles sd21 and sd21-24gb
 Algo = Literal["dpo", "ddpo", "dpok"]
 Pairs = Literal["dfusion", "naive", "same_noise", "inversion"]
 Layer = Literal["down_0", "down_1", "down_2", "down_3", "mid", "up_0", "up_1", "up_2", "up_3"]
 
 
-def _paper(default: Any, description: str, **limits: Any) -> Any:
-    return Field(default, description=description, json_schema_extra={"paper": True}, **limits)
-
-
-def _ours(default: Any, description: str, **limits: Any) -> Any:
-    return Field(default, description=description, json_schema_extra={"paper": False}, **limits)
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, strict about types, no unknown keys, no NaN or infinity."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
-    )
-
-
 class Model(Section):
     """The diffusion model that is fine-tuned."""
 
-    id: str = _ours(
+    id: str = ours(
         "micro-world",
         "micro-world (built in), a folder in diffusers format, a .safetensors file, or a name on the Hub",
         min_length=1,
     )
-    revision: str | None = _ours(
+    revision: str | None = ours(
         None, "commit, branch or tag of the Hub repository; null takes the newest, which init pins"
     )
-    variant: str | None = _ours(None, "variant of the weights, as fp16; null takes the plain files")
-    config: str | None = _ours(
+    variant: str | None = ours(None, "variant of the weights, as fp16; null takes the plain files")
+    config: str | None = ours(
         None,
         "of a single .safetensors file: sd15, sd15-v, sd21, sd21-v (768 pixels, v-prediction), sdxl, sdxl-v, or "
         "a folder with the configurations; null reads the file's markers",
     )
-    dtype: Literal["auto", "fp32", "fp16", "bf16"] = _ours("fp32", "arithmetic of the frozen weights")
-    device: str = _ours(
+    dtype: Literal["auto", "fp32", "fp16", "bf16"] = ours("fp32", "arithmetic of the frozen weights")
+    device: str = ours(
         "auto",
         "auto, cpu, cuda or cuda:N; auto takes a GPU if there is one",
-        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
+        pattern=r"^(auto|cpu|mps|cuda(:\d{1,2})?)$",
     )
-    compile: bool = _ours(
+    compile: bool = ours(
         False, "compile the U-Net with torch.compile: minutes once for each size of batch, then faster forwards"
     )
     gradient_checkpointing: bool = _ours(
@@ -79,8 +69,8 @@ class Model(Section):
 class Lora(Section):
     """The adapter that is trained (the paper gives no rank; the authors' code has 4)."""
 
-    rank: int = _ours(4, "rank of the update", ge=1)
-    targets: tuple[str, ...] = _ours(
+    rank: int = ours(4, "rank of the update", ge=1, le=4096)
+    targets: tuple[str, ...] = ours(
         ("to_q", "to_k", "to_v", "to_out.0"), "attention layers that get an adapter", min_length=1
     )
 
@@ -88,27 +78,27 @@ class Lora(Section):
 class Prompts(Section):
     """What is drawn."""
 
-    file: str = _ours(
+    file: str = ours(
         "dfusion_core/prompts/micro_attribute.yaml",
         "YAML, JSON, JSONL, CSV or TXT file of prompts, to train on and to look at (docs/prompts.md)",
     )
-    train_count: int | None = _ours(None, "use the first N training prompts; null takes all", ge=1)
-    test_count: int | None = _ours(None, "use the first N test prompts; null takes all", ge=0)
+    train_count: int | None = ours(None, "use the first N training prompts; null takes all", ge=1, le=MANY)
+    test_count: int | None = ours(None, "use the first N test prompts; null takes all", ge=0, le=MANY)
 
 
 class Sample(Section):
     """How images are sampled (Table 3, Sampling)."""
 
-    num_steps: int = _paper(20, "T, the number of denoising steps", ge=2, le=1000)
-    eta: float = _paper(
+    num_steps: int = paper(20, "T, the number of denoising steps", ge=2, le=1000)
+    eta: float = paper(
         1.0, "noise weight of DDIM; must be above 0, or no step has a probability", gt=0, le=1
     )
-    guidance_scale: float = _paper(5.0, "classifier-free guidance; 1 is none", ge=1)
-    images_per_prompt: int = _ours(
-        16, "K, images of one prompt in a round (paper: 640 in all)", ge=2, multiple_of=2
+    guidance_scale: float = paper(5.0, "classifier-free guidance; 1 is none", ge=1, le=1000)
+    images_per_prompt: int = ours(
+        16, "K, images of one prompt in a round (paper: 640 in all)", ge=2, multiple_of=2, le=MANY
     )
-    batch_size: int = _paper(4, "images denoised together", ge=1)
-    maps: Layer | Literal["same_resolution"] = _paper(
+    batch_size: int = paper(4, "images denoised together", ge=1, le=MANY)
+    maps: Layer | Literal["same_resolution"] = paper(
         "up_1",
         "average the cross-attention maps of this layer (the first up layer with attention: up_1 in SD 1 and 2, "
         "up_0 in SDXL), or of all layers of its resolution (authors' code)",
@@ -118,24 +108,34 @@ class Sample(Section):
 class Reward(Section):
     """R(x_0, c): what makes one image better than another."""
 
-    model: str = _paper("ViT-H-14", "OpenCLIP architecture, or a local folder in OpenCLIP format")
-    pretrained: str = _paper("laion2b_s32b_b79k", "OpenCLIP weights of that architecture")
-    batch_size: int = _ours(64, "images scored together", ge=1)
-    weight: float = _ours(1.0, "weight of CLIPScore in the reward; 0 leaves it to the plug-ins")
-    plugins: dict[str, float] = _ours(
+    model: str = paper("ViT-H-14", "OpenCLIP architecture, or a local folder in OpenCLIP format")
+    pretrained: str = paper("laion2b_s32b_b79k", "OpenCLIP weights of that architecture")
+    batch_size: int = ours(64, "images scored together", ge=1, le=MANY)
+    weight: float = ours(1.0, "weight of CLIPScore in the reward; 0 leaves it to the plug-ins", ge=-LARGE, le=LARGE)
+    plugins: dict[str, Annotated[float, Field(ge=-LARGE, le=LARGE)]] = ours(
         {}, "further rewards with their weights: {NAME or module:Class: weight}, see docs/rewards.md"
+    )
+    human: float = ours(
+        0.0, "weight of people's preferences, given with dfusion label (docs/labels.md); 0 asks nobody"
+    )
+    human_answers: float = ours(
+        1.0, "share of the answers that make an order reliable (docs/labels.md) for which score waits", gt=0
+    )
+    human_targets: Literal["people", "head"] = ours(
+        "people", "who says whether a target is as good as its reference: people, or a head on CLIP's embeddings that "
+        "is fitted on their answers about the sampled images"
     )
 
 
 class Extract(Section):
     """Masks from cross-attention (Eq. 4), and what is kept for fusion."""
 
-    threshold: Literal["absolute", "relative"] = _paper(
+    threshold: Literal["absolute", "relative"] = paper(
         "absolute", "thr_o as in Tables 4-6, or a multiple of the map's mean"
     )
-    relative_threshold: float = _ours(1.0, "the multiple of the map's mean, for threshold: relative", gt=0)
-    merge: Literal["xor", "or"] = _paper("xor", "merge item masks by XOR (Eq. 4) or by OR (authors' code)")
-    keep_kv: Literal["all", "none"] | int = _ours(
+    relative_threshold: float = ours(1.0, "the multiple of the map's mean, for threshold: relative", gt=0, le=LARGE)
+    merge: Literal["xor", "or"] = paper("xor", "merge item masks by XOR (Eq. 4) or by OR (authors' code)")
+    keep_kv: Literal["all", "none"] | int = ours(
         "all", "references whose K and V are stored: all, none, or the first N; the rest is recomputed"
     )
 
@@ -143,18 +143,18 @@ class Extract(Section):
 class Fuse(Section):
     """Where and when keys and values are fused (Eq. 5; Table 3, Fusion)."""
 
-    layers: tuple[Layer, ...] = _paper(
+    layers: tuple[Layer, ...] = paper(
         ("mid", "up_1", "up_2", "up_3"), "U-Net layers 3-6 of the paper, by name", min_length=1
     )
-    first_t: int = _paper(18, "fuse from this t ...", ge=1)
-    last_t: int = _paper(1, "... down to this t", ge=1)
-    batch_size: int = _ours(4, "targets denoised together", ge=1)
+    first_t: int = paper(18, "fuse from this t ...", ge=1)
+    last_t: int = paper(1, "... down to this t", ge=1)
+    batch_size: int = ours(4, "targets denoised together", ge=1, le=MANY)
 
 
 class Pairing(Section):
     """Which reference goes with which base (Algorithm 1)."""
 
-    mode: Literal["halves", "top_quarter_twice"] = _paper(
+    mode: Literal["halves", "top_quarter_twice"] = paper(
         "halves", "best half with worst half, or the top quarter twice (authors' code)"
     )
 
@@ -162,11 +162,11 @@ class Pairing(Section):
 class Adopt(Section):
     """Keep a target only if it is as good as its reference (Eq. 7)."""
 
-    enabled: bool = _paper(True, "false keeps every target")
-    threshold: float = _paper(
-        1.0, "thr_ado: share of the lead of the reference over the base that the target must reach", ge=0
+    enabled: bool = paper(True, "false keeps every target")
+    threshold: float = paper(
+        1.0, "thr_ado: share of the lead of the reference over the base that the target must reach", ge=0, le=1000
     )
-    fallback: Literal["reference", "drop"] = _paper(
+    fallback: Literal["reference", "drop"] = paper(
         "reference", "what becomes of a pair whose target is not good enough: its reference wins, or it is dropped"
     )
 
@@ -174,88 +174,57 @@ class Adopt(Section):
 class Train(Section):
     """The update of the adapter (Table 3, Optimizer and Training; Eq. 6)."""
 
-    learning_rate: float = _paper(1e-4, "learning rate of AdamW", gt=0)
-    weight_decay: float = _paper(1e-4, "weight decay of AdamW", ge=0)
-    betas: tuple[float, float] = _paper((0.9, 0.999), "(beta_1, beta_2) of AdamW")
-    epsilon: float = _paper(1e-8, "epsilon of AdamW", gt=0)
-    clip_norm: float = _paper(1.0, "largest norm of the gradient", gt=0)
-    inner_epochs: int = _paper(2, "E, passes over the pairs of a round", ge=1)
-    pairs_per_update: int = _paper(320, "pairs, each with all its timesteps, per optimizer step", ge=1)
-    first_t: int | None = _paper(
+    learning_rate: float = paper(1e-4, "learning rate of AdamW", gt=0, le=1)
+    weight_decay: float = paper(1e-4, "weight decay of AdamW", ge=0, le=1000)
+    betas: tuple[float, float] = paper((0.9, 0.999), "(beta_1, beta_2) of AdamW")
+    epsilon: float = paper(1e-8, "epsilon of AdamW", gt=0, le=1)
+    clip_norm: float = paper(1.0, "largest norm of the gradient", gt=0, le=LARGE)
+    inner_epochs: int = paper(2, "E, passes over the pairs of a round", ge=1, le=10_000)
+    pairs_per_update: int = paper(320, "pairs, each with all its timesteps, per optimizer step", ge=1, le=MANY)
+    first_t: int | None = paper(
         None, "train from this t ...; null: from T. Where fusion begins, a target says what fusion put there", ge=1
     )
-    last_t: int = _paper(1, "... down to this t; a step of little noise outweighs all others in the log-ratio", ge=1)
-    timestep_weight: Literal["none", "equal"] = _paper(
+    last_t: int = paper(1, "... down to this t; a step of little noise outweighs all others in the log-ratio", ge=1)
+    timestep_weight: Literal["none", "equal"] = paper(
         "none", "none: as printed, where t = 2 outweighs all others; equal: terms are weighted so that the gradient "
         "with respect to the predicted noise is as large at every timestep"
     )
-    micro_batch: int = _ours(
-        8, "rows of (pair, timestep) in one forward pass; no effect on the result but rounding", ge=1
+    micro_batch: int = ours(
+        8, "rows of (pair, timestep) in one forward pass; no effect on the result but rounding", ge=1, le=MANY
     )
-    dpo_form: Literal["ratio", "log_ratio"] = _paper(
+    dpo_form: Literal["ratio", "log_ratio"] = paper(
         "ratio", "Eq. 6 as printed, or with the logarithm of Diffusion-DPO and D3PO"
     )
-    dpo_beta: float = _ours(0.1, "beta of Eq. 6; published nowhere, 0.1 is D3PO's", gt=0)
-    ratio_clip: float = _ours(
+    dpo_beta: float = ours(
+        0.1, "beta of Eq. 6; published nowhere, 0.1 is D3PO's; acts through AdamW's epsilon alone (docs/method.md)",
+        gt=0, le=LARGE)
+    ratio_clip: float = ours(
         1e-4, "ddpo, dpok: ratios further than this from 1 are clipped; published nowhere, 1e-4 is DDPO's", gt=0, lt=1
     )
-    advantage_clip: float = _ours(5.0, "ddpo, dpok: largest absolute value of a normalised reward", gt=0)
-    dpok_alpha: float = _paper(0.99, "dpok: weight of the policy gradient in Eq. 9", gt=0)
-    dpok_beta: float = _paper(0.01, "dpok: weight of the KL divergence from the policy before the round", ge=0)
+    advantage_clip: float = ours(5.0, "ddpo, dpok: largest absolute value of a normalised reward", gt=0, le=LARGE)
+    dpok_alpha: float = paper(0.99, "dpok: weight of the policy gradient in Eq. 9", gt=0, le=LARGE)
+    dpok_beta: float = paper(0.01, "dpok: weight of the KL divergence from the policy before the round", ge=0, le=LARGE)
 
 
 class Evaluate(Section):
     """Images of fixed seeds, to compare rounds with one another."""
 
-    images_per_prompt: int = _ours(4, "images of one prompt", ge=1)
-    train_count: int | None = _ours(
-        None, "the first N training prompts; null takes all that are trained on", ge=0
+    images_per_prompt: int = ours(4, "images of one prompt", ge=1, le=MANY)
+    train_count: int | None = ours(
+        None, "the first N training prompts; null takes all that are trained on", ge=0, le=MANY
     )
-    test_count: int | None = _ours(None, "the first N test prompts; null takes all", ge=0)
-    batch_size: int = _ours(4, "images denoised together", ge=1)
-    seed: int = _ours(1, "seed of the evaluation images, the same in every round", ge=0)
-
-
-class Launcher(Section):
-    """How each stage is started. $NAME stands for the variable of the environment; no shell is involved."""
-
-    init: str = _ours("python", "what stands before -m stages.init")
-    sample: str = _ours("python", "what stands before -m stages.sample")
-    score: str = _ours("python", "what stands before -m stages.score")
-    extract: str = _ours("python", "what stands before -m stages.extract")
-    fuse: str = _ours("python", "what stands before -m stages.fuse")
-    adopt: str = _ours("python", "what stands before -m stages.adopt")
-    train: str = _ours("python", "what stands before -m stages.train")
-    evaluate: str = _ours("python", "what stands before -m stages.evaluate, also of the base model")
-    summary: str = _ours("python", "what stands before -m stages.summary")
-
-    @field_validator("*")
-    @classmethod
-    def _is_a_command(cls, value: str) -> str:
-        try:
-            words = shlex.split(value)
-        except ValueError:  # a quotation mark without its pair
-            words = []
-        if not words:
-            raise PydanticCustomError("no_command", "must be a command, as python or torchrun with its options")
-        return value
-
-
-class Round(Section):
-    """One online round."""
-
-    prev: str = Field(
-        description="the round whose adapter this one starts from, or init", pattern=r"^(init|r\d{2,})$"
-    )
+    test_count: int | None = ours(None, "the first N test prompts; null takes all", ge=0, le=MANY)
+    batch_size: int = ours(4, "images denoised together", ge=1, le=MANY)
+    seed: int = ours(1, "seed of the evaluation images, the same in every round", ge=0, le=LAST_SEED)
 
 
 class Everything(Section):
     """The whole of params.yaml."""
 
-    algo: Algo = _paper("dpo", "which loss trains the adapter: Eq. 6, 8 or 9")
-    pairs: Pairs = _paper("dfusion", "how pairs are made: the method, or one of those it is compared with")
-    seed: int = _ours(0, "every noise follows from this, the round, the prompt and the sample", ge=0)
-    rounds: dict[str, Round] = _ours(
+    algo: Algo = paper("dpo", "which loss trains the adapter: Eq. 6, 8 or 9")
+    pairs: Pairs = paper("dfusion", "how pairs are made: the method, or one of those it is compared with")
+    seed: int = ours(0, "every noise follows from this, the round, the prompt and the sample", ge=0, le=LAST_SEED)
+    rounds: dict[str, Round] = ours(
         {"r00": Round(prev="init")}, "the online rounds, by name, each with the one before it"
     )
     model: Model = Model()

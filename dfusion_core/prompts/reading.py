@@ -10,12 +10,14 @@ A plain list is a list of training prompts. Items are words and not token positi
 word: "woolen" is two CLIP tokens. docs/prompts.md has the whole format; `formats.py` reads TXT, CSV, JSON and JSONL.
 """
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import PromptsError, did_you_mean, listed, short
+from ..errors import PromptsError, did_you_mean, listed, one_line, short
+from ..params.strict_yaml import CutText
 from .formats import read_data
 from .items import MarkError, read_marks, word_spans
 
@@ -58,7 +60,10 @@ def load_prompts(path: str | Path) -> PromptFile:
         data = read_data(path)
     except FileNotFoundError:
         raise PromptsError(f"prompts: there is no file {path}.", "Set prompts.file in params.yaml.") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise PromptsError(f"prompts: {path} cannot be read: {one_line(error)}.",
+                           "Set prompts.file in params.yaml to a YAML file.") from error
+    except ValueError as error:
         raise PromptsError(f"prompts: {path}: {error}.", f"Correct that line. {QUOTES}") from error
     return checked_prompts(data, path.name)
 
@@ -120,6 +125,9 @@ def _prompt(entry: Any, need_items: bool) -> Prompt | list[str]:
     marked, thresholds = entry.get("prompt"), entry.get("thresholds")
     if not isinstance(marked, str) or not marked.strip():
         return [*found, "`prompt` must be a text."]
+    if isinstance(marked, CutText):
+        return [*found, f"'{short(marked)}': YAML takes '{short(marked.rest)}' behind it for a comment. Put the prompt "
+                        "in quotes if that belongs to it; a comment needs two spaces before # and one behind it."]
     try:
         text, items = read_marks(marked)
     except MarkError as error:
@@ -162,10 +170,18 @@ def _threshold_mistakes(text: str, items: int, thresholds: Any) -> list[str]:
 
 def _repeated(prompts: Sequence[Prompt]) -> list[str]:
     """A prompt given twice would be weighted twice, and a test prompt that is trained on is no test."""
-    seen: set[str] = set()
+    seen: dict[str, str] = {}
     repeated = []
     for prompt in prompts:
-        if prompt.text in seen:
-            repeated.append(f"'{short(prompt.text)}': occurs twice.")
-        seen.add(prompt.text)
+        form = plain_form(prompt.text)
+        if first := seen.get(form):
+            repeated.append(f"'{short(prompt.text)}': occurs twice." if first == prompt.text else
+                            f"'{short(prompt.text)}': is '{short(first)}' but for case, spaces or Unicode form.")
+        seen.setdefault(form, prompt.text)
     return repeated
+
+
+def plain_form(text: str) -> str:
+    """`text` without what no reader would call another prompt: case, spaces, Unicode form, invisible characters."""
+    shown = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf")
+    return unicodedata.normalize("NFKC", " ".join(shown.casefold().split()))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError, RewardError
+from ..models.builtin import reward_source
 from ..models.configs import check_keys, read_config
 
 CONFIG = "open_clip_config.json"
@@ -43,6 +44,13 @@ def check_folder(folder: Path) -> None:
             (folder / name).is_file() for name in VOCABULARIES):
         raise RewardError(f"reward.model: the folder '{folder}' has no vocabulary: tokenizer.json is missing.",
                           "Copy the tokenizer's files into it; without them every prompt would be the same.")
+
+
+def check_local(name: str) -> None:
+    """Raise RewardError where ``name`` is a folder that is not a whole reward model of plain values."""
+    source = reward_source(name)
+    if source.startswith("local-dir:"):
+        check_folder(Path(source.removeprefix("local-dir:")))
 
 
 def folder_files(folder: Path) -> dict[str, Path]:

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 FILE = "reward.json"
 KEYS = ("clip.model", "clip.weight", "clip.sha256", "plugins")
+HUMAN = "human"  # the term of people's preferences
 # Columns of tables that have scores: no plug-in may have such a name
-RESERVED = ("reward", "clip", "right", "diversity", "oracle_log_prob", "image", "split", "prompt_id", "prompt",
+RESERVED = ("reward", "clip", HUMAN, "right", "diversity", "oracle_log_prob", "image", "split", "prompt_id", "prompt",
             "sample", "seed", "round")
 Identity = dict[str, Any]
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import json
 import os
 import re
 import sys
@@ -61,7 +62,17 @@ def load_plugin(name: str, device: torch.device) -> Plugin:
         if not callable(getattr(plugin, needed, None)):
             raise RewardError(f"reward.plugins: '{name}' has no method {needed}().",
                               "Write it as docs/rewards.md shows: identity() tells what the scores depend on.")
+    _check_identity(name, plugin)
     return plugin
+
+
+def _check_identity(name: str, plugin: Plugin) -> None:
+    """It is written beside the scores: what cannot be written is to be known before anything is scored."""
+    try:
+        json.dumps(plugin.identity(), allow_nan=False)
+    except Exception as error:  # a user's code may raise anything
+        raise RewardError(f"reward.plugins: identity() of '{name}' gives no text: {type(error).__name__}: "
+                          f"{one_line(error)}.", "Return a text that tells what the scores depend on.") from error
 
 
 def reward_inputs(reward: Reward) -> dict[str, Path | list[Path]]:

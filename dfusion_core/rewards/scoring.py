@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +14,8 @@ from ..diffusion.finite import check_finite
 from ..errors import RewardError, one_line
 from ..models.builtin import local_path, reward_source
 from ..models.whole import PADDING
-from .folder import check_folder
-from .identity import RESERVED
+from .folder import check_local
+from .identity import HUMAN, RESERVED
 from .plugins import Plugin, load_plugin, state_hash
 
 if TYPE_CHECKING:
@@ -55,8 +54,7 @@ class Clip:
             raise RewardError(
                 f"reward.pretrained: is empty, but '{name}' is an architecture without weights.",
                 "Name open_clip's weights for it, or a file of weights; reward.model may also be local-dir:FOLDER.")
-        if source.startswith("local-dir:"):
-            check_folder(Path(source.removeprefix("local-dir:")))
+        check_local(name)
         try:
             self.model, _, transform = open_clip.create_model_and_transforms(
                 source, pretrained=tag, device=device, require_pretrained=True)  # else random weights
@@ -128,8 +126,12 @@ class Scorer:
         size, parts = self.clip.batch_size, []
         for start in range(0, len(pictures), size):
             batch = channels_first(pictures[start:start + size]).to(self.clip.device)
-            with torch.no_grad():
-                found = plugin(batch, prompts[start:start + size])
+            try:
+                with torch.no_grad():
+                    found = plugin(batch, prompts[start:start + size])
+            except Exception as error:
+                error.add_note(f"reward.plugins: '{name}' raised this.")  # its author needs the traceback
+                raise
             if not isinstance(found, torch.Tensor) or found.shape != (len(batch),) or not found.isfinite().all():
                 raise RewardError(
                     f"reward.plugins: '{name}' must return {len(batch)} finite numbers for {len(batch)} pictures, "
@@ -138,15 +140,22 @@ class Scorer:
         return torch.cat(parts)
 
 
-def load_reward(reward: Reward, device: torch.device) -> Scorer:
-    """The reward that the parameters name. Raises RewardError."""
+def load_reward(reward: Reward, device: torch.device, people: Plugin | None = None) -> Scorer:
+    """The reward that the parameters name. Raises RewardError.
+
+    people: their preferences about the images that are to be scored, which ``reward.human`` weighs. Without them, as
+    for evaluation images, the reward is the rest of the sum; where that is nothing, CLIPScore with weight 1.
+    """
     for name in reward.plugins:
         if name in RESERVED:
             raise RewardError(f"reward.plugins: '{name}' is the name of a column in the tables of scores.",
                               "Name the plug-in as module:Class, or give its entry point another name.")
     clip = Clip(reward.model, reward.pretrained, reward.batch_size, device)
     plugins = {name: (load_plugin(name, device), weight) for name, weight in reward.plugins.items()}
-    return Scorer(clip, reward.weight, plugins)
+    if people is not None:
+        plugins[HUMAN] = (people, reward.human)
+    alone = people is None and reward.human and not reward.weight and not plugins
+    return Scorer(clip, 1.0 if alone else reward.weight, plugins)
 
 
 def check_vocabulary(name: str, model: Any, tokenizer: Any) -> None:

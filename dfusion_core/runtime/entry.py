@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from .ranks import join, leads
+from .ranks import leads
 from .streams import outlive_readers
 
 # Nobody is told what runs here, unless the user's environment says so: the Hub's libraries would add it to what they
@@ -67,6 +67,8 @@ def among_ranks(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> None:
+        from .collective import join
+
         join()
         if not leads():
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DFusionError, StoreError, one_line
-from ..runtime.ranks import leader_first
+from ..runtime.collective import leader_first
 from . import code, dvc_lock, scratch
 from .agreement import require_agreement
 from .hints import dvc_stage

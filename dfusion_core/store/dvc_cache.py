@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from shlex import quote
 
-from .hints import command
+from .hints import command, has_remote
 from .verify import Problem
 
 OBJECTS = Path("files", "md5")
@@ -22,10 +22,11 @@ def is_cache(path: Path) -> bool:
 
 def check_cache(cache: Path) -> list[Problem]:
     """The objects whose content does not fit their name."""
+    fetched = "'dvc pull' fetches it, or " if has_remote() else ""
     return [
         Problem(cache, file.relative_to(cache).as_posix(),
                 f"checksum differs: the file is damaged. Delete it with {command(f'rm -f {quote(str(file))}')}; then "
-                "'dvc pull' fetches it, or 'dvc repro -f -s STAGE' makes it again")
+                f"{fetched}'dvc repro -f -s STAGE' makes it again")
         for file in sorted((cache / OBJECTS).glob("??/*"))
         if re.fullmatch("[0-9a-f]{30}([.]dir)?", file.name) and _md5(file) != file.parent.name + file.name[:30]
     ]

@@ -101,8 +101,8 @@ def _other_params(locked: Mapping[str, Any], made: Mapping[str, Any]) -> list[tu
     """Keys of both whose values differ. dvc.lock has what params.yaml says; defaults are filled in."""
     from pydantic import ValidationError
 
-    from ..params.loading import Params
     from ..params.sections import Everything
+    from ..params.selection import Params
 
     both = {name: value for name, value in locked.items() if name in made and value is not None}
     try:

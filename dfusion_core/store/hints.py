@@ -1,5 +1,6 @@
 """Which command makes an output, and which brings a damaged one back."""
 
+import os
 import re
 from pathlib import Path
 from shlex import quote
@@ -16,8 +17,14 @@ def how_to_make(path: Path) -> str:
     if found is None:
         return "Make it with 'dvc repro -s init'." if path.parts[-2:] == ("runs", "init") else ""
     _, round, stage = found
-    fetched = "" if round == "init" else ", or fetch it with 'dvc pull'"
+    fetched = ", or fetch it with 'dvc pull'" if round != "init" and has_remote() else ""
     return f"Make it with 'dvc repro -s {dvc_stage(round, stage)}'{fetched}."
+
+
+def how_to_remake(path: Path) -> str:
+    """The command that makes a `runs/<round>/<stage>` that is there once more, as a hint."""
+    found = _output(path)
+    return f"Make it again with 'dvc repro -f -s {dvc_stage(found[1], found[2])}'." if found else ""
 
 
 def how_to_mend(path: Path) -> str:
@@ -34,6 +41,16 @@ def how_to_mend(path: Path) -> str:
         f"Bring it back with {command(f'rm -r {where}')} and {command(f'dvc checkout {where}')} if DVC has it, or make "
         f"it again with 'dvc repro -f -s {dvc_stage(round, stage)}'. If it comes back damaged: "
         "'dfusion verify .dvc/cache'.")
+
+
+def has_remote() -> bool:
+    """Whether DVC has a remote to fetch from: without one 'dvc pull' is no advice."""
+    roots = [Path(os.environ["DVC_ROOT"])] if os.environ.get("DVC_ROOT") else [Path.cwd(), *Path.cwd().parents]
+    dvc = next((root / ".dvc" for root in roots if (root / ".dvc").is_dir()), None)
+    files = [dvc / "config", dvc / "config.local"] if dvc else []
+    files += [Path.home() / ".config/dvc/config", Path("/etc/xdg/dvc/config")]
+    return any(re.search(r"""^\s*\[\s*'?remote\b""", file.read_text(errors="replace"), re.MULTILINE)
+               for file in files if file.is_file())
 
 
 def command(line: str) -> str:

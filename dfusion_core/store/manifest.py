@@ -13,6 +13,7 @@ from .provenance import hash_of
 from .schema import FORMAT_VERSION, OLDEST_VERSION
 
 MANIFEST = "manifest.json"
+PRUNED = "pruned"  # files that `dfusion prune` deleted; the digest still covers them
 KEYS = {"digest", "environment", "files", "fingerprint", "ingredients", "rows"}
 
 
@@ -68,7 +69,7 @@ def _is_whole(manifest: dict[str, Any]) -> bool:
         return (
             ("checksum" not in manifest and manifest["format_version"] == 1 or sealed(manifest) == manifest)
             and manifest["fingerprint"] == hash_of(manifest["ingredients"])
-            and manifest["digest"] == content_digest(manifest["files"])
+            and manifest["digest"] == content_digest({**manifest["files"], **manifest.get(PRUNED, {})})
             and all(type(entry["size"]) is int for entry in manifest["files"].values())
             and type(manifest["rows"]) is int
             and isinstance(manifest["ingredients"]["stage"], str)

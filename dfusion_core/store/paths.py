@@ -10,6 +10,7 @@ from ..params.rounds import INIT
 
 RUNS = Path("runs")
 RESULTS = Path("results")
+LABELS = Path("labels")  # people's answers: input of the pipeline, to be kept in git
 ROUND_STAGES = ("sample", "score", "extract", "fuse", "adopt", "train", "evaluate")  # in their order
 
 
@@ -27,6 +28,12 @@ def output(stage: str, round: str) -> Path:
 def adapter(round: str) -> Path:
     """The folder with the adapter that ``train`` (or ``init``) wrote."""
     return output("train", round) / "adapter"
+
+
+def labels_file(round: str, targets: bool = False) -> Path:
+    """The answers about the sampled images of a round, or about the targets made of them."""
+    output("sample", round)  # refuses what is no name of a round
+    return LABELS / f"{round}{'-targets' if targets else ''}.csv"
 
 
 def round_result(round: str) -> Path:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingStage, StoreError, did_you_mean, one_line
-from .hints import how_to_make
-from .manifest import MANIFEST, read_manifest
+from .hints import how_to_make, how_to_remake
+from .manifest import MANIFEST, PRUNED, read_manifest
 from .paths import output
 from .publish import ARRAYS
 from .schema import Array, find_array, shard_rows
@@ -67,6 +67,8 @@ class StageData:
             found = arrays.get(name)
         if not isinstance(found, zarr.Array):
             names = self.names
+            if any(file.startswith(f"{ARRAYS}/{name}/") for file in self.manifest.get(PRUNED, {})):
+                raise StoreError(f"store: the array '{name}' of {self.folder} was pruned.", how_to_remake(self.folder))
             raise StoreError(
                 f"store: {self.folder} has no array '{name}'; it has {', '.join(names)}.",
                 did_you_mean(name, names),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import NotFinite, StoreError
 from ..runtime import ranks
+from ..runtime.collective import wait
 from ..runtime.progress import track
 from . import atomic, tensors
 from .basis import Basis
@@ -76,7 +77,7 @@ class StageRun:
             except BaseException:
                 self._lock.release()
                 raise
-        ranks.wait()
+        wait()
         if not ranks.leads():
             self.done = self._place.is_published(read=False)
         self._basis.hold()
@@ -103,12 +104,12 @@ class StageRun:
 
     def _finish(self) -> None:
         """The leader publishes the rows of all processes, unless what decided them is no longer as it was."""
-        ranks.wait()  # for the rows of the others
+        wait()  # for the rows of the others
         if ranks.leads():
             self._basis.require_unchanged()
             if not self.done:
                 self._place.publish(self.ingredients)
-        ranks.wait()  # what comes next reads the output
+        wait()  # what comes next reads the output
 
     def expect(self, count: int, batch: int) -> list[range]:
         """Fix the number of rows and the partition into parts; this process's parts that are not finished yet."""
@@ -117,7 +118,7 @@ class StageRun:
             self._parts.expect(count, batch)
             if ranks.leads() and (damaged := self._parts.clean()):
                 self.say(f"makes {damaged} damaged part{'s' * (damaged > 1)} of an earlier run again")
-            ranks.wait()
+            wait()
         unfinished = self._parts.unfinished()
         return [rows for rows in ranks.share(self._parts.ranges) if rows in unfinished]
 
@@ -172,7 +173,7 @@ class StageRun:
 
     def collect(self, name: str) -> AnyArray:
         """One array or working column of all rows that `unfinished` went through, also in earlier runs."""
-        ranks.wait()
+        wait()
         return self._parts.read(name, range(self._parts.count))
 
     def write_table(self, name: str, frame: "pd.DataFrame") -> None:

@@ -117,7 +117,8 @@ def published_folders(path: Path) -> list[Path]:
         below = sorted(_outputs_below(candidate))
         if below:
             return below
-    raise StoreError(f"store: there is no published output at {path}.", how_to_make(path))
+    raise StoreError(f"store: there is no published output at {path}.",
+                     how_to_make(path) or "Name an output or a folder with some, as runs; 'dvc repro' makes them.")
 
 
 def _outputs_below(path: Path) -> Iterator[Path]:

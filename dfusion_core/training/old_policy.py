@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from ..errors import RatioError
-from ..runtime.ranks import add_up, world
+from ..runtime.ranks import world
+from .summing import add_up
 
 RATIO_TOLERANCE = 1e-5  # between two passes of the same graph on the same rows
 REPLAY_TOLERANCE = {torch.float32: 1e-3}  # against sampling, with another batch shape and a merged adapter
@@ -73,4 +74,5 @@ class OldPolicy:
         if not off <= tolerance:
             raise RatioError(
                 f"train: log_prob of the first batch differs from the stored one by {off:.2g} (tolerance {tolerance}).",
-                "The adapter, model.dtype or device is not the one that sampled; run 'dvc repro' from sample on.")
+                "The adapter, model.dtype or device is not the one that sampled; make"
+                " the round's images again with 'dvc repro -f -s sample@ROUND', then run 'dvc repro'.")

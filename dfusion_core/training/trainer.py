@@ -20,11 +20,12 @@ from ..diffusion import ddim
 from ..diffusion.window import step_indices
 from ..errors import BadNumber, NotFinite
 from ..models.lora import trainable
-from ..runtime.ranks import add_up, share
+from ..runtime.ranks import share
 from .diagnostics import SEEN, Diagnostics
 from .objectives import old_values, row_loss, timestep_weights
 from .old_policy import OldPolicy
 from .optimizer import epsilon_share, from_arrays, load_optimizer, to_arrays
+from .summing import add_up
 
 if TYPE_CHECKING:
     from ..models.policy import Policy

@@ -35,7 +35,7 @@ def index(shard: Path) -> list[tuple[int, int]]:
 
 
 def zarr_alone() -> list[float]:
-    return zarr.open_group("runs/r00/sample/arrays.zarr", mode="r")["log_prob"][:, 0].tolist()  # type: ignore[index,union-attr,call-overload]
+    return zarr.open_group("runs/r00/sample/arrays.zarr", mode="r")["log_prob"][:, 0].tolist()
 
 
 def both_refuse(file: str) -> None:

@@ -82,8 +82,8 @@ def test_a_disk_that_forgot_a_bit_of_the_cache(clone: Path, shard: Path) -> None
     said = fails(clone, *VERIFY, ".dvc/cache")
     assert said.endswith("1 folders checked, 1 problems.\n")
     remove = said.split("Delete it with '")[1].split("'")[0].split()
-    assert remove[0] == "rm" and len(remove) == 2
-    call(clone, "rm", "-f", remove[1])
+    assert remove[:2] == ["rm", "-f"] and len(remove) == 3
+    call(clone, *remove)
     assert "0 problems" in call(clone, *VERIFY, ".dvc/cache")
     call(clone, "dvc", "repro", "-f", "-s", "sample@r00")
     assert "0 problems" in call(clone, *VERIFY, "runs", ".dvc/cache")

@@ -30,9 +30,10 @@ def differences(quiet: Path, killed: Path) -> list[str]:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """sha256 of every file of runs and results."""
+    """sha256 of every file of runs and results; the digests of the code are DVC's alone."""
     return {path.relative_to(folder).as_posix(): digest_of_file(path)
-            for area in ("runs", "results") for path in sorted((folder / area).rglob("*")) if path.is_file()}
+            for area in ("runs", "results") for path in sorted((folder / area).rglob("*"))
+            if path.is_file() and path.parent.name != "code"}
 
 
 def lost(notes: list[dict[str, Any]]) -> list[list[Any]]:
@@ -99,7 +100,7 @@ def flatness(notes: list[dict[str, Any]], count: int) -> pd.DataFrame:
     found = found.dropna(subset="when")
     means = found[found.whole].groupby(["stage", "when"], sort=False)[["seconds", "cpu", "memory_mib"]].mean()
     table = means.unstack("when")
-    table.columns = [f"{name}_{when}" for name, when in table.columns]
+    table.columns = ["_".join(pair) for pair in table.columns]
     between = found.groupby("when").before.median()
     table.loc["DVC before a stage", ["seconds_first", "seconds_last"]] = [between["first"], between["last"]]
     return table.round(1).reset_index()
@@ -134,5 +135,6 @@ def write_report(out: Path, report: dict[str, Any]) -> None:
 
 def markdown(table: pd.DataFrame) -> str:
     """A table with a line of names."""
-    rows = [table.columns, ["---"] * len(table.columns), *table.astype(object).fillna("").itertuples(index=False)]
+    lines = table.astype(object).fillna("").itertuples(index=False)
+    rows: list[list[Any]] = [list(table.columns), ["---"] * len(table.columns), *map(list, lines)]
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)

@@ -40,6 +40,7 @@ def make_repository(folder: Path, params: str, count: int, **changes: Any) -> No
     for name in ("stages", "dfusion_core"):
         shutil.copytree(ROOT / name, folder / name, ignore=left_out)
     (folder / "dfusion_core/microworld/weights").mkdir(exist_ok=True)  # a dependency, also of other models
+    shutil.copytree(ROOT / "labels", folder / "labels")
     for name in ("dvc.yaml", ".dvcignore", ".gitignore", "params.yaml"):
         shutil.copy(ROOT / name, folder)
     write_params(folder, params, count, **changes)

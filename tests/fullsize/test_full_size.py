@@ -136,6 +136,7 @@ def test_fused_forward(case: Case, reference: list[Half]) -> None:
     assert (halves[1] - unfused).abs().max() > 100 * ROUNDING
 
 
+@pytest.mark.slow
 def test_training_step(case: Case) -> None:
     """Eq. (6) through a LoRA of rank 4: the first loss is log 2, the step is AdamW's first, -lr g / (|g| + epsilon),
     and g is what finite differences of the naive loss give."""

@@ -27,7 +27,6 @@ from dfusion_core.extraction import keys_values as extraction
 from dfusion_core.rewards.scoring import Clip
 from dfusion_core.store import read_stage
 from dfusion_core.store.reading import StageData
-from dfusion_core.training import trainer as training
 from dfusion_core.training import trajectories
 
 Patch = pytest.MonkeyPatch
@@ -89,7 +88,8 @@ def log_prob(update: int) -> Callable[[Patch], None]:
             with torch.no_grad():
                 result[-1] = NAN
 
-        patch.setattr(training.ddim, "log_prob", at_call(0 if update == 0 else 5, ddim.log_prob, spoil))
+        patch.setattr("dfusion_core.training.trainer.ddim.log_prob",
+                      at_call(0 if update == 0 else 5, ddim.log_prob, spoil))
 
     return broken
 

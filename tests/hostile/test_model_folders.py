@@ -22,6 +22,7 @@ from dfusion_core.models.single_file import read_markers
 from dfusion_core.params.sections import Model, Reward, Sample
 from dfusion_core.rewards.plugins import load_plugin
 from dfusion_core.rewards.scoring import load_reward
+from dfusion_core.store.atomic import write_text
 from dfusion_core.testing import tiny_clip, tiny_model
 
 CPU = torch.device("cpu")
@@ -85,7 +86,8 @@ MODELS: dict[str, tuple[Callable[[], None], list[str]]] = {
         "evil.Evil", None]}), ["auto_map", "tokenizer"]),
     "kernels of the Hub": (edit("model/text_encoder/config.json", _attn_implementation="some/kernel"),
                            ["_attn_implementation", "some/kernel"]),
-    "an adapter beside": (lambda: Path("model/text_encoder/adapter_config.json").write_text("{}"), ["LoRA", "adapter"]),
+    "an adapter beside": (lambda: write_text(Path("model/text_encoder/adapter_config.json"), "{}"),
+                          ["LoRA", "adapter"]),
 }
 
 

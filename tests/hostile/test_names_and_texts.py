@@ -135,7 +135,7 @@ def test_a_folder_that_is_a_link_to_outside(project: Path, tmp_path_factory: pyt
                                   '"a [cat] \\ud800"', "!!python/object/apply:os.system ['id']", "!!binary aGk="])
 def test_no_control_character_or_tag_in_yaml(tmp_path: Path, text: str) -> None:
     (tmp_path / "prompts.yaml").write_text(f"train:\n- {text}\n")
-    with pytest.raises(PromptsError, match="line 2: the (control character|tag)|line 2: '.*' is no binary"):
+    with pytest.raises(PromptsError, match=r"line 2: (the (control character|tag)|'.*' is no binary|\\ud83d)"):
         load_prompts(tmp_path / "prompts.yaml")
     (tmp_path / "params.yaml").write_text(f"algo: dpo\nlauncher: {text}\n")
     with pytest.raises(ParamsError, match=r"^params.yaml: line 2: "):
@@ -178,12 +178,25 @@ class Seen(HTMLParser):
         self.text += data
 
 
+def know_signs(file: Path) -> None:
+    """Give a vocabulary the signs of EVIL, in the place of others."""
+    said = json.loads(file.read_text())
+    vocabulary: dict[str, int] = said["model"]["vocab"]
+    for old, new in zip("23456789?-,'", "<>=/()|`$[]:", strict=True):
+        for end in ("", "</w>"):
+            vocabulary[f"{new}{end}"] = vocabulary.pop(f"{old}{end}")
+    said["model"]["vocab"] = vocabulary
+    file.write_text(json.dumps(said))
+
+
 @pytest.fixture
 def evil(project: Path) -> Path:
     """The project with one round on a prompt that is a page of its own, in a test prompt too."""
     prompts = {"train": [EVIL.replace("![z]", "![[z]]"), "a blue and dotted [square]"],
-               "test": [PROMPTS["test"][0], EVIL.replace("![z]", "![[z]]") + " again"]}
+               "test": [PROMPTS["test"][0], "some " + EVIL.replace("![z]", "![[z]]")]}
     Path("prompts.yaml").write_text(yaml.safe_dump(prompts, allow_unicode=True))
+    for file in ("model/tokenizer/tokenizer.json", "clip/tokenizer.json"):
+        know_signs(Path(file))
     change(rounds={"r00": {"prev": "init"}}, extract={"threshold": "relative"})
     shutil.rmtree("runs")
     shutil.rmtree("results")

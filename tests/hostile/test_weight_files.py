@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +133,10 @@ def test_a_text_encoder_under_other_names_is_not_filled_with_random_numbers(proj
     file = Path("model/text_encoder/model.safetensors")
     tensors = {name: torch.from_numpy(value) for name, value in load_file(file).items()}
     norm = next(name for name in tensors if name.endswith("final_layer_norm.weight"))
-    rename = {"names": lambda name: f"clip.{name}", "one name": lambda name: f"{name}x" if name == norm else name,
-              "nothing": lambda name: name}[change]
+    renames: dict[str, Callable[[str], str]] = {
+        "names": lambda name: f"clip.{name}", "one name": lambda name: f"{name}x" if name == norm else name,
+        "nothing": lambda name: name}
+    rename = renames[change]
     save_file({rename(name): value for name, value in tensors.items()}, file, {"format": "pt"})
     model = load_params("model").model
     if change == "nothing":

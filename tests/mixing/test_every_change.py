@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from dfusion_core.errors import ParamsError
-from dfusion_core.params import load_params
-from dfusion_core.params.loading import NEVER_IN_FINGERPRINT, explain
+from dfusion_core.params import explain, load_params
+from dfusion_core.params.selection import NEVER_IN_FINGERPRINT
 from dfusion_core.store import StageRun, open_stage
 from dfusion_core.store.provenance import environment
 
@@ -54,7 +54,7 @@ def candidates(key: str, value: Any) -> Iterator[Any]:
     elif isinstance(value, dict):
         yield {"mine:Reward": 0.5}
     yield from (3, "or", "relative", "naive", "ddpo", "fp16", "up_2", "log_ratio", "drop", "top_quarter_twice", "none",
-                "equal", "another", True)
+                "equal", "head", "another", True)
 
 
 def params_with(key: str, value: Any, sections: tuple[str, ...]) -> Any:
@@ -113,6 +113,7 @@ def test_a_parameter_that_the_stage_declares(
         assert f"{key} changed from {old} to {json.dumps(value)}." in said
 
 
+@pytest.mark.slow
 def test_a_parameter_that_the_stage_does_not_declare(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One interrupted run of each stage for all of them: it continues with the rows that it had."""
     for number, stage in enumerate(STAGES):

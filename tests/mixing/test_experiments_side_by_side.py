@@ -48,7 +48,9 @@ def alone(clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
 
 
 def published(folder: Path) -> Found:
-    return {f"{area}/{name}": sha for area in ("runs", "results") for name, sha in content(folder / area).items()}
+    """What runs made; the digests of the code, which only DVC notes, are left out."""
+    return {f"{area}/{name}": sha for area in ("runs", "results") for name, sha in content(folder / area).items()
+            if not name.startswith("code/")}
 
 
 def applied(clone: Path, experiment: str) -> Found:

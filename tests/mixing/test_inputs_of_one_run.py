@@ -48,10 +48,12 @@ def other(project: Path) -> Path:
 
 @pytest.mark.parametrize(("from_second", "reader", "named"), [
     (["score"], "extract", "score"),
-    (["extract", "kv"], "fuse", "extract"),
-    (["fuse"], "adopt", "fuse"),
-    (["adopt"], "train", "adopt"),
-    (["sample", "score"], "extract", "sample"),
+    *(pytest.param(*one, marks=pytest.mark.slow) for one in [
+        (["extract", "kv"], "fuse", "extract"),
+        (["fuse"], "adopt", "fuse"),
+        (["adopt"], "train", "adopt"),
+        (["sample", "score"], "extract", "sample"),
+    ]),
 ])
 def test_outputs_of_two_runs(other: Path, from_second: list[str], reader: str, named: str) -> None:
     """Made with other parameters, or from another input than the one that is there."""

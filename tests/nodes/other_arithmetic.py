@@ -82,7 +82,7 @@ def of_output(name: str) -> dict[str, float]:
     import zarr
 
     before = read_stage(name, "r00")
-    now = zarr.open_group(AGAIN / name / "arrays.zarr", mode="r") if before.names else {}
+    now: Any = zarr.open_group(AGAIN / name / "arrays.zarr", mode="r") if before.names else {}
     return {array: largest(before.array(array)[:], np.asarray(now[array][:])) for array in before.names}
 
 

@@ -50,7 +50,7 @@ def test_two_processes_make_the_same_run(copied: Path, whole: Path) -> None:
         call(copied, "dvc", "repro", "-f", "-s", f"{stage}@r00")
         assert len(list(copied.glob("logs/*/attempt_0/[01]"))) == 2 * number
     assert locked(copied)["sample@r00"] == locked(whole)["sample@r00"]  # bit for bit
-    assert_adapters_agree(*(folder / "runs/r00" / ADAPTER for folder in (whole, copied)), whole / "runs/init" / ADAPTER)
+    assert_adapters_agree(whole / "runs/r00" / ADAPTER, copied / "runs/r00" / ADAPTER, whole / "runs/init" / ADAPTER)
 
 
 def test_a_killed_process_costs_one_step(copied: Path) -> None:

@@ -93,6 +93,7 @@ def test_threads(project: Path, two_threads: None, stage: str) -> None:
     assert all(value <= (SHADE if name == "picture" else FP32) for name, value in found.items()), found
 
 
+@pytest.mark.slow
 def test_threads_of_training(project: Path, two_threads: None) -> None:
     before = adapter("r00")
     forget("train")

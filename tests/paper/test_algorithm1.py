@@ -48,4 +48,4 @@ def test_a_reference_is_never_worse_and_none_is_used_twice(K: int) -> None:
 )
 def test_refused(scores: list[float], mode: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        pair(scores, mode)  # type: ignore[arg-type]
+        pair(scores, mode)

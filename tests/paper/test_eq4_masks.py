@@ -117,6 +117,6 @@ def test_refused() -> None:
     with pytest.raises(ValueError, match="3 thresholds for 2 items"):
         item_mask(maps, (0.1, 0.2, 0.3))
     with pytest.raises(ValueError, match="'relatif'"):
-        item_mask(maps, 0.1, "relatif")  # type: ignore[arg-type]
+        item_mask(maps, 0.1, "relatif")
     with pytest.raises(ValueError, match="'and'"):
-        merge(maps.bool(), "and")  # type: ignore[arg-type]
+        merge(maps.bool(), "and")

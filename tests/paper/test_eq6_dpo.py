@@ -74,4 +74,4 @@ def test_extreme_margins_stay_finite() -> None:
 
 def test_unknown_form() -> None:
     with pytest.raises(ValueError, match="'logratio'"):
-        dpo_loss(d(0), d(0), d(0), d(0), 1.0, "logratio")  # type: ignore[arg-type]
+        dpo_loss(d(0), d(0), d(0), d(0), 1.0, "logratio")

@@ -160,8 +160,8 @@ def test_scores_that_only_differ_in_scale_pair_the_same(scores: list[float], dat
     order = data.draw(st.permutations(range(len(scores))))
     shuffled = [scores[k] for k in order]
     for mode in ("halves", "top_quarter_twice"):
-        pairs = pair(shuffled, mode)  # type: ignore[arg-type]
-        assert pair([4 * one for one in shuffled], mode) == pairs  # type: ignore[arg-type]
+        pairs = pair(shuffled, mode)
+        assert pair([4 * one for one in shuffled], mode) == pairs
         assert len(pairs) == len(scores) // 2
         times = [sum(r == k for r, _ in pairs) for k in range(len(scores))]
         assert set(times) <= ({0, 1} if mode == "halves" else {0, 2})

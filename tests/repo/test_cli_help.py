@@ -44,8 +44,8 @@ def test_help_of_a_stage(stage: str) -> None:
 def test_help_of_dfusion() -> None:
     whole = command("dfusion_core.commands.cli", "--help")
     assert whole.returncode == 0 and whole.stdout.endswith("loaded:\n")
-    for name in ("inspect", "compare", "verify", "params", "thresholds", "profile", "plan", "export", "doctor",
-                 "report", "picture"):
+    for name in ("inspect", "verify", "params", "thresholds", "profile", "plan", "export", "doctor", "report", "compare",
+                 "label", "judge", "prune", "picture"):
         assert f" {name} " in whole.stdout
         done = command("dfusion_core.commands.cli", name, "--help")
         assert done.returncode == 0 and done.stdout.endswith("loaded:\n")

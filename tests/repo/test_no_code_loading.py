@@ -27,6 +27,9 @@ TRACKERS = {"wandb", "mlflow", "comet_ml", "neptune", "sentry_sdk", "posthog", "
 MAY_TALK = {  # and to whom
     "dfusion_core/models/source.py": {"huggingface_hub"},  # downloads the model that model.id names
     "dfusion_core/commands/plan/lookup.py": {"huggingface_hub"},  # looks into the Hub's cache on this disk
+    "dfusion_core/labelling/server.py": {"http", "urllib"},  # listens on this machine for the labeller's browser
+    "dfusion_core/labelling/guard.py": {"urllib"},  # takes addresses apart
+    "dfusion_core/labelling/client.py": {"urllib"},  # gives answers to that server in place of a browser
     "dfusion_core/store/lock.py": {"socket"},  # the name of this machine
 }
 CALLS = {  # what a dotted call must not be, unless a keyword makes it harmless
@@ -155,7 +158,7 @@ def test_curves_are_posted_nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setenv("DVC_STUDIO_TOKEN", "x")
     monkeypatch.setenv("DVC_STUDIO_REPO_URL", "git@example.com:x/y.git")
     monkeypatch.setenv("DVC_STUDIO_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(client.requests, "post", refuse)
+    monkeypatch.setattr(client.requests, "post", refuse)  # type: ignore[attr-defined]
     monkeypatch.chdir(tmp_path)
     write_live(pd.DataFrame({"update": [0, 1], "loss": [0.7, 0.6]}), tmp_path / "live")
     assert (tmp_path / "live/plots/metrics/loss.tsv").is_file()

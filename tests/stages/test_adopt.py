@@ -12,9 +12,9 @@ from steps import change, content, forget, run
 
 from dfusion_core.adoption.tables import without_ties
 from dfusion_core.errors import DFusionError, MissingStage
+from dfusion_core.models.device import pick_device
 from dfusion_core.params import load_params
 from dfusion_core.rewards.scoring import load_reward
-from dfusion_core.runtime.device import pick_device
 from dfusion_core.store import read_stage
 from dfusion_core.store.tables import TRAINING
 

@@ -38,13 +38,13 @@ def test_the_gradient_is_that_of_the_summed_log_probs(project: Path) -> None:
         total = 0.0
         with torch.no_grad():
             for weight, part in zip(weights, direction, strict=True):
-                weight += sign * part
+                weight += sign * part  # type: ignore[misc]
             for i in steps:
                 mean = ddim.mean(policy.schedule, i, x[:, i], policy.predict_noise(
                     x[:, i], i, policy.embed(prompts)))
                 total += float(ddim.log_prob(x[:, i + 1].double(), mean.double(), policy.schedule.std[i]).sum())
             for weight, part in zip(weights, direction, strict=True):
-                weight -= sign * part
+                weight -= sign * part  # type: ignore[misc]
         return total
 
     expected = sum(float((a * b).sum()) for a, b in zip(found, direction, strict=True))

@@ -89,7 +89,7 @@ def test_the_grid_shows_every_picture(project: Path) -> None:
         top, left = 2 * text + image // 2 * (2 * text + side + GAP), image % 2 * (side + GAP)
         np.testing.assert_array_equal(grid[top:top + side:4, left:left + side:4], picture)
         assert (grid[top - text:top, left:left + side] < 128).any()  # its reward
-    said = Image.open("runs/r00/evaluate/grid.png").text["parameters"]
+    said = Image.open("runs/r00/evaluate/grid.png").info["parameters"]
     assert said.startswith("Steps: 4, Sampler: DDIM, CFG scale: 5.0, Size: 16x16, Model: model, ")
 
 
@@ -143,6 +143,6 @@ def test_two_rewards_are_not_compared(project: Path) -> None:
     run("evaluate", "init")
     run("evaluate")  # what the message says mends it
     assert RESULT.read_text() != before
-    with pytest.raises(RewardError) as caught:  # and r01 is of the old reward still
+    with pytest.raises(RewardError) as other:  # and r01 is of the old reward still
         run("summary")
-    assert "dvc repro -f -s evaluate_base evaluate@r00" in caught.value.hint and "evaluate@r01" in caught.value.message
+    assert "dvc repro -f -s evaluate_base evaluate@r00" in other.value.hint and "evaluate@r01" in other.value.message

@@ -84,7 +84,7 @@ def test_sample_pictures_say_how_they_were_made(project: Path) -> None:
     row = images[(images.split == "test") & (images["sample"] == 0)].iloc[0]
     image = Image.open("out/samples/02-test.png")
     assert np.array_equal(np.asarray(image), pictures[row.image].numpy())
-    prompt, settings = image.text["parameters"].split("\n")
+    prompt, settings = image.info["parameters"].split("\n")
     assert prompt == "the star above the moon <lora:cats:1>"
     assert settings.startswith(f"Steps: 4, Sampler: DDIM, CFG scale: 5.0, Seed: {row.seed}, Size: 16x16, Model: model, "
                                'Eta DDIM: 1.0, Lora hashes: "cats: ')

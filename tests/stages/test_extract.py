@@ -59,7 +59,7 @@ def test_arrays_are_those_of_the_schema(project: Path) -> None:
     assert data.names == sorted(one.name for one in ARRAYS["extract"])
     for declared in ARRAYS["extract"]:
         stored = data.array(declared.name)
-        assert stored.metadata.dimension_names == declared.dims  # type: ignore[union-attr]
+        assert stored.metadata.dimension_names == declared.dims
         assert stored.shape == tuple(sizes[dim] for dim in declared.dims)
         assert stored.dtype == bool
 
@@ -90,7 +90,7 @@ def test_as_many_keys_and_values_as_asked(project: Path, keep_kv: Any, count: in
     assert data.count == count
     assert data.names == (sorted(f"{name}/{part}" for name in SELF_ATTENTION for part in "KV") if count else [])
     for name in data.names:
-        assert data.array(name).metadata.dimension_names == (  # type: ignore[union-attr]
+        assert data.array(name).metadata.dimension_names == (
             "reference", "fused_step", "half", "head", "token", "channel")
         assert torch.equal(array("kv", name), everything[name][:count])
 
@@ -98,7 +98,8 @@ def test_as_many_keys_and_values_as_asked(project: Path, keep_kv: Any, count: in
 def test_keys_and_values_are_what_the_modules_compute(project: Path) -> None:
     """Caught at the linear layers while the stored states go through the U-Net again."""
     references = read_stage("extract", "r00").table("references")
-    policy, caught = policy_of("init"), {}
+    policy = policy_of("init")
+    caught: dict[str, torch.Tensor] = {}
     for name, path in SELF_ATTENTION.items():
         for part, layer in (("K", "to_k"), ("V", "to_v")):
             module = policy.unet.get_submodule(f"{path}.transformer_blocks.0.attn1.{layer}")

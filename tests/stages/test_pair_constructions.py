@@ -88,6 +88,7 @@ def test_inversion_keeps_the_picture_and_guesses_the_trajectory(project: Path) -
     assert (x[:, 0] - fused[:, 0]).abs().amax() > 0.1  # it does not find the base's x_T again
 
 
+@pytest.mark.slow
 def test_every_algorithm_on_every_kind_of_pair(project: Path) -> None:
     """Twelve different adapters; each first update starts at ratio 1."""
     seen = set()

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 from steps import content
@@ -44,14 +45,14 @@ def test_two_processes_make_what_one_makes(finished: Path, tmp_path: Path, algo:
     """Rows bit for bit, since their batches are the same; trained weights to rounding, since sums are ordered anew."""
     folder = Path(shutil.copytree(finished, tmp_path / "project"))
     if algo == "dpo":
-        alone, stages = finished, ROUND_STAGES
+        alone, stages = finished, list(ROUND_STAGES)
         shutil.rmtree(folder / "runs" / "r00")
     else:
         tiny_params(folder, algo=algo)
         alone = Path(shutil.copytree(folder, tmp_path / "alone"))
         subprocess.run([sys.executable, "-m", "stages.train", "r00"], cwd=alone, check=True,
                        env=os.environ | {"PYTHONPATH": str(ROOT)})
-        stages = ("train",)
+        stages = ["train"]
     for stage in stages:
         assert finish(start(folder, stage, "r00")).count("\n") <= 1  # one of them speaks
     for stage in set(stages) - {"train", "evaluate"}:
@@ -69,15 +70,15 @@ def test_two_processes_make_what_one_makes(finished: Path, tmp_path: Path, algo:
     for name in moments:
         np.testing.assert_allclose(steps[1][name], steps[0][name], rtol=0, atol=1e-4 * largest)
     tables = [read_updates(where) for where in (alone, folder)]
-    np.testing.assert_allclose(tables[0], tables[1], rtol=1e-3, atol=1e-6)
+    epsilon = ["epsilon_share_A", "epsilon_share_B"]  # large where a gradient is next to none
+    np.testing.assert_allclose(tables[0][epsilon], tables[1][epsilon], rtol=1e-2)
+    np.testing.assert_allclose(tables[0].drop(columns=epsilon), tables[1].drop(columns=epsilon), rtol=1e-3, atol=1e-6)
     assert not [problem for output in published_folders(folder / "runs") for problem in check(output, read=True)]
     assert not list((folder / ".dfusion").rglob("*.safetensors"))
 
 
-def read_updates(folder: Path) -> np.ndarray:
-    import pandas as pd
-
-    return pd.read_csv(folder / "runs/r00/train/updates.csv").to_numpy(float)
+def read_updates(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "runs/r00/train/updates.csv")
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ def test_arrays_are_those_of_the_schema(project: Path) -> None:
     assert data.names == sorted(one.name for one in ARRAYS["sample"])
     for declared in ARRAYS["sample"]:
         stored = data.array(declared.name)
-        assert stored.metadata.dimension_names == declared.dims  # type: ignore[union-attr]
+        assert stored.metadata.dimension_names == declared.dims
         assert stored.shape == tuple(sizes[dim] for dim in declared.dims)
         assert stored.dtype == declared.dtype
         assert np.isfinite(stored[:]).all()

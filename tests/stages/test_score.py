@@ -101,6 +101,7 @@ def test_a_plugin_through_the_stages(project: Path) -> None:
     assert read_stage("score", "r00").manifest["ingredients"] != read_stage("adopt", "r00").manifest["ingredients"]
 
 
+@pytest.mark.slow
 def test_a_plugin_is_no_clipscore(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Case 9: the sum is called reward, CLIP and the plug-in have columns of their own, in every table and page."""
     Path("own_reward.py").write_text(PLUGIN)

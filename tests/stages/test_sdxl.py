@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
@@ -55,10 +57,15 @@ def test_noise_is_that_of_the_pipeline(policy: Policy, pipeline: StableDiffusion
     """The guided noise of one DDIM step of diffusers' own pipeline, caught on its way."""
     from diffusers import DDIMScheduler
 
-    caught = []
+    caught: list[torch.Tensor] = []
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     step = pipeline.scheduler.step
-    pipeline.scheduler.step = lambda noise, *rest, **more: caught.append(noise) or step(noise, *rest, **more)
+
+    def catch(noise: torch.Tensor, *rest: Any, **more: Any) -> Any:
+        caught.append(noise)
+        return step(noise, *rest, **more)
+
+    pipeline.scheduler.step = catch
     x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     pipeline.set_progress_bar_config(disable=True)
     pipeline(TEXTS[0], num_inference_steps=4, guidance_scale=3.0, latents=x.clone(), height=16, width=16,
@@ -78,6 +85,7 @@ def test_layers_by_topology(policy: Policy) -> None:
     assert len(same) == 20 + 10 + 30
 
 
+@pytest.mark.slow
 def test_a_round(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every stage, from this model's maps to a trained adapter and its export, which loads what it wrote."""
     monkeypatch.chdir(tmp_path)
@@ -87,7 +95,7 @@ def test_a_round(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     run("evaluate", "init")
     for stage in ROUND_STAGES:
         run(stage)
-    target = read_stage("fuse", "r00").array("x")[:]
+    target = np.asarray(read_stage("fuse", "r00").array("x")[:])
     pairs = read_stage("extract", "r00").table("pairs")
     base = read_stage("sample", "r00").rows("x", pairs.base_image)
     assert (target[:, 1] == base[:, 1]).all() and not (target[:, -1] == base[:, -1]).all(axis=(1, 2, 3)).any()

@@ -22,6 +22,7 @@ from dfusion_core.params import load_params
 from dfusion_core.store import read_stage
 from dfusion_core.testing import tiny_clip
 from dfusion_core.training import trainer as training
+from dfusion_core.training.objectives import row_loss
 from dfusion_core.training.trainer import Trainer, gradient_scale
 from dfusion_core.training.trajectories import load_pairs
 
@@ -52,7 +53,7 @@ def terms() -> list[Term]:
         loser = x[row.loser_row]
         steps = [i for i in range(T) if not torch.equal(winner[i:i + 2], loser[i:i + 2])]
         assert steps == list(range(1 if row.winner_stage == "fuse" else 0, T))
-        found += [(row.prompt, winner, loser, i) for i in steps if first >= T - i >= train.last_t]
+        found += [(str(row.prompt), winner, loser, i) for i in steps if first >= T - i >= train.last_t]
     return found
 
 
@@ -291,6 +292,7 @@ def _beta_is_the_default() -> Iterator[None]:
 SIX = ("sample", "score", "extract", "fuse", "adopt", "train")
 
 
+@pytest.mark.slow
 def test_gradients_in_fp16_are_those_in_fp32(project: Path) -> None:
     """Scaled on their way and back again; the loss of DPO's first update has the gradient that fp32 gives."""
     assert gradient_scale(torch.float16, 16_384 * 6_400) == 2.0**22
@@ -307,14 +309,14 @@ def test_gradients_in_fp16_are_those_in_fp32(project: Path) -> None:
 def test_a_gradient_that_is_no_number_stops_the_run(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the optimizer sees it; what was trained before is in scratch."""
     forget("train")
-    plain = training.row_loss
-    monkeypatch.setattr(training, "row_loss", lambda *args: plain(*args) * float("nan"))
+    monkeypatch.setattr(training, "row_loss", lambda *args: row_loss(*args) * float("nan"))
     with pytest.raises(BadNumber, match="the gradient of .*lora_A.* is NaN or infinite in update 0 of r00"):
         run("train")
-    monkeypatch.setattr(training, "row_loss", plain)
+    monkeypatch.setattr(training, "row_loss", row_loss)
     run("train")
 
 
+@pytest.mark.slow
 def test_a_model_in_16_bits_trains_in_fp32(project: Path) -> None:
     """The frozen weights in bf16, as far as a CPU has them; the adapter that is written keeps small steps."""
     change(model={"dtype": "bf16"}, train={"learning_rate": 1.0e-6})

@@ -121,6 +121,7 @@ def test_the_gradient_is_that_of_a_naive_loop(
     assert len(updates) == 2 and table.clip_fraction[0] == 0 and 0 < table.clip_fraction[1] < 1
 
 
+@pytest.mark.slow
 def test_rewards_are_normalised_over_earlier_rounds_too(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     change(algo="ddpo", train={**SECTIONS, "advantage_clip": 0.75})
     both, alone = images(["r00", "r01"], 0.75), images(["r01"], 0.75)

@@ -307,14 +307,14 @@ def test_half_precision_takes_a_reference_stored_in_fp32() -> None:
 def test_maps_are_the_mean_of_softmax_over_heads_and_modules() -> None:
     seen: list[Tensor] = []
 
-    class Spy(AttnProcessor2_0):
+    class Spy(AttnProcessor2_0):  # type: ignore[misc]
         def __call__(self, attn: Attention, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             Q, K = (
                 attn.to_q(hidden_states),
                 attn.to_k(kwargs.get("encoder_hidden_states", args[0] if args else None)),
             )
             seen.append(attn.get_attention_scores(attn.head_to_batch_dim(Q), attn.head_to_batch_dim(K)))
-            return super().__call__(attn, hidden_states, *args, **kwargs)  # type: ignore[no-any-return]
+            return super().__call__(attn, hidden_states, *args, **kwargs)
 
     stock = unet().attn_processors
     spied = {f"{path}.processor": Spy() for path in cross_attention_modules(unet(), "same_resolution")}

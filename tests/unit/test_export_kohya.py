@@ -90,6 +90,7 @@ def test_both_files_do_what_the_adapter_does(model: str, tmp_path: Path) -> None
     assert 0 < error < 5e-3 * effect
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_alpha_is_a_factor(model: str, tmp_path: Path) -> None:
     """Rank 2 and alpha 5: both files keep the factor 2.5, in every layer."""
@@ -208,6 +209,7 @@ def proof_of(change: Callable[[Path], None] | None, folder: Path, model: str = "
     return prove(lambda: fresh(model), folder, {folder / FILE: "fp32", file: "fp16"})
 
 
+@pytest.mark.slow
 def test_proof_measures(tmp_path: Path) -> None:
     exact, rounded = proof_of(None, tmp_path)
     assert (exact.file, rounded.file) == (FILE, "fp16.safetensors")
@@ -215,6 +217,7 @@ def test_proof_measures(tmp_path: Path) -> None:
     assert exact.error <= 1e-6 < rounded.error
 
 
+@pytest.mark.slow
 def test_proof_refuses_a_file_that_does_something_else(tmp_path: Path) -> None:
     def halve_alpha(file: Path) -> None:
         unet = trained("sdxl")

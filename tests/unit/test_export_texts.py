@@ -93,7 +93,7 @@ def test_the_text_is_in_the_png(prompt: str) -> None:
     pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     image = Image.open(io.BytesIO(png(pixels, pictures_text(SAMPLE, size=(4, 4), model="m", prompt=prompt, seed=7))))
     assert np.array_equal(np.asarray(image), pixels)
-    read, found = fields(image.text["parameters"])
+    read, found = fields(image.info["parameters"])
     assert read == " ".join(prompt.split()) and found["Seed"] == "7" and found["Steps"] == "20"
 
 

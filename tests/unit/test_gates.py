@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.autograd.profiler_util import DeviceType  # type: ignore[attr-defined]
 
 from benchmarks import gates
 from benchmarks.bench import Bench, Sizes
@@ -53,6 +54,7 @@ def figures(results: list[Result], gate: str) -> list[float]:
 # --- P1, P5, P9, P12, P14 ---
 
 
+@pytest.mark.slow
 def test_fusion_takes_72_rows_instead_of_120(tiny: RandomSD) -> None:
     results = fusing(Bench(tiny, PAPER, CPU))
     assert results[0].note == "72 U-Net rows a target instead of 120" and results[3].note == "36 rows a target"
@@ -79,6 +81,7 @@ def test_sampling_makes_what_diffusers_makes(tiny: RandomSD) -> None:
     assert 1 < results[0].values[0] < 1.01  # in a model of 32 channels the maps' share is larger
 
 
+@pytest.mark.slow
 def test_training_skips_what_winner_and_loser_share(tiny: RandomSD) -> None:
     """Four rows for each of 9 of 10 steps in 2 epochs; the loop has all 10, and as many again without gradients."""
     results = training_pairs(Bench(tiny, SHORT, CPU))
@@ -89,6 +92,7 @@ def test_training_skips_what_winner_and_loser_share(tiny: RandomSD) -> None:
     assert results[0].checks[0].value < 1e-9  # in fp64 nothing is left between the two
 
 
+@pytest.mark.slow
 def test_policy_gradient_is_that_of_a_loop(tiny: RandomSD) -> None:
     (result,) = training_images(Bench(tiny, SHORT, CPU))
     assert all(check.holds for check in result.checks) and result.checks[0].value < 1e-9
@@ -100,6 +104,7 @@ def test_fusion_needs_no_more_memory_than_sampling(tiny: RandomSD) -> None:
     assert result.verdict == "met" and 0.5 < result.values[0] <= 1.1
 
 
+@pytest.mark.slow
 def test_every_step_shares_one_compiled_graph(tiny: RandomSD) -> None:
     *stages, training = run_gates(("P13",), Bench(tiny, SHORT, CPU))
     assert [result.values for result in stages] == [(1,), (1,), (1,)]
@@ -107,6 +112,7 @@ def test_every_step_shares_one_compiled_graph(tiny: RandomSD) -> None:
     assert training.values == (2,)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not COUNTERS.exists(), reason="nothing counts what a process writes")
 def test_bytes_of_a_round(tiny: RandomSD) -> None:
     """960 trajectories of 21 latents, 640 x 20 maps of up to three items, in fp32; nothing is written three times."""
@@ -145,7 +151,7 @@ def test_sixteen_bits_are_timed_and_fp32_is_checked(monkeypatch: pytest.MonkeyPa
 
 def test_idle_is_what_no_kernel_covers() -> None:
     assert covered([(0, 2), (5, 6), (1, 3), (5.2, 5.5)]) == 4  # two streams at once count once
-    device, host = torch.autograd.DeviceType.CUDA, torch.autograd.DeviceType.CPU
+    device, host = DeviceType.CUDA, DeviceType.CPU
 
     def event(kind: object, start: float, end: float, annotation: bool = False) -> SimpleNamespace:
         return SimpleNamespace(device_type=kind, is_user_annotation=annotation,
@@ -158,6 +164,7 @@ def test_idle_is_what_no_kernel_covers() -> None:
 # --- the checks can fail ---
 
 
+@pytest.mark.slow
 def test_another_mask_and_a_missing_term_are_seen(tiny: RandomSD) -> None:
     bench = Bench(tiny, SHORT, CPU)
     scene = bench.scene

@@ -104,6 +104,7 @@ def project(folder: Path, **model: Any) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_model_of_the_hub_is_fetched_and_pinned(tmp_path: Path, hub: tuple[str, type[Hub]]) -> None:
     """init writes down the commit; a later round takes it although the repository went on, also without a network."""
     address, handler = hub

@@ -10,11 +10,12 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from PIL import Image
 
 from dfusion_core.diffusion.denoise import denoise
+from dfusion_core.microworld.drawing import draw
 from dfusion_core.microworld.grammar import HEADS, TEMPLATES, near_misses
 from dfusion_core.microworld.locate import CLIP, WEIGHTS
 from dfusion_core.microworld.oracle import judge, load_oracle
 from dfusion_core.microworld.pretrain.oracle import classification_loss
-from dfusion_core.microworld.scenes import caption, draw, random_scene
+from dfusion_core.microworld.scenes import caption, random_scene
 from dfusion_core.models.policy import load_policy
 from dfusion_core.params import Model, Reward, Sample
 from dfusion_core.rewards.scoring import load_reward
@@ -101,5 +102,5 @@ def test_a_head_without_labels_adds_nothing_to_the_oracles_loss() -> None:
     labels[first] = torch.tensor([0, -1, 1])
     loss = classification_loss(found, labels)
     assert loss.item() == pytest.approx(-(found[first][0, 0] + found[first][2, 1]).item() / 2, rel=1e-5)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert all(x.grad is None or x.grad.isfinite().all() for x in found.values())

@@ -15,6 +15,7 @@ from dfusion_core.models.pins import check_pin, pin
 from dfusion_core.models.source import locate
 from dfusion_core.params.sections import Model
 from dfusion_core.store import remembered
+from dfusion_core.store.provenance import hash_file
 from dfusion_core.testing import tiny_model
 
 TEXT = ("model_index.json", "scheduler/scheduler_config.json", "text_encoder/config.json", "tokenizer/tokenizer.json",
@@ -114,8 +115,12 @@ def test_large_files_are_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("DFUSION_SCRATCH", str(tmp_path / "scratch"))
     monkeypatch.setattr(remembered, "LARGE", 1)
     hashed: list[Path] = []
-    plain = remembered.hash_file
-    monkeypatch.setattr(remembered, "hash_file", lambda file: (hashed.append(file), plain(file))[1])
+
+    def count(file: Path) -> str:
+        hashed.append(file)
+        return hash_file(file)
+
+    monkeypatch.setattr(remembered, "hash_file", count)
     model = Model(id=str(folder(tmp_path / "model", *TEXT, *PLAIN)))
     first = pin(model, locate(model))
     assert len(hashed) == len(TEXT + PLAIN)

@@ -16,7 +16,7 @@ SEED_0 = 2_554_445_001_369_418_227
 def test_seed_is_a_fixed_function() -> None:
     """Stored rounds can be repeated only as long as this number does not change."""
     assert image_seed(0, "r00", 0, 0) == SEED_0
-    assert image_seed(np.int64(0), "r00", np.int64(0), np.int64(0)) == SEED_0  # type: ignore[arg-type]
+    assert image_seed(np.int64(0), "r00", np.int64(0), np.int64(0)) == SEED_0
 
 
 def test_no_seed_twice_in_1e5_images() -> None:

@@ -41,11 +41,11 @@ def test_shape_and_scale_do_not_matter() -> None:
     values = np.random.default_rng(0).gamma(1.0, size=(3, 4, 5)).astype(np.float32)
     threshold, separability = otsu(values)
     assert otsu(values.ravel()[::-1]) == (threshold, separability)
-    assert otsu(values * np.float32(2**-10)) == (threshold * 2**-10, pytest.approx(separability))
+    assert otsu(values * np.float32(2**-10)) == pytest.approx((threshold * 2**-10, separability))
 
 
 def test_two_heaps_are_told_apart_and_one_value_is_not() -> None:
     values = np.array([0.1] * 30 + [0.7] * 3)
-    assert otsu(values) == (pytest.approx(0.4), pytest.approx(1.0))
+    assert otsu(values) == pytest.approx((0.4, 1.0))
     assert otsu(np.full((2, 2), 0.25)) == (0.25, 0.0)
     assert otsu(np.array([0.25])) == (0.25, 0.0)

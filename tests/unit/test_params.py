@@ -103,7 +103,7 @@ def test_only_the_asked_sections_are_there_and_they_are_frozen(tmp_path: Path) -
     with pytest.raises(AttributeError):
         params.sample = None  # type: ignore[assignment]
     with pytest.raises(ValueError, match="frozen"):
-        params.sample.num_steps = 3  # type: ignore[misc]
+        params.sample.num_steps = 3
     with pytest.raises(ParamsError, match="Did you mean 'sample'"):
         load_params("sampel", path=tmp_path / "params.yaml")
 

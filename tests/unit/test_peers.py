@@ -18,19 +18,20 @@ from dfusion_core.runtime.peers import DEFAULT_TIMEOUT, TIMEOUT, timeout_seconds
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import os, sys, time, torch
-from dfusion_core.runtime import peers, ranks
+from dfusion_core.runtime import collective, peers, ranks
+from dfusion_core.training import summing
 from dfusion_core.runtime.entry import among_ranks, guarded, stop_on_signals
 peers.QUIET, peers.BEAT = 1.5, 0.5
 stop_on_signals()
 
 def stage():
     ones = torch.full((2,), float(ranks.rank() + 1))
-    ranks.add_up([ones])
+    summing.add_up([ones])
     print("sum", ones.tolist(), flush=True)
     print("met", file=sys.stderr, flush=True)
     if ranks.rank() == 1:
         time.sleep(float(os.environ["STAY"]))
-    ranks.wait()
+    collective.wait()
     print("done", flush=True)
 
 guarded(among_ranks(stage))()

@@ -48,6 +48,45 @@ def test_a_plain_list_is_a_list_of_training_prompts(tmp_path: Path) -> None:
     assert prompts.test == ()
 
 
+@pytest.mark.parametrize(("line", "cut"), [
+    ("- a [sign] with #1", "#1"), ("- a [sign] with # 1", "# 1"),
+    ("- {prompt: a sign with #tag\n  , items: [sign]}", "#tag"),
+    ("- prompt: a sign with #1\n  items: [sign]", "#1"), ("- a [sign]\t#1", "#1"), ("- a [sign]  #1 of 2", "#1 of 2")])
+def test_a_comment_that_cuts_a_prompt(tmp_path: Path, line: str, cut: str) -> None:
+    with pytest.raises(PromptsError) as caught:
+        load_prompts(write(tmp_path, f"- a [dog]\n{line}\n"))
+    assert "a [sign]" in str(caught.value) or "a sign" in str(caught.value)
+    assert f"'{cut}'" in str(caught.value) and "quotes" in str(caught.value)
+
+
+@pytest.mark.parametrize("line", ["- \"a [sign] with #1\"", "- a [sign]  # mine", "- 'a [sign]' #1", "- a [sign]#1",
+                                  "- {prompt: a sign, items: [sign], thresholds: [0.1]} #1"])
+def test_comments_that_cut_nothing(tmp_path: Path, line: str) -> None:
+    assert "sign" in load_prompts(write(tmp_path, f"{line}\n")).train[0].text
+
+
+@pytest.mark.parametrize("again", [
+    "A Heart x", "a heart x", "a  heart   x", '" a heart x"', '"a heart\\tx"', '"a\\u00a0heart x"',
+    '"\\uFF41 heart x"', '"a he\\u00adart x"', '"a heart x\\u200b"', "A HEART X"])
+def test_the_same_prompt_in_another_form(tmp_path: Path, again: str) -> None:
+    """A test prompt that is trained on is no test."""
+    with pytest.raises(PromptsError) as caught:
+        load_prompts(write(tmp_path, f"train:\n- a [heart]  x\ntest:\n- {again}\n"))
+    assert "case, spaces or Unicode form" in str(caught.value) and "'a heart  x'" in str(caught.value)
+
+
+def test_a_training_prompt_in_another_form(tmp_path: Path) -> None:
+    """One that is given twice is weighted twice."""
+    with pytest.raises(PromptsError, match="'A Heart' but|'A Heart': is 'a heart' but"):
+        load_prompts(write(tmp_path, "- a [heart]\n- A [Heart]\n"))
+
+
+def test_composed_and_decomposed_letters_are_the_same_prompt(tmp_path: Path) -> None:
+    text = "train:\n- a [café] x\ntest:\n- a cafe\u0301 x\n"
+    with pytest.raises(PromptsError, match="Unicode form"):
+        load_prompts(write(tmp_path, text))
+
+
 def test_marks_in_both_lists(tmp_path: Path) -> None:
     text = "train:\n- the big [[1]] [cat]\ntest:\n- a plain text\n- a [dog]\n"
     prompts = load_prompts(write(tmp_path, text))

@@ -12,6 +12,7 @@ import dfusion_core.microworld
 from dfusion_core.microworld import prompts as prompts_module
 from dfusion_core.microworld import scenes
 from dfusion_core.microworld.composition import COMPOSITIONS, TYPICAL_SHAPE
+from dfusion_core.microworld.drawing import draw, object_masks
 from dfusion_core.microworld.prompts import items, prompt_lists, write_prompt_files
 
 PROMPT_FOLDER = Path(dfusion_core.microworld.__file__).parents[1] / "prompts"
@@ -28,9 +29,9 @@ def test_same_seed_same_pixels(template: str) -> None:
     """Sampling and drawing are deterministic, and another seed gives another picture."""
     first, again, other = (scenes.random_scene(rng(s), template) for s in (3, 3, 4))
     assert first == again and first != other
-    picture = scenes.draw(first)
+    picture = draw(first)
     assert picture.shape == (64, 64, 3) and picture.dtype == np.uint8
-    assert np.array_equal(picture, scenes.draw(again)) and not np.array_equal(picture, scenes.draw(other))
+    assert np.array_equal(picture, draw(again)) and not np.array_equal(picture, draw(other))
 
 
 def test_prompt_counts_and_round_trip() -> None:
@@ -57,7 +58,7 @@ def test_relation_labels_follow_the_picture() -> None:
         twin = scenes.equivalent(prompt)
         assert scenes.equivalent(twin) == prompt and scenes.expected(twin) == scenes.expected(prompt)
         wanted = scenes.expected(prompt)
-        masks = scenes.object_masks(scenes.scene_for_prompt(prompt, rng(1)))
+        masks = object_masks(scenes.scene_for_prompt(prompt, rng(1)))
         a, b = (np.argwhere(masks[scenes.SHAPES[wanted[head]]]) for head in ("shape_a", "shape_b"))
         across = 0 if wanted["axis"] == 1 else 1
         assert a[:, across].max() < b[:, across].min()
@@ -81,7 +82,7 @@ def test_near_misses() -> None:
 def test_masks_are_visible_inside_and_apart(seed: int, composition: str) -> None:
     """Every named object covers enough pixels, keeps off the border and shares no pixel."""
     for prompt in EVERY_PROMPT:
-        masks = scenes.object_masks(scenes.scene_for_prompt(prompt, rng(seed), COMPOSITIONS[composition]))
+        masks = object_masks(scenes.scene_for_prompt(prompt, rng(seed), COMPOSITIONS[composition]))
         assert list(masks) == items(prompt)
         together = np.sum(list(masks.values()), axis=0)
         assert together.max() == 1
@@ -96,7 +97,7 @@ def test_conventional_pictures_agree_and_scattered_ones_do_not() -> None:
         overlap = []
         for k, prompt in enumerate(EVERY_PROMPT[::7]):
             drawn = (scenes.scene_for_prompt(prompt, rng(2 * k + i), how) for i in (0, 1))
-            a, b = (np.any(list(scenes.object_masks(scene).values()), axis=0) for scene in drawn)
+            a, b = (np.any(list(object_masks(scene).values()), axis=0) for scene in drawn)
             overlap.append((a & b).sum() / (a | b).sum())
         found[name] = float(np.mean(overlap))
     assert found["conventional"] > 0.65 > 0.5 > found["scattered"]
@@ -126,7 +127,7 @@ def test_other_shape() -> None:
     assert scenes.labels(attribute)["shape_a"] == 8 and attribute.template == "attribute"
     relation = scenes.random_scene(rng(), first="other", second="star", relation="below")
     assert scenes.labels(relation)["shape_a"] == 3 and scenes.labels(relation)["shape_b"] == 8
-    assert scenes.object_masks(relation)["other"].sum() > 50
+    assert object_masks(relation)["other"].sum() > 50
     with pytest.raises(ValueError, match="not a micro-world prompt"):
         scenes.parse(scenes.caption(attribute))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +159,7 @@ def test_the_known_configurations_have_the_published_sizes(
         kind = json.loads((tmp_path / "model_index.json").read_text())[f"text_encoder{suffix}"][1]
         text_config = AutoConfig.from_pretrained(tmp_path / f"text_encoder{suffix}")
         make = {"CLIPTextModel": CLIPTextModel, "CLIPTextModelWithProjection": CLIPTextModelWithProjection}[kind]
-        found.append(parameters(lambda make=make, text_config=text_config: make(text_config)))
+        found.append(parameters(partial(make, text_config)))
         tokenizer = CLIPTokenizer.from_pretrained(tmp_path / f"tokenizer{suffix}")
         assert tokenizer("a cat").input_ids == [49406, 320, 2368, 49407]
     assert found == text

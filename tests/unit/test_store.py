@@ -77,7 +77,7 @@ def test_zarr_and_xarray_read_it_with_dimension_names_and_units(workspace: Path)
     path = workspace / "runs/r00/sample/arrays.zarr"
     group = zarr.open(path, mode="r")
     assert isinstance(group, zarr.Group)
-    assert group["log_prob"][7, 0] == 7  # type: ignore[index,call-overload]
+    assert group["log_prob"][7, 0] == 7
     data = xarray.open_zarr(path, consolidated=False)
     assert data["x"].dims == ("image", "state", "channel", "height", "width")
     assert "x" in data.data_vars
@@ -91,7 +91,7 @@ def test_bool_arrays_of_zeros_are_stored(workspace: Path) -> None:
             run.write(rows, mask=np.zeros((len(rows), T, 8, 8), bool))
     array = read_stage("extract", "r00").array("mask")
     assert array.dtype == bool
-    assert not array[:].any()  # type: ignore[union-attr]
+    assert not array[:].any()
     assert list(Path("runs/r00/extract/arrays.zarr/mask/c").rglob("0"))
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from dfusion_core.commands.study import comparing
+from dfusion_core.commands.study.command import _folder, app
 from dfusion_core.commands.study.grid import Study, StudyError, load_study
 from dfusion_core.commands.study.running import _append, read_rows, run_study
+from dfusion_core.params.strict_yaml import parse_yaml, read_yaml
 
 ROOT = Path(__file__).parents[2]
 PARAMS = "algo: dpo\npairs: dfusion\nseed: 0\nrounds:\n  r00: {prev: init}\n  r01: {prev: r00}\n"
@@ -54,7 +58,7 @@ def test_cells_are_all_combinations_the_first_factor_slowest(load) -> None:  # t
     ("{pairs: naive}", "naive", "factors.method.naive: must be parameters"),
     ("factors:", "baseline: dfusin\nfactors:", "has no level 'dfusin'. Did you mean 'dfusion'"),
     (STUDY, "factors: {}", "at least one factor"),
-    (STUDY, "factors: [", "line 1"),
+    (STUDY, "factors: [", "line 2"),
 ])
 def test_mistakes_are_named_before_anything_runs(load, old: str, new: str, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(StudyError) as caught:
@@ -145,3 +149,21 @@ def test_no_result_yet() -> None:
 def test_means_have_the_base_model_first() -> None:
     table = comparing.means(rows({("0", "a", "naive"): [0.1, 0.3]}), study())
     assert table[["method", "reward"]].values.tolist() == [["base", 0.5], ["naive", 0.7]]
+
+
+def test_no_command_writes_over_what_is_committed() -> None:
+    """By default results lie where git ignores them; evidence is copied to another folder by name."""
+    for command in app.registered_commands:
+        assert command.callback is not None
+        default = inspect.signature(command.callback).parameters["out"].default
+        folder = default or _folder(None, "methods")
+        assert subprocess.run(["git", "check-ignore", "-q", str(folder)], cwd=ROOT, check=False).returncode == 0
+    assert _folder(Path("docs/evidence/methods"), "methods") == Path("docs/evidence/methods")
+
+
+def test_a_cells_parameters_are_read_as_they_were_meant(load, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """A character beyond 16 bits too, which JSON may write as two halves that YAML does not know."""
+    study = load(STUDY.replace("{pairs: naive}", "{pairs: naive, +prompts.file: \"🐈.yaml\"}"))
+    written = study.cells[0].params(read_yaml(tmp_path / "params.yaml"))
+    assert parse_yaml(written)["prompts"] == {"file": "🐈.yaml"}
+    assert "+prompts.file=\"🐈.yaml\"" in study.cells[0].overrides

@@ -106,6 +106,8 @@ def test_a_failed_cell_is_told_and_keeps_no_other_from_running(place: Path, capf
     assert failed == ["9-naive"] and kept.keys() == {"9-dfusion", "1-naive", "1-dfusion"}
     said = capfd.readouterr().err
     assert "9-naive" in said and "exit code 1" in said and "seed 9 fails" in said and "Traceback" not in said
+    assert (place / ".dfusion/studies/mine/9/params.yaml").is_file()  # to be looked at
+    assert not (place / ".dfusion/studies/mine/1").exists()
 
 
 def test_a_cell_that_was_run_meanwhile_is_left_out(place: Path) -> None:

@@ -95,7 +95,7 @@ def test_only_thresholds_change(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("text", "written"), [
     ("- a [cat]", '- {prompt: "a [cat]", thresholds: [0.1]}'),
-    ("- a [cat]\r\n- a [dog] # x\r\n", '- {prompt: "a [cat]", thresholds: [0.1]}\r\n- a [dog] # x\r\n'),
+    ("- a [cat]\r\n- a [dog]  # x\r\n", '- {prompt: "a [cat]", thresholds: [0.1]}\r\n- a [dog]  # x\r\n'),
     ("[ 'a [cat]' , 'a [dog]' ]", "[ {prompt: \"a [cat]\", thresholds: [0.1]} , 'a [dog]' ]"),
     ("- prompt: |-\n    a [cat]\n", "- prompt: |-\n    a [cat]\n  thresholds: [0.1]\n"),
     ("- 'Ünal''s [café] 🐱'\n", '- {prompt: "Ünal\'s [café] 🐱", thresholds: [0.1]}\n'),

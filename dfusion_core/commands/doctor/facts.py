@@ -22,6 +22,7 @@ class Facts:
 
     params: Everything
     prompts: tuple[Prompt, ...]  # those that are trained on
+    unseen: tuple[Prompt, ...]  # those of the test list
     device: torch.device
     dtype: torch.dtype
     source: Source

@@ -48,7 +48,11 @@ def from_error(error: Exception) -> Finding:
         error = explain(error) or error
     if isinstance(error, DFusionError):
         return failed(error.message.rstrip("."), error.hint.strip())
-    if type(error).__name__ in ("OutOfMemoryError", "MemoryError"):  # torch's, without importing it
+    if type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "allocate memory" in str(error):  # torch's too
         return failed(f"out of memory: {one_line(error)}", "See 'dfusion plan' for what fits and which key to lower.")
+    notes = [note for note in getattr(error, "__notes__", ()) if note.startswith("reward.plugins:")]
+    if notes:
+        return failed(f"{notes[0].rstrip('.')}: {type(error).__name__}: {one_line(error)}",
+                      "Correct that plug-in, or leave it out of reward.plugins.")
     return failed(f"{type(error).__name__}: {one_line(error)}",
                   "This was not foreseen: report it with the output of 'dfusion doctor --json'.")

@@ -22,7 +22,7 @@ def device(facts: Facts) -> Finding:
     """model.device is there."""
     import torch
 
-    from ...runtime.device import pick_device
+    from ...models.device import pick_device
 
     wanted = facts.params.model.device
     chosen = pick_device(wanted)
@@ -44,7 +44,7 @@ def dtype(facts: Facts) -> Finding:
     """model.dtype works there: a matrix product, a convolution and an attention are close to those in fp32."""
     import torch
 
-    from ...runtime.device import pick_dtype
+    from ...models.device import pick_dtype
 
     facts.dtype = pick_dtype(facts.params.model.dtype, facts.device)
     short = str(facts.dtype).removeprefix("torch.")
@@ -77,7 +77,7 @@ def memory(facts: Facts) -> Finding:
     """The weights fit into what is free. What a run needs beyond them, `dfusion plan` says."""
     import torch
 
-    from ...runtime.device import DTYPES
+    from ...models.device import DTYPES
 
     source = facts.source
     names = [name for name in source.files if name.endswith(".safetensors")]

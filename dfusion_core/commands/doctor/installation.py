@@ -11,6 +11,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from ...errors import one_line
+from ...runtime.checkout import other_code
 from .facts import Facts
 from .findings import Finding, failed, ok, warning
 
@@ -33,6 +34,8 @@ def versions(_: Facts) -> Finding:
         return failed(f"Python {platform.python_version()}, and {python} is needed", "Use another Python.")
     if wrong:
         return failed("; ".join(wrong.values()), "pip install --upgrade " + " ".join(f"'{name}'" for name in wrong))
+    if other := other_code():
+        return warning(*other)
     names = {one.name for one in needed}
     found = ", ".join(f"{name} {version(name)}" for name in SHOWN if name in names)
     return ok(f"Python {platform.python_version()}, {found}")

@@ -7,6 +7,8 @@ import warnings
 from .facts import Facts, listed
 from .findings import Finding, failed, ok, warning
 
+SHORTEN = "What is cut off has no effect: shorten the prompts."
+
 
 def params(facts: Facts) -> Finding:
     """params.yaml is valid, across its sections too."""
@@ -29,7 +31,7 @@ def prompts(facts: Facts) -> Finding:
 
     asked = facts.params.prompts
     chosen = load_prompts(asked.file).first(asked.train_count, asked.test_count)
-    facts.prompts, facts.text = chosen.train, chosen.train[0].text
+    facts.prompts, facts.unseen, facts.text = chosen.train, chosen.test, chosen.train[0].text
     for prompt in chosen.train:
         thresholds(prompt, facts.params.extract)  # raises where a prompt has none and needs some
     return ok(f"{len(chosen.train)} training and {len(chosen.test)} test prompts of {asked.file}")
@@ -38,6 +40,7 @@ def prompts(facts: Facts) -> Finding:
 def items(facts: Facts) -> Finding:
     """Each item of a training prompt has tokens among those that the text encoder reads."""
     from ...attention.masks import ItemNotFound, item_tokens
+    from ...prompts.reach import check_reach
 
     missing, split = [], 0
     for prompt in facts.prompts:
@@ -49,4 +52,15 @@ def items(facts: Facts) -> Finding:
     if missing:
         return failed(listed(missing, 2), f"Shorten the prompt or choose other items in {facts.params.prompts.file}.")
     count = sum(len(prompt.items) for prompt in facts.prompts)
-    return ok(f"{count} items of {len(facts.prompts)} prompts, {split} of them with several tokens")
+    found = f"{count} items of {len(facts.prompts)} prompts, {split} of them with several tokens"
+    cut = check_reach((*facts.prompts, *facts.unseen), facts.policy.encode.readers())
+    return warning(f"{found}; {cut}", SHORTEN) if cut else ok(found)
+
+
+def scored(facts: Facts) -> Finding:
+    """The prompts reach the reward's text tower whole."""
+    from ...rewards.tokens import check_reward_reach, reader
+
+    tokenizer = facts.reward.clip.tokenizer
+    cut = check_reward_reach((*facts.prompts, *facts.unseen), tokenizer, facts.params.reward)
+    return warning(cut, SHORTEN) if cut else ok(f"none has more than {reader(tokenizer).limit} tokens")

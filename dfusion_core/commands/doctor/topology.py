@@ -12,6 +12,7 @@ from ...attention.layers import (
     LayerError,
     cross_attention_modules,
     first_cross_up_block,
+    fused_layers,
     layer_paths,
     present_layers,
     self_attention_modules,
@@ -55,20 +56,11 @@ def resolution(facts: Facts, layer: str) -> int:
     return math.isqrt(tokens) * facts.policy.latent_shape[1] // facts.side
 
 
-def fused_layers(facts: Facts) -> Finding:
-    """The layers of fuse.layers that are here: a stage leaves the others out without a word."""
-    unet, wanted, there = facts.policy.unet, facts.params.fuse.layers, with_attention(facts)
-    paper = [name for name in there if name == "mid" or name.startswith("up_")]
-    remedy = f"Set fuse.layers to [{', '.join(paper)}]: the paper's choice, from mid on."
-    try:
-        present = present_layers(unet, wanted)
-    except LayerError as error:
-        return failed(f"{error.message} {error.hint}", remedy)
-    found = f"{len(self_attention_modules(unet, present))} self-attention modules of {', '.join(present)}"
-    absent = [name for name in wanted if name not in present]
-    if absent:
-        return warning(f"{found}; without attention here: {', '.join(absent)} (there is {', '.join(there)})", remedy)
-    return ok(found)
+def fuse_layers(facts: Facts) -> Finding:
+    """Each of fuse.layers is here and has attention."""
+    unet = facts.policy.unet
+    present = fused_layers(unet, facts.params.fuse.layers)
+    return ok(f"{len(self_attention_modules(unet, present))} self-attention modules of {', '.join(present)}")
 
 
 def map_layer(facts: Facts) -> Finding:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from ...models.builtin import MICROWORLD, model_name
+from ...params.strict_yaml import parse_yaml
 
 SD_WIDTHS = (320, 640, 1280, 1280)
 FAMILIES = {768: "sd_v1", 1024: "sd_v2"}  # by the width of the text encoder
@@ -93,7 +92,7 @@ def _licence_of_card(card: Path) -> str:
     """The entry ``license`` of a model card, or nothing."""
     try:
         _, head, _ = card.read_text(encoding="utf-8").split("---\n", 2)
-        found = yaml.safe_load(head)["license"]
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        found = parse_yaml(head)["license"]
+    except (OSError, ValueError, KeyError, TypeError):
         return ""
     return found if isinstance(found, str) and re.fullmatch(r"[\w.+-]+", found) else ""

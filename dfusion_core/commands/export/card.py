@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ... import __version__
 from ...evaluation.labels import SPLITS
 from ...evaluation.results import QUESTION
 from ...evaluation.tables import table_cells
 from ...models.lora import FILE
+from ...params.strict_yaml import dump_yaml
 from ...rewards.identity import describe
 from . import markdown as md
 from .base_model import OPEN, SD1, SD2, SDXL, UNKNOWN, Base
@@ -49,7 +48,7 @@ def front_matter(trained: Trained, base: Base) -> str:
     fields = {**on_hub, "library_name": "diffusers", "pipeline_tag": "text-to-image", "license": base.licence.id,
               "tags": ["text-to-image", "diffusers", "lora", "d-fusion", trained.params["algo"],
                        *(["stable-diffusion-xl" if base.sgm else "stable-diffusion"] if base.known else [])]}
-    return f"---\n{yaml.safe_dump(fields, sort_keys=False)}---"
+    return f"---\n{dump_yaml(fields)}---"
 
 
 def summary(trained: Trained, base: Base) -> str:
@@ -119,7 +118,7 @@ def training(trained: Trained) -> str:
         ["LoRA", f"rank and alpha {lora['rank']}, on {', '.join(lora['targets'])}"],
         ["sampling", f"DDIM, {sample['num_steps']} steps, eta {sample['eta']}, guidance {sample['guidance_scale']}"],
         ["reward", reward(params["reward"])], ["seed", str(params["seed"])]]
-    everything = md.fence(yaml.safe_dump(public(params), sort_keys=False, allow_unicode=True), "yaml")
+    everything = md.fence(dump_yaml(public(params)), "yaml")
     return "\n\n".join([
         md.table(["parameter", "value"], rows), md.folded("All parameters of the run", everything),
         *(md.folded(f"{title} ({len(prompts)})", md.bullets(prompts))

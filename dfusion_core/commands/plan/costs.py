@@ -88,9 +88,9 @@ def _sizes(
 def _kv(params: Everything, unet: networks.Network, row: counting.Forward) -> dict[str, tuple[int, int, int]]:
     """Keys and values that one row leaves in the fused layers."""
     from ...attention.control import recording_kv
-    from ...attention.layers import present_layers
+    from ...attention.layers import fused_layers
 
-    layers = present_layers(unet, params.fuse.layers)
+    layers = fused_layers(unet, params.fuse.layers)
     with counting.FusedAttention(), torch.no_grad(), recording_kv(unet, layers) as tap:
         row()
     shapes = {f"{name}/{which}": tensor.shape[1:]

@@ -58,7 +58,7 @@ def make_plan(params: Everything, device_name: str = "") -> Plan:
     Raises KeyError for a name that is not known, and DFusionError for parameters with which no run can begin.
     """
     start_up = start_up_seconds()
-    from ...runtime.device import pick_dtype
+    from ...models.device import pick_dtype
     from .costs import count_costs
     from .probe import here, measured_device
 

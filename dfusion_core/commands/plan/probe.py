@@ -86,7 +86,7 @@ def _seconds(run: Call, device: torch.device) -> float:
 
 def here(wanted: str, named: str) -> torch.device:
     """The device that the parameters choose, or the kind of a named one. Raises ModelError for a GPU that is absent."""
-    from ...runtime.device import pick_device
+    from ...models.device import pick_device
 
     if named:
         return torch.device("cuda")

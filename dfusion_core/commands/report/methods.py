@@ -20,7 +20,7 @@ def methods(study: Path) -> str:
     """The gains of a study's methods over the base model, all groups together. Raises MissingStage, StoreError."""
     if not (study / FILE).is_file():
         raise MissingStage(f"report: {study} is no study's folder: there is no {FILE}.",
-                           "Name the folder that 'dfusion study table' wrote to, as docs/evidence/methods.")
+                           "Name the folder that 'dfusion study table' wrote to, as results/studies/methods.")
     table = read_table(study / FILE)
     if missing := [name for name in COLUMNS if name not in table]:
         raise StoreError(f"report: {study / FILE} has no column '{missing[0]}'.", "Run 'dfusion study table' again.")

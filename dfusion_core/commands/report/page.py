@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ...store.atomic import write_bytes, write_text
 from . import html
+from .judged import judged
 from .methods import methods
 from .origin import origin, parameters, summary
 from .run import read_run
@@ -18,7 +19,7 @@ def write_report(out: Path, studies: Sequence[Path] = ()) -> None:
     """Write the page about the run in this folder, with tables of the studies in ``studies``, and beside it a PNG of
     the fixed seeds. Raises MissingStage naming what has to be run first, RewardError where rewards are mixed."""
     run = read_run()
-    parts = [summary(run), results(run), curves(run), fixed_seeds(run), pairs_table(run)]
+    parts = [summary(run), results(run), judged(), curves(run), fixed_seeds(run), pairs_table(run)]
     parts += [pairs(round) for round in run.shown] + [attention(run.rounds[-1]), learning(run)]
     parts += [methods(study) for study in studies] + [parameters(run), origin(run)]
     write_text(out, html.document(run.title, parts))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ...adoption.figures import distance, enlarge
 from ...attention.control import capturing, fusing
-from ...attention.layers import layer_paths, present_layers
+from ...attention.layers import fused_layers, layer_paths, present_layers
 from ...diffusion.noise import trajectory_noises
 from ...evaluation.grading import score_images
 from ...evaluation.sheets import Line, Tile, grey, sheet
@@ -113,7 +113,7 @@ def figures(s: Setting, target: Pictures) -> dict[str, float]:
 def study_control(s: Setting, folder: Path) -> pd.DataFrame:
     """Figure 8: every variant at the layers and steps of `fuse`; unmasked ones ignore the mask."""
     fuse = s.params.fuse
-    layers = present_layers(s.policy.unet, fuse.layers)
+    layers = fused_layers(s.policy.unet, fuse.layers)
     columns = {"reference": s.reference, "base": s.base}
     rows = []
     for name, variant in VARIANTS.items():

@@ -12,11 +12,13 @@ from ...runtime.entry import guarded
 
 app = typer.Typer(no_args_is_help=True, help="Compare settings: a grid of experiments from a file.")
 File = Annotated[Path, typer.Argument(help="The study, as studies/methods.yaml.")]
-Out = Annotated[Path | None, typer.Option(help="Folder of its results; docs/evidence/NAME by default.")]
+STUDIES = Path("results/studies")  # nothing that is committed lies there
+Out = Annotated[Path | None, typer.Option(
+    "--out", "-o", help=f"Folder of its results; {STUDIES}/NAME by default.", show_default=False)]
 
 
 def _folder(out: Path | None, name: str) -> Path:
-    return out or Path("docs/evidence", name)
+    return out or STUDIES / name
 
 
 @app.command()
@@ -72,7 +74,8 @@ def table(file: File, out: Out = None) -> None:
 def attention(
     round: Annotated[str, typer.Argument(help="A finished round, as r00.")] = "r00",
     pairs: Annotated[int, typer.Option(min=1, help="Pairs that every variant is tried on.")] = 24,
-    out: Annotated[Path, typer.Option(help="Folder of the tables and pictures.")] = Path("docs/evidence/attention"),
+    out: Annotated[Path, typer.Option(
+        "--out", "-o", help="Folder of the tables and pictures.")] = STUDIES / "attention",
 ) -> None:
     """Appendix B of the paper on a round's pairs: control methods, layers by timesteps, heat maps."""
     from .attention import study_attention
@@ -87,7 +90,7 @@ def attention(
 def gradients(
     round: Annotated[str, typer.Argument(help="A finished round, as r00.")] = "r00",
     pairs: Annotated[int, typer.Option(min=2, help="Pairs that gradients are taken of.")] = 48,
-    out: Annotated[Path, typer.Option(help="Folder of the table.")] = Path("docs/evidence/gradients"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the table.")] = STUDIES / "gradients",
 ) -> None:
     """Which way naive and fused pairs push the adapter, by timestep."""
     from .gradients import study_gradients
@@ -106,7 +109,7 @@ def directions(
         min=0, help="Root mean square change of a weight; may be repeated.", show_default="0.002")] = None,
     timesteps: Annotated[list[str] | None, typer.Option(
         help="First and last timestep, as 5-3; may be repeated.", show_default="those trained on")] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the table.")] = Path("docs/evidence/directions"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the table.")] = STUDIES / "directions",
 ) -> None:
     """Whether a step along the gradient of naive and of fused pairs raises the score."""
     from .directions import study_directions

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import DFusionError, ParamsError, did_you_mean, short
+from ...errors import DFusionError, ParamsError, did_you_mean, one_line, short
 from ...params.loading import load_everything
 from ...params.strict_yaml import read_yaml
 
@@ -57,14 +57,15 @@ class Cell:
     @property
     def overrides(self) -> list[str]:
         """The changes as arguments of `dvc exp run -S`."""
-        return [key if key.startswith("~") else f"{key}={json.dumps(value)}" for key, value in self.changes.items()]
+        return [key if key.startswith("~") else f"{key}={json.dumps(value, ensure_ascii=False)}"
+                for key, value in self.changes.items()]
 
     def params(self, original: dict[str, Any]) -> str:
         """The text of its params.yaml (JSON, which is YAML too), from that of the workspace. Raises ParamsError."""
         content = copy.deepcopy(original)
         for key, value in self.changes.items():
             _change(content, key, copy.deepcopy(value))
-        return json.dumps(content, indent=1) + "\n"
+        return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,11 @@ def _read(file: Path) -> dict[str, Any]:
         raise StudyError(f"{file}: the name of a study's file is that of its experiments: letters, digits, '_', '-'.")
     try:
         data = read_yaml(file)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        problem = "there is no such file" if missing else f"cannot be read: {one_line(error)}"
+        raise StudyError(f"{file}: {problem}.", _other_studies(file)) from None
+    except ValueError as error:
         raise StudyError(f"{file}: {error}.", "A study is described in docs/studies.md.") from None
     if not isinstance(data, dict) or not isinstance(data.get("factors"), dict) or not data["factors"]:
         raise StudyError(f"{file.name}: factors: a study needs at least one factor with its levels.")
@@ -123,6 +128,12 @@ def _read(file: Path) -> dict[str, Any]:
     if cells > MOST_CELLS:
         raise StudyError(f"{file.name}: factors: {cells} combinations; a study has at most {MOST_CELLS}.")
     return data
+
+
+def _other_studies(file: Path) -> str:
+    known = {path.as_posix() for path in Path("studies").glob("*.yaml")}
+    there = f"There are {', '.join(sorted(known))}." if known else ""
+    return did_you_mean(file.as_posix(), known) or there or "A study is described in docs/studies.md."
 
 
 def _levels(where: str, levels: Any) -> dict[str, dict[str, Any]]:

@@ -34,6 +34,7 @@ class Jobs:
         self._waiting = list(cells)
         self._running: list[CellRun] = []
         self._failed: list[str] = []
+        self._kept: set[str] = set()  # groups with a failed cell, whose folders stay to be looked at
         self._waited_for: set[str] = set()  # groups in whose folders another process was met
 
     def run(self) -> list[str]:
@@ -84,11 +85,12 @@ class Jobs:
         for run in ended:
             try:
                 self._keep(run.cell, run.outputs(), run.seconds)
-                if not any(cell.group == run.cell.group for cell in self._waiting):
+                if not any(cell.group == run.cell.group for cell in self._waiting) and run.cell.group not in self._kept:
                     run.forget()
             except DFusionError as error:
                 print(f"error: {error}", file=sys.stderr, flush=True)
                 self._failed.append(run.cell.name)
+                self._kept.add(run.cell.group)
             self._running.remove(run)
             run.close()
         return bool(ended)

@@ -16,6 +16,7 @@ from ...diffusion.window import step_indices
 from ...errors import NotFinite
 from ...models.policy import Policy, load_policy
 from ...params import Params
+from ...prompts.reach import check_reach
 from ...prompts.reading import Prompt
 from .otsu import otsu
 
@@ -54,6 +55,8 @@ def measure(params: Params, prompts: Sequence[Prompt], images: int, adapter: Pat
     Needs the sections model, sample, fuse and seed. Raises ItemNotFound and BadNumber.
     """
     policy = load_policy(params.model, params.sample, adapter)
+    if cut := check_reach(prompts, policy.encode.readers()):
+        print(f"warning: {cut}.")
     tokens = [[item_tokens(policy.tokenizer, prompt.text, item) for item in prompt.items] for prompt in prompts]
     for index, prompt in enumerate(prompts):
         seeds = [image_seed(params.seed, SEEDS, index, n) for n in range(images)]

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import yaml
+from ruamel.yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode, SequenceNode
 
 from ...errors import PromptsError
-from ...params.strict_yaml import StrictLoader
+from ...params.strict_yaml import compose_yaml, parse_yaml
 from ...prompts.reading import PromptFile, checked_prompts
 from ...store.atomic import write_bytes
 
@@ -33,7 +33,7 @@ def with_thresholds(file: Path, thresholds: Thresholds) -> str:
     Raises PromptsError where editing would not give that: values that are shared through YAML anchors.
     """
     text = file.read_bytes().decode()
-    before = checked_prompts(StrictLoader(text).get_single_data(), file.name)
+    before = checked_prompts(parse_yaml(text), file.name)
     edits = [edit for node, values in zip(_entries(text), thresholds, strict=False)
              for edit in _edits(text, node, values)]
     for start, end, new in sorted(edits, reverse=True):
@@ -51,34 +51,34 @@ def _says(text: str, before: PromptFile, thresholds: Thresholds) -> bool:
     changed = [replace(prompt, thresholds=values)
                for prompt, values in zip(before.train[:count], thresholds, strict=True)]
     try:
-        after = checked_prompts(StrictLoader(text).get_single_data(), "")
-    except (yaml.YAMLError, PromptsError):
+        after = checked_prompts(parse_yaml(text), "")
+    except (ValueError, PromptsError):
         return False
     return after == PromptFile((*changed, *before.train[count:]), before.test)
 
 
-def _entries(text: str) -> list[yaml.Node]:
+def _entries(text: str) -> list[Node]:
     """The entries of the list of training prompts."""
-    root = StrictLoader(text).get_single_node()
-    entries = _value(root, "train") if isinstance(root, yaml.MappingNode) else root
-    assert isinstance(entries, yaml.SequenceNode)  # the file was read before
+    root = compose_yaml(text)
+    entries = _value(root, "train") if isinstance(root, MappingNode) else root
+    assert isinstance(entries, SequenceNode)  # the file was read before
     return list(entries.value)
 
 
-def _value(mapping: yaml.MappingNode, key: str) -> yaml.Node | None:
+def _value(mapping: MappingNode, key: str) -> Node | None:
     return next((value for name, value in mapping.value if name.value == key), None)
 
 
-def _edits(text: str, entry: yaml.Node, values: tuple[float, ...]) -> Iterator[Edit]:
+def _edits(text: str, entry: Node, values: tuple[float, ...]) -> Iterator[Edit]:
     """What gives one entry its thresholds."""
     new = json.dumps(list(values))
-    if isinstance(entry, yaml.ScalarNode):
+    if isinstance(entry, ScalarNode):
         prompt = json.dumps(entry.value, ensure_ascii=False)
         yield entry.start_mark.index, _end(text, entry), f"{{prompt: {prompt}, thresholds: {new}}}"
         return
-    assert isinstance(entry, yaml.MappingNode)
+    assert isinstance(entry, MappingNode)
     old = _value(entry, "thresholds")
-    if isinstance(old, yaml.SequenceNode):  # number by number: there may be comments between them
+    if isinstance(old, SequenceNode):  # number by number: there may be comments between them
         for node, value in zip(old.value, values, strict=False):
             yield node.start_mark.index, _end(text, node), json.dumps(value)
     elif old is not None:  # nothing, or null
@@ -87,7 +87,7 @@ def _edits(text: str, entry: yaml.Node, values: tuple[float, ...]) -> Iterator[E
         yield _appended(text, entry, f"thresholds: {new}")
 
 
-def _appended(text: str, entry: yaml.MappingNode, new: str) -> Edit:
+def _appended(text: str, entry: MappingNode, new: str) -> Edit:
     """A last key: behind a comma in {...}, else on a line of its own."""
     end = _end(text, entry.value[-1][1])
     if entry.flow_style:
@@ -97,10 +97,10 @@ def _appended(text: str, entry: yaml.MappingNode, new: str) -> Edit:
     return end, end, f"\n{' ' * entry.start_mark.column}{new}"
 
 
-def _end(text: str, node: yaml.Node) -> int:
+def _end(text: str, node: Node) -> int:
     """Where a value ends; the parser's end of a block value is where the next one begins."""
-    while isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
+    while isinstance(node, CollectionNode) and not node.flow_style and node.value:
         last = node.value[-1]
         node = last[1] if isinstance(last, tuple) else last
-    start, end = node.start_mark.index, node.end_mark.index
+    start, end = int(node.start_mark.index), int(node.end_mark.index)
     return start + len(text[start:end].rstrip())

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from ..composition import COMPOSITIONS
+from ..drawing import draw
 from ..grammar import SHAPES
-from ..scenes import OTHER, Scene, caption, draw, labels, random_scene
+from ..scenes import OTHER, Scene, caption, labels, random_scene
 from .settings import settings
 
 SEED = 7

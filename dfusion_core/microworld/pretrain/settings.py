@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 
 import torch
-import yaml
 
+from ...params.strict_yaml import read_yaml
 from ..composition import COMPOSITIONS, Composition
 
 HERE = Path(__file__).parent
@@ -61,4 +61,4 @@ class Settings:
 def settings() -> Settings:
     """The settings of this process. Raises TypeError for a key that there is not."""
     file = Path(os.environ.get("DFUSION_PRETRAIN", HERE / "params.yaml"))
-    return Settings(**yaml.safe_load(file.read_text(encoding="utf-8")))
+    return Settings(**read_yaml(file))

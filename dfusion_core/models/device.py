@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from .ranks import world
+from ..runtime.ranks import world
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

@@ -1,0 +1,1 @@
+"""`dfusion judge`: a blind comparison of two models by people, as in the paper's Figure 6."""

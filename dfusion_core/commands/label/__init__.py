@@ -1,0 +1,1 @@
+"""`dfusion label` and its import and export of answers."""

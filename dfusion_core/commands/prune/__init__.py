@@ -1,0 +1,1 @@
+"""`dfusion prune`: the disk of finished rounds."""

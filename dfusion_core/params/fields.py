@@ -1,0 +1,23 @@
+"""What every section of params.yaml is made from."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+def paper(default: Any, description: str, **limits: Any) -> Any:
+    """A field whose default is printed in the paper."""
+    return Field(default, description=description, json_schema_extra={"paper": True}, **limits)
+
+
+def ours(default: Any, description: str, **limits: Any) -> Any:
+    """A field to which the paper gives no value."""
+    return Field(default, description=description, json_schema_extra={"paper": False}, **limits)
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, strict about types, no unknown keys, no NaN or infinity."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
+    )

@@ -1,0 +1,132 @@
+"""What of a prompt reaches a text encoder: tokenizers cut long prompts, and replace what their vocabulary lacks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import PromptsError, did_you_mean, listed, short
+from .items import word_spans
+from .reading import Prompt
+
+FEW_WORDS = 300  # entries of a vocabulary that a message lists
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A tokenizer as it is called. ``name`` is what messages call it.
+
+    rows: for n texts, the tokens that the encoder gets. count: the tokens of one text, start and end with them, if
+    nothing were cut. lacking: what of a text the vocabulary does not have. words: the vocabulary.
+    """
+
+    name: str
+    limit: int
+    rows: Callable[[list[str]], list[tuple[int, ...]]]
+    count: Callable[[str], int]
+    lacking: Callable[[str], list[str]]
+    words: Sequence[str] = ()
+
+
+def check_reach(prompts: Sequence[Prompt], readers: Sequence[Reader]) -> str:
+    """What is cut of the prompts, for a warning; empty if nothing is. ``readers`` are those of one model.
+
+    Raises PromptsError where a vocabulary lacks a word, an item is cut off, or two prompts become the same tokens.
+    """
+    mistakes = [line for reader in readers for prompt in prompts for line in _lacking(prompt, reader)]
+    cut = {
+        reader.name: [
+            (one, reader.count(one.text), cut_part(one.text, reader))
+            for one in prompts
+            if reader.count(one.text) > reader.limit
+        ]
+        for reader in readers
+    }
+    for reader in readers:
+        mistakes += [line for one, count, rest in cut[reader.name] for line in _items_cut(one, count, rest, reader)]
+    mistakes += _same(prompts, readers)
+    if mistakes:
+        raise PromptsError(
+            f"prompts: not all of them reaches the model:\n{listed(mistakes)}",
+            "\nShorten or reword these prompts in the file that prompts.file names.",
+        )
+    return "; ".join(_warning(reader, cut[reader.name]) for reader in readers if cut[reader.name])
+
+
+def cut_part(text: str, reader: Reader) -> str:
+    """The end of a text, from a word on, that does not reach the encoder."""
+    ends = [match.end() for match in re.finditer(r"\S+", text)]
+    low, high = 0, len(ends)  # of the first `low` words nothing is cut; of all of them something is
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if reader.count(text[: ends[middle - 1]]) <= reader.limit else (low, middle)
+    return text[ends[low - 1] if low else 0 :].strip()
+
+
+def huggingface_reader(
+    name: str,
+    tokenizer: Any,
+    limit: int,
+    rows: Callable[[list[str]], list[tuple[int, ...]]],
+    clean: Callable[[str], str] = str,
+) -> Reader:
+    """A tokenizer of transformers, which the texts reach after ``clean``."""
+    specials = {tokenizer.unk_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id} - {None}
+
+    def tokens(text: str, whole: bool) -> list[int]:
+        found: list[int] = tokenizer(
+            clean(text), add_special_tokens=whole, truncation=False, padding=False, verbose=False
+        ).input_ids
+        return found
+
+    def lacking(text: str) -> list[str]:
+        if specials.isdisjoint(tokens(text, whole=False)):
+            return []
+        return [word for word in text.split() if not specials.isdisjoint(tokens(word, whole=False))]
+
+    known = (
+        sorted(word.replace("</w>", "") for word in tokenizer.get_vocab() if word.endswith("</w>"))
+        if len(tokenizer) <= FEW_WORDS
+        else []
+    )
+    return Reader(name, limit, rows, lambda text: len(tokens(text, whole=True)), lacking, known)
+
+
+def _lacking(prompt: Prompt, reader: Reader) -> list[str]:
+    words = list(dict.fromkeys(reader.lacking(prompt.text)))
+    if not words:
+        return []
+    there = f" {did_you_mean(words[0], reader.words)} It has {' '.join(reader.words)}." if reader.words else ""
+    return [f"'{short(prompt.text)}': {reader.name} has no tokens for {', '.join(map(repr, words))}.{there}"]
+
+
+def _items_cut(prompt: Prompt, count: int, rest: str, reader: Reader) -> list[str]:
+    kept = prompt.text[: len(prompt.text.rstrip()) - len(rest)]
+    lost = [item for item in prompt.items if not word_spans(kept, item)]
+    return [
+        f"'{short(prompt.text)}': is {count} tokens long, and {reader.name} reads {reader.limit}; '{short(rest)}' "
+        f"is cut off, and with it the item '{short(item)}'."
+        for item in lost
+    ]
+
+
+def _same(prompts: Sequence[Prompt], readers: Sequence[Reader]) -> list[str]:
+    texts = [prompt.text for prompt in prompts]
+    rows = list(zip(*(reader.rows(texts) for reader in readers), strict=True)) if texts else []
+    first: dict[Any, str] = {}
+    return [
+        f"'{short(text)}': is the same as '{short(first[row])}' to {' and '.join(one.name for one in readers)}."
+        for text, row in zip(texts, rows, strict=True)
+        if first.setdefault(row, text) != text
+    ]
+
+
+def _warning(reader: Reader, cut: Sequence[tuple[Prompt, int, str]]) -> str:
+    prompt, count, rest = cut[0]
+    more = "" if len(cut) == 1 else f", and {len(cut) - 1} more are cut"
+    return (
+        f"{reader.name} reads {reader.limit} tokens: of '{short(prompt.text)}', {count} tokens long, "
+        f"'{short(rest)}' is cut off{more}"
+    )
