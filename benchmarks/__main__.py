@@ -23,8 +23,13 @@ def main() -> int:
     from .models import source
     from .report import commit, show, write_report
 
-    wanted = DEFAULT if options.gates is None else tuple(GATES) if options.gates == "all" else tuple(
-        options.gates.split(","))
+    wanted = (
+        DEFAULT
+        if options.gates is None
+        else tuple(GATES)
+        if options.gates == "all"
+        else tuple(options.gates.split(","))
+    )
     if unknown := [name for name in wanted if name not in GATES]:
         print(f"error: there is no gate {', '.join(unknown)}; there is {', '.join(GATES)}.", file=sys.stderr)
         return 2
@@ -54,13 +59,21 @@ def main() -> int:
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--gates", help="names with commas between, as P1,P4, or all; by default P1 to P16")
-    parser.add_argument("--model", choices=MODELS, default="micro",
-                        help="the built-in U-Net, SD's topology with 80 M random weights, or SD 2.1's size (for a GPU)")
+    parser.add_argument(
+        "--model",
+        choices=MODELS,
+        default="micro",
+        help="the built-in U-Net, SD's topology with 80 M random weights, or SD 2.1's size (for a GPU)",
+    )
     parser.add_argument("--side", type=int, default=MID_SIDE, help="height and width of mid's latents")
     parser.add_argument("--repeats", type=int, help="timed runs of each side; one more warms up")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", choices=("auto", "fp32", "fp16", "bf16"), default="auto",
-                        help="of what is timed: auto is fp16 on a GPU, fp32 on a CPU. Checks are in fp32")
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", "fp32", "fp16", "bf16"),
+        default="auto",
+        help="of what is timed: auto is fp16 on a GPU, fp32 on a CPU. Checks are in fp32",
+    )
     parser.add_argument("--quick", action="store_true", help="one repeat at the smallest sizes: does everything run")
     parser.add_argument("--out", type=Path, help="the JSON file")
     return parser.parse_args(arguments)

@@ -59,7 +59,7 @@ class Scene:
 
     @property
     def references(self) -> References:
-        return References(self.sampled.x[:self.count], self.mask)
+        return References(self.sampled.x[: self.count], self.mask)
 
 
 @dataclass
@@ -134,8 +134,14 @@ class Bench:
         """What the stage fuse does with one batch: (n, T + 1, c, h, w)."""
         n = scene.count
         return denoise_fused(
-            policy, scene.sampled.x[n:], scene.noise[n:], self.text(policy, n), references or scene.references,
-            self.layers, range(self.sizes.steps - self.sizes.first_t, self.sizes.steps))
+            policy,
+            scene.sampled.x[n:],
+            scene.noise[n:],
+            self.text(policy, n),
+            references or scene.references,
+            self.layers,
+            range(self.sizes.steps - self.sizes.first_t, self.sizes.steps),
+        )
 
     @cached_property
     def targets(self) -> Pairs:
@@ -152,8 +158,9 @@ class Bench:
         n, sampled = len(winner), self.training_scene.sampled
         first = shared_steps(winner, sampled.x[n:]) if skip else torch.zeros(n, dtype=torch.long)
         advantage = torch.tensor([[1.0], [-1.0]]).expand(2, n).contiguous()
-        return Pairs(winner, sampled.x[n:], [PROMPT], torch.zeros(n, dtype=torch.long), first, sampled.log_prob[n:],
-                     advantage)
+        return Pairs(
+            winner, sampled.x[n:], [PROMPT], torch.zeros(n, dtype=torch.long), first, sampled.log_prob[n:], advantage
+        )
 
     def train_settings(self, **changes: Any) -> Train:
         """The paper's, with one optimizer step an inner epoch."""

@@ -23,16 +23,28 @@ Measure = Callable[[Bench], list[Result]]
 
 
 GATES: dict[str, Measure] = {
-    "P1": fusing, "P2": fusing, "P3": fusing, "P4": fusing, "P5": sampling, "P6": sampling,
-    "P7": training_pairs, "P8": training_images, "P9": training_pairs,
+    "P1": fusing,
+    "P2": fusing,
+    "P3": fusing,
+    "P4": fusing,
+    "P5": sampling,
+    "P6": sampling,
+    "P7": training_pairs,
+    "P8": training_images,
+    "P9": training_pairs,
     "P10": utilisation,
-    "P11": training_memory, "P12": fusing_memory,
+    "P11": training_memory,
+    "P12": fusing_memory,
     "P13": compiling,
     "P14": disk,
     "P15": idle,
     "P16": whole_round,
     "P17": two_processes,
-    "startup": start_up, "imports": imports, "graph": many_rounds, "images": cost_of_images}
+    "startup": start_up,
+    "imports": imports,
+    "graph": many_rounds,
+    "images": cost_of_images,
+}
 EXACT = {"P1", "P9", "P11", "P12", "P13", "P14"}  # counted: nothing is timed where no other gate is asked for
 COMPARISONS = (fusing, sampling, training_pairs, training_images, whole_round)
 PIPELINE = ("P17", "startup", "imports", "graph", "images")  # through the stages; minutes, so only where they are named
@@ -54,5 +66,7 @@ def measured(measure: Measure, bench: Bench) -> list[Result]:
     """
     if bench.exact is bench or measure not in COMPARISONS:
         return measure(bench)
-    return [replace(timed, checks=exact.checks) if exact.median is None else exact
-            for exact, timed in zip(measure(bench.exact), measure(bench), strict=True)]
+    return [
+        replace(timed, checks=exact.checks) if exact.median is None else exact
+        for exact, timed in zip(measure(bench.exact), measure(bench), strict=True)
+    ]

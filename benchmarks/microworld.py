@@ -140,9 +140,12 @@ def parts_alone(m: Measured, template: str, count: int) -> dict[str, Any]:
     scenes = drawings(template, count, m.how)
     x = pixels(scenes)
     drawn = x.permute(0, 2, 3, 1).numpy()
-    return {"oracle_on_drawings": float(right(m.oracle, drawn, [caption(s) for s in scenes]).mean()),
-            "clip_ranks_first": ranked_first(m.reward, scenes), "mask_iou": mask_iou(m.policy, scenes),
-            "vae_psnr": psnr(m.policy, x)}
+    return {
+        "oracle_on_drawings": float(right(m.oracle, drawn, [caption(s) for s in scenes]).mean()),
+        "clip_ranks_first": ranked_first(m.reward, scenes),
+        "mask_iou": mask_iou(m.policy, scenes),
+        "vae_psnr": psnr(m.policy, x),
+    }
 
 
 def measure(m: Measured, count: int, s: Setting) -> tuple[dict[str, Any], np.ndarray]:
@@ -152,7 +155,8 @@ def measure(m: Measured, count: int, s: Setting) -> tuple[dict[str, Any], np.nda
     for template in TEMPLATES:
         found = run_round(m.policy, m.reward, template, s)
         result[template] = parts_alone(m, template, count) | figures(
-            found, m.oracle, template, m.policy.schedule.num_steps, s)
+            found, m.oracle, template, m.policy.schedule.num_steps, s
+        )
         rows += triples(found, SHOWN)
         print(template, json.dumps(result[template], indent=1), flush=True)
     return result, np.asarray(sheet([Line([Tile(picture) for picture in row]) for row in rows]))
@@ -167,8 +171,9 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=40, help="prompts of the round of each template")
     parser.add_argument("--images", type=int, default=16, help="images of each")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--out", type=Path, default=Path("results/microworld"),
-                        help="folder for microworld.json and .png")
+    parser.add_argument(
+        "--out", type=Path, default=Path("results/microworld"), help="folder for microworld.json and .png"
+    )
     given = parser.parse_args()
     from PIL import Image
 
@@ -176,13 +181,19 @@ def main() -> None:
     s = Setting(given.prompts, given.images, given.batch, SEED, params.extract, params.fuse, params.adopt)
     result, sheet = measure(Measured.load(given.weights, params.sample, given.composition), given.drawings, s)
     result["weights_mib"] = megabytes(given.weights) | {"total": round(sum(megabytes(given.weights).values()), 2)}
-    result["measured"] = {"processor": platform.processor() or platform.machine(), "torch": torch.__version__,
-                          "drawings": given.drawings, "prompts": given.prompts, "images": given.images,
-                          **params.sample.model_dump()}
+    result["measured"] = {
+        "processor": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        "drawings": given.drawings,
+        "prompts": given.prompts,
+        "images": given.images,
+        **params.sample.model_dump(),
+    }
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / "microworld.json").write_text(json.dumps(result, indent=2) + "\n")
     Image.fromarray(sheet).resize((sheet.shape[1] * 2, sheet.shape[0] * 2), Image.Resampling.NEAREST).save(
-        given.out / "microworld.png", optimize=True)
+        given.out / "microworld.png", optimize=True
+    )
     print(json.dumps(result["weights_mib"]))
 
 

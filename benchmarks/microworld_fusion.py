@@ -64,7 +64,7 @@ def batches(rows: int, size: int) -> list[slice]:
 
 def run_round(policy: Policy, reward: Scorer, template: str, s: Setting) -> Round:
     """Sample, score, pair, mask and fuse the first prompts of a template."""
-    prompts = load_prompts(f"dfusion_core/prompts/micro_{template}.yaml").train[:s.prompts]
+    prompts = load_prompts(f"dfusion_core/prompts/micro_{template}.yaml").train[: s.prompts]
     images = image_plan(prompts, s.images, s.seed, "figures")
     tokens = [[item_tokens(policy.tokenizer, p.text, item) for item in p.items] for p in prompts]
     made = []
@@ -76,12 +76,21 @@ def run_round(policy: Policy, reward: Scorer, template: str, s: Setting) -> Roun
     picture = torch.cat([one.picture for one in made]).numpy()
     scores = reward(picture, images.prompt.tolist())
     pairs, references = pair_plan(images, images[["image"]].assign(reward=scores.reward), "halves")
-    masks = reference_masks(cross_map[references.image.tolist()].float().numpy(),
-                            [prompts[p] for p in references.prompt_id], s.extract)
+    masks = reference_masks(
+        cross_map[references.image.tolist()].float().numpy(), [prompts[p] for p in references.prompt_id], s.extract
+    )
     targets = fuse(policy, x, masks.mask, pairs, s)
     again = reward(targets, pairs.prompt.tolist())
-    return Round(images.assign(reward=scores.reward), picture, scores.embedding, pairs, masks, targets, again.reward,
-                 again.embedding)
+    return Round(
+        images.assign(reward=scores.reward),
+        picture,
+        scores.embedding,
+        pairs,
+        masks,
+        targets,
+        again.reward,
+        again.embedding,
+    )
 
 
 def fuse(policy: Policy, x: torch.Tensor, mask: torch.Tensor, pairs: pd.DataFrame, s: Setting) -> np.ndarray:
@@ -91,9 +100,14 @@ def fuse(policy: Policy, x: torch.Tensor, mask: torch.Tensor, pairs: pd.DataFram
         part = pairs.iloc[rows]
         _, noise = trajectory_noises(part.base_seed.tolist(), policy.latent_shape, T)
         found = denoise_fused(
-            policy, x[part.base_image.tolist()], noise, policy.embed(part.prompt.tolist()),
+            policy,
+            x[part.base_image.tolist()],
+            noise,
+            policy.embed(part.prompt.tolist()),
             References(x[part.reference_image.tolist()], mask[part.reference.tolist()]),
-            present_layers(policy.unet, s.fuse.layers), step_indices(s.fuse, T))
+            present_layers(policy.unet, s.fuse.layers),
+            step_indices(s.fuse, T),
+        )
         parts.append(policy.decode(found[:, -1]).numpy())
     return np.concatenate(parts)
 
@@ -123,8 +137,9 @@ def figures(found: Round, oracle: Oracle, template: str, T: int, s: Setting) -> 
     pairs, prompts = found.pairs, found.pairs.prompt.tolist()
     without_mask = empty_masks(found.masks, step_indices(s.fuse, T))[pairs.reference.tolist()].numpy()
     targets = target_table(pairs, found.target_reward, without_mask, s.adopt)
-    base, reference = (Views(found.pictures[pairs[f"{n}_image"]], found.embedding[pairs[f"{n}_image"]])
-                       for n in ("base", "reference"))
+    base, reference = (
+        Views(found.pictures[pairs[f"{n}_image"]], found.embedding[pairs[f"{n}_image"]]) for n in ("base", "reference")
+    )
     mask = found.masks.mask[pairs.reference.tolist()].numpy()
     result = fused_figures(pairs, targets, base, reference, Views(found.targets, found.target_embedding), mask)
     result["fresh_gain"] = fresh_gain(pairs, found.images.drop(columns="reward"), found.images)
@@ -143,5 +158,8 @@ def triples(found: Round, count: int) -> list[list[np.ndarray]]:
     """Three rows of pictures: references, bases, targets of pairs from as many prompts as there are."""
     order = found.pairs.assign(turn=found.pairs.groupby("prompt_id").cumcount()).sort_values(["turn", "prompt_id"])
     chosen = order.head(count)
-    return [list(found.pictures[chosen.reference_image]), list(found.pictures[chosen.base_image]),
-            list(found.targets[chosen.index])]
+    return [
+        list(found.pictures[chosen.reference_image]),
+        list(found.pictures[chosen.base_image]),
+        list(found.targets[chosen.index]),
+    ]

@@ -23,7 +23,10 @@ GUIDANCE, ETA = 5.0, 1.0  # the paper's
 TOKENS = 77
 TRAINED = 1e-2  # scale of the adapter's B: zero, as it begins, would leave A without gradient
 MID: dict[str, Any] = {
-    "block_out_channels": (96, 192, 384, 384), "attention_head_dim": (3, 6, 12, 12), "cross_attention_dim": 384}
+    "block_out_channels": (96, 192, 384, 384),
+    "attention_head_dim": (3, 6, 12, 12),
+    "cross_attention_dim": 384,
+}
 MID_VAE = {"block_out_channels": (32, 64, 128, 128)}
 
 
@@ -76,8 +79,15 @@ class RandomSD:
             torch.nn.Module.to(part.eval().requires_grad_(False), DTYPES[self.dtype])  # diffusers' own `to` warns
             if device.type == "cpu":  # as load_policy does
                 part.to(memory_format=torch.channels_last)
-        return Policy(unet=unet, vae=vae, encode=RandomTexts(unet.config.cross_attention_dim, device), tokenizer=None,
-                      schedule=schedule(self.scheduler, steps, ETA), guidance_scale=GUIDANCE, device=device)
+        return Policy(
+            unet=unet,
+            vae=vae,
+            encode=RandomTexts(unet.config.cross_attention_dim, device),
+            tokenizer=None,
+            schedule=schedule(self.scheduler, steps, ETA),
+            guidance_scale=GUIDANCE,
+            device=device,
+        )
 
 
 @dataclass(frozen=True)
@@ -88,8 +98,10 @@ class RandomTexts:
     device: torch.device
 
     def __call__(self, texts: Sequence[str], dtype: torch.dtype) -> Text:
-        states = [torch.randn(TOKENS, self.width, generator=torch.Generator().manual_seed(sum(text.encode())))
-                  for text in texts]
+        states = [
+            torch.randn(TOKENS, self.width, generator=torch.Generator().manual_seed(sum(text.encode())))
+            for text in texts
+        ]
         return Text(torch.stack(states).to(self.device, dtype))
 
 

@@ -15,8 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 Side = Callable[[], Any]
 CPU_ATTENTION = {  # the fused kernels of a CPU, which torch 2.14 counts as nothing
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward:
-        lambda out, q, k, v, *_, **__: sdpa_backward_flop_count(out, q, k, v)}
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda out, q, k, v, *_, **__: (
+        sdpa_backward_flop_count(out, q, k, v)
+    ),
+}
 
 
 @dataclass

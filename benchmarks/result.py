@@ -60,7 +60,7 @@ class Result:
 
     @property
     def verdict(self) -> str:
-        """"met", "missed", "not exact", "reported" (there is no bar), or "not measured" (the note says why)."""
+        """ "met", "missed", "not exact", "reported" (there is no bar), or "not measured" (the note says why)."""
         if not all(check.holds for check in self.checks):
             return "not exact"
         if self.median is None:

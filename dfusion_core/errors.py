@@ -149,19 +149,26 @@ def explain(error: OSError) -> StoreError | None:
         return StoreError(f"store: {path} cannot be written: {what}.", f"{MOVE} {KEPT}")
     if error.errno in CLOSED:
         return StoreError(
-            f"store: {path} cannot be opened: {what}.", f"Give this user the right to write there. {KEPT}")
+            f"store: {path} cannot be opened: {what}.", f"Give this user the right to write there. {KEPT}"
+        )
     if error.errno == errno.EFBIG:
-        return StoreError(f"store: {path} cannot be written: {what}.",
-                          f"Raise the limit that 'ulimit -f' shows, or use a file system for larger files. {KEPT}")
+        return StoreError(
+            f"store: {path} cannot be written: {what}.",
+            f"Raise the limit that 'ulimit -f' shows, or use a file system for larger files. {KEPT}",
+        )
     if error.errno in NO_LOCKS:
-        return StoreError(f"store: {path} cannot be locked: {what}.",
-                          f"Set DFUSION_SCRATCH to a folder on a local disk. {KEPT}")
+        return StoreError(
+            f"store: {path} cannot be locked: {what}.", f"Set DFUSION_SCRATCH to a folder on a local disk. {KEPT}"
+        )
     if error.errno == errno.EXDEV:
-        return StoreError(f"store: {path} cannot be put in its place: {what}.",
-                          f"Give runs and the scratch folder (.dfusion) each a whole file system or none. {KEPT}")
+        return StoreError(
+            f"store: {path} cannot be put in its place: {what}.",
+            f"Give runs and the scratch folder (.dfusion) each a whole file system or none. {KEPT}",
+        )
     if error.errno in IN_THE_WAY:
-        return StoreError(f"store: {path} cannot be used: {what}.",
-                          f"Move what stands there or above it out of the way. {KEPT}")
+        return StoreError(
+            f"store: {path} cannot be used: {what}.", f"Move what stands there or above it out of the way. {KEPT}"
+        )
     if error.errno in FILES:
         return StoreError(f"store: {path} cannot be opened: {what}.", f"Raise the limit that 'ulimit -n' shows. {KEPT}")
     if error.errno in GONE:

@@ -94,10 +94,14 @@ def tiny_sdxl(folder: Path, seed: int = 0) -> Path:
     shutil.copytree(WEIGHTS / "scheduler", folder / "scheduler", dirs_exist_ok=True)
     index = json.loads((WEIGHTS / "model_index.json").read_text())
     index = {name: value for name, value in index.items() if name not in ("safety_checker", "requires_safety_checker")}
-    second = {"text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
-              "tokenizer_2": index["tokenizer"], "force_zeros_for_empty_prompt": True}
+    second = {
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "tokenizer_2": index["tokenizer"],
+        "force_zeros_for_empty_prompt": True,
+    }
     (folder / "model_index.json").write_text(
-        json.dumps(index | second | {"_class_name": "StableDiffusionXLPipeline"}, indent=2) + "\n")
+        json.dumps(index | second | {"_class_name": "StableDiffusionXLPipeline"}, indent=2) + "\n"
+    )
     return folder
 
 
@@ -108,8 +112,15 @@ def tiny_clip(folder: Path, seed: int = 0) -> Path:
 
     shutil.copytree(WEIGHTS / "tokenizer", folder, dirs_exist_ok=True)
     vision = {"image_size": PICTURE, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8}
-    text = {"context_length": TOKENS, "vocab_size": _words(), "width": 16, "heads": 2, "layers": 1,
-            "hf_tokenizer_name": "tiny", "tokenizer_kwargs": {}}
+    text = {
+        "context_length": TOKENS,
+        "vocab_size": _words(),
+        "width": 16,
+        "heads": 2,
+        "layers": 1,
+        "hf_tokenizer_name": "tiny",
+        "tokenizer_kwargs": {},
+    }
     grey = {"mean": [0.5] * 3, "std": [0.25] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
     model_config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
     config = {"model_cfg": model_config, "preprocess_cfg": grey}
@@ -143,8 +154,13 @@ def tiny_params(folder: Path, **changes: Any) -> Path:
 
 def _merged(params: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Sections are merged; the list of rounds is replaced as a whole."""
-    return {**params, **{key: {**params.get(key, {}), **value} if isinstance(value, Mapping) and key != "rounds"
-                         else value for key, value in changes.items()}}
+    return {
+        **params,
+        **{
+            key: {**params.get(key, {}), **value} if isinstance(value, Mapping) and key != "rounds" else value
+            for key, value in changes.items()
+        },
+    }
 
 
 def _words() -> int:
@@ -156,10 +172,18 @@ def _unet() -> Any:
     from diffusers import UNet2DConditionModel
 
     unet = UNet2DConditionModel(
-        sample_size=LATENT, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(CHANNELS,) * 3,
+        sample_size=LATENT,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(CHANNELS,) * 3,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=WIDTH, attention_head_dim=2, norm_num_groups=4, use_linear_projection=True)
+        cross_attention_dim=WIDTH,
+        attention_head_dim=2,
+        norm_num_groups=4,
+        use_linear_projection=True,
+    )
     return _sharpened(unet)
 
 
@@ -167,13 +191,25 @@ def _xl_unet() -> Any:
     from diffusers import UNet2DConditionModel
 
     sizes = 6 * 8  # six numbers, eight sines and cosines each
-    return _sharpened(UNet2DConditionModel(
-        sample_size=LATENT, in_channels=4, out_channels=4, layers_per_block=2, block_out_channels=(CHANNELS,) * 3,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        transformer_layers_per_block=(1, 2, 10), cross_attention_dim=2 * WIDTH, attention_head_dim=2, norm_num_groups=4,
-        use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=WIDTH + sizes))
+    return _sharpened(
+        UNet2DConditionModel(
+            sample_size=LATENT,
+            in_channels=4,
+            out_channels=4,
+            layers_per_block=2,
+            block_out_channels=(CHANNELS,) * 3,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=(1, 2, 10),
+            cross_attention_dim=2 * WIDTH,
+            attention_head_dim=2,
+            norm_num_groups=4,
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=WIDTH + sizes,
+        )
+    )
 
 
 def _sharpened(unet: Any) -> Any:
@@ -189,16 +225,34 @@ def _vae() -> Any:
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
-        block_out_channels=(8, 8), down_block_types=["DownEncoderBlock2D"] * 2,
-        up_block_types=["UpDecoderBlock2D"] * 2, latent_channels=4, layers_per_block=1, norm_num_groups=4,
-        sample_size=PICTURE, scaling_factor=0.5, mid_block_add_attention=False, force_upcast=False)
+        block_out_channels=(8, 8),
+        down_block_types=["DownEncoderBlock2D"] * 2,
+        up_block_types=["UpDecoderBlock2D"] * 2,
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=4,
+        sample_size=PICTURE,
+        scaling_factor=0.5,
+        mid_block_add_attention=False,
+        force_upcast=False,
+    )
 
 
 def _text_encoder(pooled: bool = False) -> Any:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     words = _words()
-    return (CLIPTextModelWithProjection if pooled else CLIPTextModel)(CLIPTextConfig(
-        vocab_size=words, hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=TOKENS, projection_dim=WIDTH, bos_token_id=words - 2, eos_token_id=words - 1,
-        pad_token_id=words - 1))
+    return (CLIPTextModelWithProjection if pooled else CLIPTextModel)(
+        CLIPTextConfig(
+            vocab_size=words,
+            hidden_size=WIDTH,
+            intermediate_size=2 * WIDTH,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=TOKENS,
+            projection_dim=WIDTH,
+            bos_token_id=words - 2,
+            eos_token_id=words - 1,
+            pad_token_id=words - 1,
+        )
+    )

@@ -71,8 +71,11 @@ def page() -> str:
     lines = [HEAD]
     for section, rows in groupby(explain(), key=lambda row: row.key.rpartition(".")[0]):
         about = Everything.model_fields[section].annotation.__doc__ if section else "Keys outside the sections."
-        lines += [f"## {section or 'Top level'}\n\n{about}\n",
-                  "| key | default | origin | here | allowed | meaning |", "|---|---|---|---|---|---|"]
+        lines += [
+            f"## {section or 'Top level'}\n\n{about}\n",
+            "| key | default | origin | here | allowed | meaning |",
+            "|---|---|---|---|---|---|",
+        ]
         for row in rows:
             changed = "" if here[row.key] == row.default else cell(here[row.key])
             origin = "ours" if row.paper == "ours" else "paper"

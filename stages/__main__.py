@@ -45,8 +45,11 @@ def main() -> None:
         start(stage, sys.argv[2:] or round_under_dvc())
     else:
         stages = (*Launcher.model_fields, ALL, CODE)
-        print(f"usage: python -m stages STAGE [ROUND], where STAGE is one of {', '.join(stages)}. "
-              f"{did_you_mean(stage, stages)}".rstrip(), file=sys.stderr)
+        print(
+            f"usage: python -m stages STAGE [ROUND], where STAGE is one of {', '.join(stages)}. "
+            f"{did_you_mean(stage, stages)}".rstrip(),
+            file=sys.stderr,
+        )
         sys.exit(2)
 
 
@@ -69,7 +72,8 @@ def start(stage: str, arguments: list[str]) -> None:
     except OSError as error:
         raise LaunchError(
             f"launcher.{stage}: '{program}' cannot be started: {error.strerror}.",
-            "Correct it in params.yaml; variables are set as in 'env CUDA_VISIBLE_DEVICES=0 python'.") from None
+            "Correct it in params.yaml; variables are set as in 'env CUDA_VISIBLE_DEVICES=0 python'.",
+        ) from None
 
 
 def run_all() -> None:

@@ -74,8 +74,9 @@ def targets(round: str, run: StageRun, params: Params) -> tuple[pd.DataFrame, Fi
     table = target_table(pairs, scores.reward, without_mask, params.adopt)
     run.write_table("targets", table)
     base, reference = (Views.of(sampled, scored, pairs[f"{name}_image"]) for name in ("base", "reference"))
-    figures = fused_figures(pairs, table, base, reference, Views(target, scores.embedding),
-                            extracted.rows("mask", pairs.reference))
+    figures = fused_figures(
+        pairs, table, base, reference, Views(target, scores.embedding), extracted.rows("mask", pairs.reference)
+    )
     figures["fresh_gain"] = fresh_gain(pairs, sampled.table("images"), scored.table("scores"))
     figures["empty_masks"] = int(without_mask.sum())
     return fused_training(pairs, table, params.adopt), figures

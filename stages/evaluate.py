@@ -64,14 +64,19 @@ def grade(run: StageRun, round: str, params: Params, prompts: PromptFile) -> Non
     pictures = run.collect("picture")
     reward = load_reward(params.reward, policy.device)
     if round != "init":
-        require_same_reward({"evaluate_base": read_identity(read_stage("evaluate", "init")),
-                             f"evaluate@{round}": reward.identity()})
+        require_same_reward(
+            {"evaluate_base": read_identity(read_stage("evaluate", "init")), f"evaluate@{round}": reward.identity()}
+        )
     scored = score_images(reward, images, pictures)
     run.write_table("images", scored)
     run.path(REWARD_FILE).write_text(json.dumps(reward.identity(), indent=2) + "\n")
     size = (policy.picture_size, policy.picture_size)
-    write_grid(run.path("grid.png"), scored, pictures,
-               pictures_text(params.sample, size=size, model=model_name(params.model.id)))
+    write_grid(
+        run.path("grid.png"),
+        scored,
+        pictures,
+        pictures_text(params.sample, size=size, model=model_name(params.model.id)),
+    )
 
 
 def name_what_is_cut(run: StageRun, params: Params, policy: Policy, prompts: PromptFile) -> None:
@@ -80,8 +85,10 @@ def name_what_is_cut(run: StageRun, params: Params, policy: Policy, prompts: Pro
     from dfusion_core.rewards.tokens import check_reward_reach, load_tokenizer
 
     everything = (*prompts.train, *prompts.test)
-    for cut in (check_reach(everything, policy.encode.readers()),
-                check_reward_reach(everything, load_tokenizer(params.reward.model), params.reward)):
+    for cut in (
+        check_reach(everything, policy.encode.readers()),
+        check_reward_reach(everything, load_tokenizer(params.reward.model), params.reward),
+    ):
         if cut:
             run.say(cut)
 

@@ -21,8 +21,11 @@ def masks(round: str) -> None:
     """Pair the images of ROUND and binarise the references' maps."""
     params = load_params("prompts", "sample", "extract", "pairing", "fuse")
     prompts = load_prompts(params.prompts.file).train
-    inputs = {"sample": output("sample", round), "score": output("score", round),
-              "prompts": find_file(params.prompts.file)}
+    inputs = {
+        "sample": output("sample", round),
+        "score": output("score", round),
+        "prompts": find_file(params.prompts.file),
+    }
     with open_stage("extract", round=round, params=params, inputs=inputs) as run:
         if run.done:
             return
@@ -36,14 +39,17 @@ def masks(round: str) -> None:
         for rows in run.unfinished(len(references), 64):
             part = references.loc[list(rows)]
             made = reference_masks(
-                sampled.rows("cross_map", part.image), [prompts[p] for p in part.prompt_id], params.extract)
+                sampled.rows("cross_map", part.image), [prompts[p] for p in part.prompt_id], params.extract
+            )
             empty = empty_masks(made, steps)
             reasons = reasons or (empty_because(made, steps, params.extract) if empty.any() else "")
             run.write(rows, mask=made.mask, item_mask=made.item_mask, _empty=empty)
         empty_mask = run.collect("_empty")
         if empty_mask.any():
-            run.say(f"the masks of {empty_mask.sum()} of {len(references)} references are empty at every fused step, "
-                    f"and their targets will be their bases: {reasons or 'lower the thresholds'}")
+            run.say(
+                f"the masks of {empty_mask.sum()} of {len(references)} references are empty at every fused step, "
+                f"and their targets will be their bases: {reasons or 'lower the thresholds'}"
+            )
         run.write_table("references", references.assign(empty_mask=empty_mask))
         run.write_table("pairs", pairs)
 
@@ -59,8 +65,11 @@ def keys_and_values(round: str) -> None:
     """Compute keys and values of the first references of ROUND again and keep them."""
     params = load_params("model", "sample", "extract", "fuse", "rounds")
     before = previous(params, round)
-    inputs = {"adapter": output("train", before), "sample": output("sample", round),
-              "extract": output("extract", round)}
+    inputs = {
+        "adapter": output("train", before),
+        "sample": output("sample", round),
+        "extract": output("extract", round),
+    }
     with open_stage("kv", round=round, params=params, inputs=inputs) as run:
         if run.done:
             return
@@ -76,8 +85,16 @@ def keys_and_values(round: str) -> None:
         run.describe = lambda row: image_name(references, row)
         for rows in run.unfinished(count, 1):  # one reference at a time: its whole window is one batch already
             part = references.loc[list(rows)]
-            run.write_arrays(rows, replay(
-                policy, sampled.tensor("x", part.image), policy.embed(part.prompt.tolist()), params.fuse.layers, steps))
+            run.write_arrays(
+                rows,
+                replay(
+                    policy,
+                    sampled.tensor("x", part.image),
+                    policy.embed(part.prompt.tolist()),
+                    params.fuse.layers,
+                    steps,
+                ),
+            )
 
 
 def extract(round: str) -> None:

@@ -33,8 +33,12 @@ def fuse(round: str) -> None:
     """Make the images that the pairs of ROUND need beside the sampled ones."""
     params = load_params("model", "sample", "fuse", "pairs", "rounds")
     before = previous(params, round)
-    inputs = {"adapter": output("train", before), "sample": output("sample", round),
-              "extract": output("extract", round), "kv": output("kv", round)}
+    inputs = {
+        "adapter": output("train", before),
+        "sample": output("sample", round),
+        "extract": output("extract", round),
+        "kv": output("kv", round),
+    }
     with open_stage("fuse", round=round, params=params, inputs=inputs) as run:
         if run.done or params.pairs == "naive":
             return
@@ -76,12 +80,20 @@ def target_x(round: str, pairs: pd.DataFrame, params: Params, policy: Policy) ->
     sampled, extracted, cache = (read_stage(name, round) for name in ("sample", "extract", "kv"))
     steps = step_indices(params.fuse, params.sample.num_steps)
     references = References(
-        sampled.tensor("x", pairs.reference_image), extracted.tensor("mask", pairs.reference),
-        stored_kv(cache, pairs.reference.tolist(), steps))
+        sampled.tensor("x", pairs.reference_image),
+        extracted.tensor("mask", pairs.reference),
+        stored_kv(cache, pairs.reference.tolist(), steps),
+    )
     _, noise = trajectory_noises(pairs.base_seed.tolist(), policy.latent_shape, params.sample.num_steps)
     return denoise_fused(
-        policy, sampled.tensor("x", pairs.base_image), noise, policy.embed(pairs.prompt.tolist()), references,
-        fused_layers(policy.unet, params.fuse.layers), steps)
+        policy,
+        sampled.tensor("x", pairs.base_image),
+        noise,
+        policy.embed(pairs.prompt.tolist()),
+        references,
+        fused_layers(policy.unet, params.fuse.layers),
+        steps,
+    )
 
 
 def twins(round: str, run: StageRun, params: Params, policy: Policy) -> None:
@@ -90,8 +102,7 @@ def twins(round: str, run: StageRun, params: Params, policy: Policy) -> None:
     run.describe = lambda row: pair_name(plan, row)
     for rows in run.unfinished(len(plan), params.fuse.batch_size):
         part = plan.loc[list(rows)]
-        made = policy.sample(
-            part.seed.tolist(), policy.embed(part.prompt.tolist()), step_seeds=part.twin_seed.tolist())
+        made = policy.sample(part.seed.tolist(), policy.embed(part.prompt.tolist()), step_seeds=part.twin_seed.tolist())
         run.write(rows, x=made.trajectories.x, picture=made.picture)
     run.write_table("twins", plan)
 

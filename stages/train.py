@@ -65,8 +65,11 @@ def update(round: str, before: str, run: StageRun, params: Params) -> None:
     table = read_stage("adopt", round).table("training")
     run.describe = lambda row: trained_pair_name(table, sampled.table("images"), row)
     pairs = load_pairs(
-        table, {"sample": sampled, "fuse": read_stage("fuse", round)}, skips_shared_steps(params.algo),
-        normalised if needs_advantage(params.algo) else None)
+        table,
+        {"sample": sampled, "fuse": read_stage("fuse", round)},
+        skips_shared_steps(params.algo),
+        normalised if needs_advantage(params.algo) else None,
+    )
     policy = load_policy(params.model, params.sample, adapter(before), train=True)
     trainer = Trainer(policy, pairs, params.train, seed=params.seed, round=round, algo=params.algo)
     trainer.resume(run.load_state(), optimizer_file=output("train", before) / "optimizer.safetensors")

@@ -49,4 +49,5 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if counts:
         where = ", ".join(f"{folder} {count}" for folder, count in sorted(counts.items()))
         terminalreporter.write_line(
-            f"{counts.total()} slow tests were left out ({where}). The whole suite: python -m pytest -n 2 --everything")
+            f"{counts.total()} slow tests were left out ({where}). The whole suite: python -m pytest -n 2 --everything"
+        )

@@ -39,8 +39,9 @@ def _counted(name: str, stage: Callable[[Policy], torch.Tensor], policy: Policy)
     with _Graphs(compiled) as graphs:
         found = [stage(compiled) for _ in range(BATCHES)]
     same = Check("latents, compiled or not", off(found[-1], stage(policy)), at_most(0))
-    return Result("P13", f"graphs of {name}", (graphs.count,), at_most(1), (same,),
-                  f"{BATCHES} batches of all steps, no break")
+    return Result(
+        "P13", f"graphs of {name}", (graphs.count,), at_most(1), (same,), f"{BATCHES} batches of all steps, no break"
+    )
 
 
 def _training(bench: Bench) -> Result:
@@ -50,8 +51,13 @@ def _training(bench: Bench) -> Result:
         trainer = Trainer(compiled, bench.targets, bench.train_settings(), seed=0, round="r00")
         for _ in trainer.remaining():
             trainer.update()
-    return Result("P13", "graphs of training", (graphs.count,), at_most(2),
-                  note="one with gradients, one for the first check without")
+    return Result(
+        "P13",
+        "graphs of training",
+        (graphs.count,),
+        at_most(2),
+        note="one with gradients, one for the first check without",
+    )
 
 
 class _Graphs:

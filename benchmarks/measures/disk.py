@@ -35,16 +35,33 @@ def disk(bench: Bench) -> list[Result]:
     stored = paper_round("sd21")
     copies, bar = times_written(costs, work.items), at_most(1.5)
     return [
-        Result("P14", "GB that a paper-size round leaves beside its pictures", (arrays,), bar,
-               note=f"{pictures / GB:.2f} GB of raw pictures, {kept['evaluate'] / GB:.2f} GB of evaluation"),
-        Result("P14", "GB of keys and values on disk, profile sd21-24gb", (work.kept_kv * of_reference / GB,),
-               at_most(0)),
-        Result("P14", "GB of keys and values on disk, profile sd21", (stored[1].kept_kv * stored[3] / GB,), at_most(0),
-               note=f"extract.keep_kv keeps {stored[1].kept_kv} references to look at"),
-        Result("P14", "GB written for what it leaves, before DVC's cache",
-               () if copies is None else (copies * arrays,), bar,
-               note="/proc/self/io is needed" if copies is None
-               else f"{copies:.3f} bytes written for a byte left: finished rows first, then the Zarr array")]
+        Result(
+            "P14",
+            "GB that a paper-size round leaves beside its pictures",
+            (arrays,),
+            bar,
+            note=f"{pictures / GB:.2f} GB of raw pictures, {kept['evaluate'] / GB:.2f} GB of evaluation",
+        ),
+        Result(
+            "P14", "GB of keys and values on disk, profile sd21-24gb", (work.kept_kv * of_reference / GB,), at_most(0)
+        ),
+        Result(
+            "P14",
+            "GB of keys and values on disk, profile sd21",
+            (stored[1].kept_kv * stored[3] / GB,),
+            at_most(0),
+            note=f"extract.keep_kv keeps {stored[1].kept_kv} references to look at",
+        ),
+        Result(
+            "P14",
+            "GB written for what it leaves, before DVC's cache",
+            () if copies is None else (copies * arrays,),
+            bar,
+            note="/proc/self/io is needed"
+            if copies is None
+            else f"{copies:.3f} bytes written for a byte left: finished rows first, then the Zarr array",
+        ),
+    ]
 
 
 def paper_round(profile: str) -> tuple[Costs, Workload, dict[str, int], int]:
@@ -68,8 +85,9 @@ def times_written(costs: Costs, items: int) -> float | None:
     if not COUNTERS.exists():
         return None
     sizes = costs.sizes | {"item": items}
-    rows = {array.name: np.ones((BATCH, *(sizes[dim] for dim in array.dims[1:])), array.dtype)
-            for array in ARRAYS["sample"]}
+    rows = {
+        array.name: np.ones((BATCH, *(sizes[dim] for dim in array.dims[1:])), array.dtype) for array in ARRAYS["sample"]
+    }
     left = ROWS * sum(prod(values.shape[1:]) * WIDTHS[str(values.dtype)] for values in rows.values())
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         before = written()

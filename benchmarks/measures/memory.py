@@ -30,26 +30,41 @@ def training_memory(bench: Bench) -> list[Result]:
     row = saved_bytes(networks.unet_call(unet, 1, TOKENS), unet.parameters())
     weights = sum(p.numel() * p.element_size() for p in unet.parameters())
     bar = at_most((0.75 * CARD_ROWS * GIB + 4 * GIB) / GIB)
-    return [Result("P11", f"training memory of SD 2.1 at {CARD_ROWS} rows, GiB", ((weights + CARD_ROWS * row) / GIB,),
-                   bar, note=f"{row / 2**20:.0f} MiB a row")]
+    return [
+        Result(
+            "P11",
+            f"training memory of SD 2.1 at {CARD_ROWS} rows, GiB",
+            ((weights + CARD_ROWS * row) / GIB,),
+            bar,
+            note=f"{row / 2**20:.0f} MiB a row",
+        )
+    ]
 
 
 def fusing_memory(bench: Bench) -> list[Result]:
     """P12: bytes alive at once; on a GPU what its allocator held."""
     scene, n = bench.scene, bench.sizes.targets
     policy = replace(bench.plain, schedule=schedule(bench.model.scheduler, STEPS, 1.0))
-    x, noise, mask = scene.sampled.x[:, :STEPS + 1], scene.noise[:, :STEPS], scene.mask[:, :STEPS]
+    x, noise, mask = scene.sampled.x[:, : STEPS + 1], scene.noise[:, :STEPS], scene.mask[:, :STEPS]
 
     def sample() -> torch.Tensor:
         return denoise(policy, scene.x_T, noise, bench.text(policy, 2 * n)).x
 
     def fuse() -> torch.Tensor:
-        return denoise_fused(policy, x[n:], noise[n:], bench.text(policy, n), References(x[:n], mask), bench.layers,
-                             range(STEPS))
+        return denoise_fused(
+            policy, x[n:], noise[n:], bench.text(policy, n), References(x[:n], mask), bench.layers, range(STEPS)
+        )
 
     fused, plain = (peak(bench, side) for side in (fuse, sample))
-    return [Result("P12", "peak memory of fusing over sampling as many rows", (fused / plain,), at_most(1.1),
-                   note=f"{4 * n} rows; {fused / 2**20:.1f} and {plain / 2**20:.1f} MiB beside the weights")]
+    return [
+        Result(
+            "P12",
+            "peak memory of fusing over sampling as many rows",
+            (fused / plain,),
+            at_most(1.1),
+            note=f"{4 * n} rows; {fused / 2**20:.1f} and {plain / 2**20:.1f} MiB beside the weights",
+        )
+    ]
 
 
 def peak(bench: Bench, side: Callable[[], torch.Tensor]) -> int:

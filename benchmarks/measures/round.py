@@ -40,12 +40,22 @@ def whole_round(bench: Bench) -> list[Result]:
             policy.decode(image[:, -1])
         return sampled, fused, train_theirs()
 
-    seen = observe({"ours": mine, "official-like": theirs}, [policy.unet],
-                   bench.sizes.repeats, bench.device)
+    seen = observe({"ours": mine, "official-like": theirs}, [policy.unet], bench.sizes.repeats, bench.device)
     a, b = seen["ours"], seen["official-like"]
-    checks = (Check("sampled latents", off(a.output[0], b.output[0]), at_most(EXACT)),
-              *against(scene, b.output[1], a.output[1], SAME),
-              Check("gradients (fp32), relative", apart(a.output[2], b.output[2]), at_most(ROUNDING)))
+    checks = (
+        Check("sampled latents", off(a.output[0], b.output[0]), at_most(EXACT)),
+        *against(scene, b.output[1], a.output[1], SAME),
+        Check("gradients (fp32), relative", apart(a.output[2], b.output[2]), at_most(ROUNDING)),
+    )
     note = f"{2 * n} images, {n} pairs; FLOPs {b.flops / a.flops:.2f} to 1"
-    return [Result("P16", "a round, times as fast as three forwards, explicit attention and a D3PO loop", ratios(b, a),
-                   bench.at_least(1.5, 3.0), checks, note, times(seen))]
+    return [
+        Result(
+            "P16",
+            "a round, times as fast as three forwards, explicit attention and a D3PO loop",
+            ratios(b, a),
+            bench.at_least(1.5, 3.0),
+            checks,
+            note,
+            times(seen),
+        )
+    ]

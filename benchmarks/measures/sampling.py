@@ -30,22 +30,44 @@ def sampling(bench: Bench) -> list[Result]:
     sides = {
         "maps captured": lambda: bench.sample(policy, x_T, noise),
         "no maps": lambda: bench.sample(policy, x_T, noise, capture=False),
-        "diffusers' pipeline": lambda: pipeline.sample(theirs, policy, x_T, SEED, text)}
+        "diffusers' pipeline": lambda: pipeline.sample(theirs, policy, x_T, SEED, text),
+    }
     if bench.device.type == "cuda":
         sides[COMPILED] = compiled(bench, x_T, noise)
     seen = observe(sides, [policy.unet], bench.sizes.repeats, bench.device, COMPILED)
     ours, plain, other = (seen[name] for name in list(sides)[:3])
-    captured = (Check("latents with and without maps", off(ours.output.x, plain.output.x), at_most(0)),
-                Check("maps against an explicit softmax", maps_off(bench), at_most(MAP_EXACT)))
+    captured = (
+        Check("latents with and without maps", off(ours.output.x, plain.output.x), at_most(0)),
+        Check("maps against an explicit softmax", maps_off(bench), at_most(MAP_EXACT)),
+    )
     return [
-        Result("P5", "sampling with maps captured, FLOPs over those without", (ours.flops / plain.flops,),
-               at_most(1.001), captured),
-        Result("P5", "sampling with maps captured, time over that without", ratios(ours, plain),
-               at_most(1.02 if bench.device.type == "cuda" else 1.10), captured, f"{n} images", times(seen)),
-        Result("P6", "sampling with maps captured, times as fast as diffusers' pipeline", ratios(other, ours),
-               bench.at_least(0.95, 1.0), (Check("final latents", off(ours.output.x[:, -1], other.output),
-                                                 at_most(EXACT)),), f"{n} images", times(seen)),
-        with_compiled(seen, other)]
+        Result(
+            "P5",
+            "sampling with maps captured, FLOPs over those without",
+            (ours.flops / plain.flops,),
+            at_most(1.001),
+            captured,
+        ),
+        Result(
+            "P5",
+            "sampling with maps captured, time over that without",
+            ratios(ours, plain),
+            at_most(1.02 if bench.device.type == "cuda" else 1.10),
+            captured,
+            f"{n} images",
+            times(seen),
+        ),
+        Result(
+            "P6",
+            "sampling with maps captured, times as fast as diffusers' pipeline",
+            ratios(other, ours),
+            bench.at_least(0.95, 1.0),
+            (Check("final latents", off(ours.output.x[:, -1], other.output), at_most(EXACT)),),
+            f"{n} images",
+            times(seen),
+        ),
+        with_compiled(seen, other),
+    ]
 
 
 def compiled(bench: Bench, x_T: torch.Tensor, noise: torch.Tensor) -> Side:
@@ -69,9 +91,10 @@ def maps_off(bench: Bench) -> float:
     """How far the captured maps of the references are from an explicit softmax at the same x_t, at most."""
     scene = bench.scene
     text = bench.text(bench.plain, scene.count)
-    theirs = fuse_in_three(bench.plain, scene.x_T, scene.noise, text, ITEMS, bench.layers,
-                           bench.sizes.first_t, explicit=False)
+    theirs = fuse_in_three(
+        bench.plain, scene.x_T, scene.noise, text, ITEMS, bench.layers, bench.sizes.first_t, explicit=False
+    )
     found = torch.stack([theirs.maps[..., list(tokens)].mean(-1) for tokens in ITEMS], dim=2)
     captured = scene.sampled.cross_map
     assert captured is not None
-    return float((found - captured[:scene.count]).abs().max())
+    return float((found - captured[: scene.count]).abs().max())

@@ -27,40 +27,74 @@ def training_pairs(bench: Bench) -> list[Result]:
     """P7 and P9: Eq. (6) on adopted targets, two inner epochs."""
     pairs, seen, checks = bench.targets, *compared(bench, with_dpo)
     mine, theirs = seen.values()
-    shared = f"{int(pairs.first_index.sum())} of {len(pairs) * pairs.num_steps} (pair, step) skipped, " \
-             f"{mine.trained_rows} rows with gradients instead of {theirs.trained_rows}"
+    shared = (
+        f"{int(pairs.first_index.sum())} of {len(pairs) * pairs.num_steps} (pair, step) skipped, "
+        f"{mine.trained_rows} rows with gradients instead of {theirs.trained_rows}"
+    )
     return [
-        Result("P7", "training, times as fast as a D3PO loop", ratios(theirs, mine), bench.at_least(1.5, 2.5), checks,
-               shared, times(seen)),
-        Result("P9", "training, FLOPs over those of a D3PO loop", (mine.flops / theirs.flops,), at_most(0.689), checks,
-               "with LoRA on q, k, v, out"),
-        Result("P9", "training, rows with gradients over all (all targets adopted)",
-               (mine.trained_rows / theirs.trained_rows,), at_most(0.9), checks, shared)]
+        Result(
+            "P7",
+            "training, times as fast as a D3PO loop",
+            ratios(theirs, mine),
+            bench.at_least(1.5, 2.5),
+            checks,
+            shared,
+            times(seen),
+        ),
+        Result(
+            "P9",
+            "training, FLOPs over those of a D3PO loop",
+            (mine.flops / theirs.flops,),
+            at_most(0.689),
+            checks,
+            "with LoRA on q, k, v, out",
+        ),
+        Result(
+            "P9",
+            "training, rows with gradients over all (all targets adopted)",
+            (mine.trained_rows / theirs.trained_rows,),
+            at_most(0.9),
+            checks,
+            shared,
+        ),
+    ]
 
 
 def training_images(bench: Bench) -> list[Result]:
     """P8: Eq. (8) on sampled trajectories, one inner epoch."""
     seen, checks = compared(bench, with_ddpo)
     mine, theirs = seen.values()
-    return [Result("P8", "training, times as fast as a ddpo-pytorch loop", ratios(theirs, mine),
-                   bench.at_least(1.0, 2.0), checks,
-                   f"{mine.trained_rows} rows instead of {theirs.trained_rows}", times(seen))]
+    return [
+        Result(
+            "P8",
+            "training, times as fast as a ddpo-pytorch loop",
+            ratios(theirs, mine),
+            bench.at_least(1.0, 2.0),
+            checks,
+            f"{mine.trained_rows} rows instead of {theirs.trained_rows}",
+            times(seen),
+        )
+    ]
 
 
 def with_dpo(bench: Bench) -> dict[str, Side]:
     """A round of Eq. (6); each side gives the gradient (parameter,) of every optimizer step."""
     policy, train, pairs = bench.trained, bench.train_settings(), bench.targets
     frozen = replace(policy, unet=deepcopy(policy.unet).requires_grad_(False))
-    return {"Trainer": from_start(bench, lambda: ours(bench, pairs, "dpo")),
-            "D3PO loop": from_start(bench, lambda: d3po(policy, frozen, pairs, train))}
+    return {
+        "Trainer": from_start(bench, lambda: ours(bench, pairs, "dpo")),
+        "D3PO loop": from_start(bench, lambda: d3po(policy, frozen, pairs, train)),
+    }
 
 
 def with_ddpo(bench: Bench) -> dict[str, Side]:
     """An inner epoch of Eq. (8)."""
     pairs, train = bench.untouched, bench.train_settings(inner_epochs=1)
     sampled = bench.training_scene.sampled.log_prob.view(2, len(pairs), -1)
-    return {"Trainer": from_start(bench, lambda: ours(bench, pairs, "ddpo", inner_epochs=1)),
-            "ddpo loop": from_start(bench, lambda: ddpo(bench.trained, pairs, sampled, train))}
+    return {
+        "Trainer": from_start(bench, lambda: ours(bench, pairs, "ddpo", inner_epochs=1)),
+        "ddpo loop": from_start(bench, lambda: ddpo(bench.trained, pairs, sampled, train)),
+    }
 
 
 def compared(bench: Bench, sides: Callable[[Bench], dict[str, Side]]) -> tuple[dict[str, Seen], tuple[Check, ...]]:
@@ -95,7 +129,8 @@ def ours(bench: Bench, pairs: Pairs, algo: str, **changes: int) -> list[torch.Te
     gradients: list[torch.Tensor] = []
     parameters = list(trainer.parameters.values())
     trainer.optimizer.register_step_pre_hook(
-        lambda *_: gradients.append(torch.cat([p.grad.flatten().cpu() for p in parameters])))
+        lambda *_: gradients.append(torch.cat([p.grad.flatten().cpu() for p in parameters]))
+    )
     for _ in trainer.remaining():
         trainer.update()
     return gradients
@@ -103,6 +138,7 @@ def ours(bench: Bench, pairs: Pairs, algo: str, **changes: int) -> list[torch.Te
 
 def from_start(bench: Bench, side: Side) -> Side:
     """The side, with the adapter put back behind it."""
+
     def run() -> list[torch.Tensor]:
         gradients: list[torch.Tensor] = side()
         bench.reset()

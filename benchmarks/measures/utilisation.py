@@ -31,10 +31,19 @@ def utilisation(bench: Bench) -> list[Result]:
     """P10: counted FLOPs over seconds, in the dtype of the run."""
     seen = observe(work(bench), [bench.plain.unet, bench.trained.unet], bench.sizes.repeats, bench.device)
     check = Check("first gradient against fp32, relative", off_fp32(bench), at_most(NEAR[bench.model.dtype]))
-    return [Result("P10", f"TFLOP/s in {name}, {bench.model.dtype}", rates(one), bar, (check,),
-                   f"{one.flops / TERA:.3g} TFLOP; {rows(bench)[name]} rows a forward", {name: tuple(one.seconds)})
-            for name, one in seen.items()
-            for bar in [at_least(BARS[name]) if bench.device.type == "cuda" else None]]
+    return [
+        Result(
+            "P10",
+            f"TFLOP/s in {name}, {bench.model.dtype}",
+            rates(one),
+            bar,
+            (check,),
+            f"{one.flops / TERA:.3g} TFLOP; {rows(bench)[name]} rows a forward",
+            {name: tuple(one.seconds)},
+        )
+        for name, one in seen.items()
+        for bar in [at_least(BARS[name]) if bench.device.type == "cuda" else None]
+    ]
 
 
 def work(bench: Bench) -> dict[str, Callable[[], Any]]:
@@ -42,8 +51,10 @@ def work(bench: Bench) -> dict[str, Callable[[], Any]]:
     policy = bench.plain
     x_T, noise = noises(SEED, bench.sizes.images, policy.latent_shape, bench.sizes.steps)
     bench.reset()
-    return {"sampling": lambda: bench.sample(policy, x_T, noise),
-            "training": from_start(bench, lambda: ours(bench, bench.targets, "dpo"))}
+    return {
+        "sampling": lambda: bench.sample(policy, x_T, noise),
+        "training": from_start(bench, lambda: ours(bench, bench.targets, "dpo")),
+    }
 
 
 def rows(bench: Bench) -> dict[str, int]:
@@ -73,8 +84,14 @@ def idle(bench: Bench) -> list[Result]:
     """P15: one minus the time in which the GPU does something over wall time, once the stage's loop runs."""
     sides = {"sampling, decoding and writing": lambda: sampled_and_written(bench), "training": work(bench)["training"]}
     if bench.device.type != "cuda" or not bench.sizes.repeats:
-        return [Result("P15", f"share of time in which the GPU idles: {name}",
-                       note="a CPU computes what it has queued itself; there is nothing to idle") for name in sides]
+        return [
+            Result(
+                "P15",
+                f"share of time in which the GPU idles: {name}",
+                note="a CPU computes what it has queued itself; there is nothing to idle",
+            )
+            for name in sides
+        ]
     return [idle_while(name, side, bench) for name, side in sides.items()]
 
 
@@ -86,14 +103,22 @@ def idle_while(name: str, side: Callable[[], Any], bench: Bench) -> Result:
         side()
         synchronize(bench.device)
     busy = covered(on_device(profile.events()))
-    return Result("P15", f"share of time in which the GPU idles: {name}", (1 - busy / whole,), at_most(IDLE),
-                  note=f"{busy:.2f} of {whole:.2f} s are kernels and copies")
+    return Result(
+        "P15",
+        f"share of time in which the GPU idles: {name}",
+        (1 - busy / whole,),
+        at_most(IDLE),
+        note=f"{busy:.2f} of {whole:.2f} s are kernels and copies",
+    )
 
 
 def on_device(events: Iterable[Any]) -> list[tuple[float, float]]:
     """Begin and end, in seconds, of what the GPU did; annotations only give names to stretches of time."""
-    return [(event.time_range.start / 1e6, event.time_range.end / 1e6) for event in events
-            if event.device_type == DeviceType.CUDA and not event.is_user_annotation]
+    return [
+        (event.time_range.start / 1e6, event.time_range.end / 1e6)
+        for event in events
+        if event.device_type == DeviceType.CUDA and not event.is_user_annotation
+    ]
 
 
 def covered(spans: Iterable[tuple[float, float]]) -> float:
@@ -112,5 +137,10 @@ def sampled_and_written(bench: Bench) -> None:
     with tempfile.TemporaryDirectory() as folder, chdir(folder), open_stage("sample", round="r00") as run:
         for part in run.expect(2 * n, n):
             found = bench.sample(policy, x_T, noise)
-            run.write(part, x=found.x, log_prob=found.log_prob, cross_map=found.cross_map,
-                      picture=policy.decode(found.x[:, -1]))
+            run.write(
+                part,
+                x=found.x,
+                log_prob=found.log_prob,
+                cross_map=found.cross_map,
+                picture=policy.decode(found.x[:, -1]),
+            )

@@ -38,9 +38,14 @@ def call(folder: Path, *command: str, **environment: str) -> str:
     """Output and errors of a command that must succeed, with this Python first on the path and no user's settings."""
     ours = ("DVC_", "DFUSION_", "GIT_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    kept |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}", "DVC_NO_ANALYTICS": "1",
-             "GIT_CONFIG_GLOBAL": os.devnull, "HOME": str(folder), "DVC_SITE_CACHE_DIR": str(folder / ".site"),
-             "PYTHONPATH": str(folder)}
+    kept |= {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}",
+        "DVC_NO_ANALYTICS": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "HOME": str(folder),
+        "DVC_SITE_CACHE_DIR": str(folder / ".site"),
+        "PYTHONPATH": str(folder),
+    }
     done = subprocess.run(command, cwd=folder, env=kept | environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")

@@ -51,8 +51,14 @@ def compared(folder: Path, stage: str, repeats: int) -> Result:
     off = max(float((made["two"][key] - value).abs().max()) for key, value in made["one"].items())
     check = Check("what two processes made, against one", off, at_most(0 if stage == "sample" else ROUNDING))
     ratios = tuple(one / two for one, two in zip(seconds["one"], seconds["two"], strict=True))
-    return Result("P17", f"{stage} by two processes, times as fast as by one", ratios, checks=(check,),
-                  note="a thread each, start-up included", seconds={k: tuple(v) for k, v in seconds.items()})
+    return Result(
+        "P17",
+        f"{stage} by two processes, times as fast as by one",
+        ratios,
+        checks=(check,),
+        note="a thread each, start-up included",
+        seconds={k: tuple(v) for k, v in seconds.items()},
+    )
 
 
 def output(folder: Path) -> dict[str, torch.Tensor]:

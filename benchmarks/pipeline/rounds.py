@@ -20,8 +20,13 @@ ROUNDS, QUICK_ROUNDS = 40, 4  # the paper's 25,600 images are 40 rounds
 IMAGES, QUICK_IMAGES = (64, 1024), (16, 64)  # of a round
 PROMPTS = 2  # of the tiny project
 SCRIPT = str(ROOT / "benchmarks" / "pipeline" / "in_process.py")
-SMALL = {"sample": {"num_steps": 3, "images_per_prompt": 2}, "fuse": {"first_t": 2}, "prompts": {"train_count": 1},
-         "evaluate": {"images_per_prompt": 1}, "train": {"inner_epochs": 1}}
+SMALL = {
+    "sample": {"num_steps": 3, "images_per_prompt": 2},
+    "fuse": {"first_t": 2},
+    "prompts": {"train_count": 1},
+    "evaluate": {"images_per_prompt": 1},
+    "train": {"inner_epochs": 1},
+}
 
 
 def many_rounds(bench: Bench) -> list[Result]:
@@ -44,13 +49,24 @@ def many_rounds(bench: Bench) -> list[Result]:
             ran += len(re.findall("Running stage", output))
         processor = (processor_seconds() - processor) / max(1, bench.sizes.repeats)
     part = max(1, count // 8)
-    later = median(seconds[-part:]) / median(seconds[1:1 + part])  # of the first, files are read for the first time
+    later = median(seconds[-part:]) / median(seconds[1 : 1 + part])  # of the first, files are read for the first time
     return [
-        Result("graph", f"seconds of dvc repro with {count} rounds up to date", tuple(repro),
-               at_most(30.0) if count == ROUNDS else None, (Check("stages that ran", ran, at_most(0)),),
-               f"{3 + 7 * count} stages; {processor:.1f} s of the processor each"),
-        Result("graph", f"seconds of a round: the last {part} of {count} over the first {part} after one", (later,),
-               at_most(1.10) if count == ROUNDS else None, seconds={"rounds": tuple(seconds)})]
+        Result(
+            "graph",
+            f"seconds of dvc repro with {count} rounds up to date",
+            tuple(repro),
+            at_most(30.0) if count == ROUNDS else None,
+            (Check("stages that ran", ran, at_most(0)),),
+            f"{3 + 7 * count} stages; {processor:.1f} s of the processor each",
+        ),
+        Result(
+            "graph",
+            f"seconds of a round: the last {part} of {count} over the first {part} after one",
+            (later,),
+            at_most(1.10) if count == ROUNDS else None,
+            seconds={"rounds": tuple(seconds)},
+        ),
+    ]
 
 
 def cost_of_images(bench: Bench) -> list[Result]:
@@ -60,12 +76,24 @@ def cost_of_images(bench: Bench) -> list[Result]:
     for images in sizes:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
-            tiny_params(folder, rounds={"r00": {"prev": "init"}}, extract={"keep_kv": "none"},
-                        sample={"images_per_prompt": images // PROMPTS, "batch_size": 16}, fuse={"batch_size": 8})
+            tiny_params(
+                folder,
+                rounds={"r00": {"prev": "init"}},
+                extract={"keep_kv": "none"},
+                sample={"images_per_prompt": images // PROMPTS, "batch_size": 16},
+                fuse={"batch_size": 8},
+            )
             each.append(timed_rounds(folder, ["r00"], PYTHONPATH=str(ROOT))[0] / images)
     note = ", ".join(f"{1000 * one:.1f} ms an image at {images}" for one, images in zip(each, sizes, strict=True))
-    return [Result("images", f"cost of an image in a round of {sizes[1]} over one of {sizes[0]}", (each[1] / each[0],),
-                   at_most(1.10), note=note)]
+    return [
+        Result(
+            "images",
+            f"cost of an image in a round of {sizes[1]} over one of {sizes[0]}",
+            (each[1] / each[0],),
+            at_most(1.10),
+            note=note,
+        )
+    ]
 
 
 def timed_rounds(folder: Path, names: list[str], **environment: str) -> list[float]:

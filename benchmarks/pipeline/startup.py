@@ -23,10 +23,13 @@ UNCOLLECTED = "from dfusion_core.runtime.entry import leave_imports_uncollected;
 HERE = ROOT / "benchmarks" / "pipeline"
 # Next to no work: of what such a round takes, nearly all is start-up.
 LITTLE: dict[str, Any] = {
-    "sample": {"num_steps": 2, "images_per_prompt": 2}, "prompts": {"train_count": 1, "test_count": 1},
-    "fuse": {"first_t": 2}, "train": {"inner_epochs": 1, "last_t": 1, "micro_batch": 1},
+    "sample": {"num_steps": 2, "images_per_prompt": 2},
+    "prompts": {"train_count": 1, "test_count": 1},
+    "fuse": {"first_t": 2},
+    "train": {"inner_epochs": 1, "last_t": 1, "micro_batch": 1},
     "evaluate": {"images_per_prompt": 1},
-    "extract": {"keep_kv": "none"}}
+    "extract": {"keep_kv": "none"},
+}
 
 
 def start_up(bench: Bench) -> list[Result]:
@@ -38,16 +41,30 @@ def start_up(bench: Bench) -> list[Result]:
         little = first_round(folder)
         loading = json.loads(call(folder, sys.executable, str(HERE / "loading.py")).splitlines()[-1])
     whole = little["whole"]
-    results = [Result("startup", "seconds of a round with next to no work, seven stages under DVC", (whole,),
-                      note=described(little, loading), seconds={name: (value,) for name, value in little.items()})]
+    results = [
+        Result(
+            "startup",
+            "seconds of a round with next to no work, seven stages under DVC",
+            (whole,),
+            note=described(little, loading),
+            seconds={name: (value,) for name, value in little.items()},
+        )
+    ]
     if bench.sizes.repeats > 1:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             clone(folder)
             set_params(folder, {})
             default = first_round(folder)["whole"]
-        results.append(Result("startup", "that, over a default micro-world round", (whole / default,), at_most(0.25),
-                              note=f"a default round takes {default:.0f} s"))
+        results.append(
+            Result(
+                "startup",
+                "that, over a default micro-world round",
+                (whole / default,),
+                at_most(0.25),
+                note=f"a default round takes {default:.0f} s",
+            )
+        )
     return results
 
 
@@ -62,8 +79,14 @@ def imports(bench: Bench) -> list[Result]:
                 call(Path(temporary), sys.executable, "-c", program, PYTHONPATH=str(ROOT))
             seconds[name].append(processor_seconds() - before)
     ratios = tuple(one / other for one, other in zip(*seconds.values(), strict=True))
-    return [Result("imports", "processor time of a stage's libraries, with garbage collection over without", ratios,
-                   seconds={name: tuple(values) for name, values in seconds.items()})]
+    return [
+        Result(
+            "imports",
+            "processor time of a stage's libraries, with garbage collection over without",
+            ratios,
+            seconds={name: tuple(values) for name, values in seconds.items()},
+        )
+    ]
 
 
 def set_params(folder: Path, changes: dict[str, Any]) -> None:

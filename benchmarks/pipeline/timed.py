@@ -1,6 +1,6 @@
 """A launcher for params.yaml: runs `-m stages.NAME ROUND` and appends to $STAGE_TIMES how long it and its imports took.
 
-    launcher: {sample: python benchmarks/pipeline/timed.py, ...}
+launcher: {sample: python benchmarks/pipeline/timed.py, ...}
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ MARK = "import time:"
 def main() -> int:
     """Run the stage with Python's own report of import times, and take it out of what is shown."""
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-X", "importtime", *sys.argv[1:]], stderr=subprocess.PIPE, text=True,
-                          check=False)
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *sys.argv[1:]], stderr=subprocess.PIPE, text=True, check=False
+    )
     seconds = time.perf_counter() - start
     imports = 0.0
     for line in done.stderr.splitlines():

@@ -40,8 +40,10 @@ class StoringAttention:
 
     def __call__(self, attn: Any, x: Tensor, encoder_hidden_states: Tensor | None = None, **_unused: Any) -> Tensor:
         source = x if encoder_hidden_states is None else encoder_hidden_states
-        Q, K, V = (part(of).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-                   for part, of in ((attn.to_q, x), (attn.to_k, source), (attn.to_v, source)))
+        Q, K, V = (
+            part(of).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+            for part, of in ((attn.to_q, x), (attn.to_k, source), (attn.to_v, source))
+        )
         if self.kind == "fused":
             K, V = self.shared(K, V)
         out = self.attend(Q, K, V).transpose(1, 2).flatten(2)
@@ -108,8 +110,15 @@ class Fused:
 
 @torch.no_grad()
 def fuse_in_three(
-    policy: Policy, x_T: Tensor, noise: Tensor, text: Text, items: Sequence[Sequence[int]],
-    layers: Sequence[str], first_t: int, *, explicit: bool,
+    policy: Policy,
+    x_T: Tensor,
+    noise: Tensor,
+    text: Text,
+    items: Sequence[Sequence[int]],
+    layers: Sequence[str],
+    first_t: int,
+    *,
+    explicit: bool,
 ) -> Fused:
     """Denoise n references, n bases and n targets side by side; ``x_T`` (2 n, ...) has the references first."""
     T, n = policy.schedule.num_steps, len(x_T) // 2
@@ -130,5 +139,6 @@ def fuse_in_three(
                     store.mask = torch.cat([found, found]) if T - i <= first_t else None
                     store.maps.clear()
     x = {role: torch.stack(states[role], dim=1).cpu() for role in states}
-    return Fused(x["reference"], x["base"], x["target"], torch.stack(maps, dim=1).cpu(),
-                 torch.stack(masks, dim=1).cpu())
+    return Fused(
+        x["reference"], x["base"], x["target"], torch.stack(maps, dim=1).cpu(), torch.stack(masks, dim=1).cpu()
+    )

@@ -15,8 +15,15 @@ def build(policy: Policy, scheduler: Any) -> Any:
     from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline(
-        vae=policy.vae, text_encoder=None, tokenizer=None, unet=policy.unet, scheduler=scheduler, safety_checker=None,
-        feature_extractor=None, requires_safety_checker=False)
+        vae=policy.vae,
+        text_encoder=None,
+        tokenizer=None,
+        unet=policy.unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -35,7 +42,13 @@ def generator(seed: int) -> torch.Generator:
 def sample(pipeline: Any, policy: Policy, x_T: torch.Tensor, seed: int, text: Text) -> torch.Tensor:
     """Final latents (n, c, h, w); DDIM with eta 1 and the policy's guidance."""
     found: torch.Tensor = pipeline(
-        prompt_embeds=text.states, negative_prompt_embeds=policy.empty.states.expand_as(text.states),
-        latents=x_T.to(text.states), generator=generator(seed), num_inference_steps=policy.schedule.num_steps,
-        guidance_scale=policy.guidance_scale, eta=policy.schedule.eta, output_type="latent").images
+        prompt_embeds=text.states,
+        negative_prompt_embeds=policy.empty.states.expand_as(text.states),
+        latents=x_T.to(text.states),
+        generator=generator(seed),
+        num_inference_steps=policy.schedule.num_steps,
+        guidance_scale=policy.guidance_scale,
+        eta=policy.schedule.eta,
+        output_type="latent",
+    ).images
     return found.cpu()

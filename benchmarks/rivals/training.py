@@ -21,8 +21,12 @@ class Loop:
         self.policy, self.train = policy, train
         self.parameters = list(trainable(policy.unet).values())
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=train.learning_rate, betas=train.betas, eps=train.epsilon,
-            weight_decay=train.weight_decay)
+            self.parameters,
+            lr=train.learning_rate,
+            betas=train.betas,
+            eps=train.epsilon,
+            weight_decay=train.weight_decay,
+        )
         self.gradients: list[Tensor] = []
 
     def step(self) -> None:

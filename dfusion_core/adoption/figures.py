@@ -53,7 +53,12 @@ def never_masked(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.b
 
 
 def fused_figures(
-    pairs: pd.DataFrame, targets: pd.DataFrame, base: Views, reference: Views, target: Views, mask: NDArray[np.bool_],
+    pairs: pd.DataFrame,
+    targets: pd.DataFrame,
+    base: Views,
+    reference: Views,
+    target: Views,
+    mask: NDArray[np.bool_],
 ) -> dict[str, Any]:
     """Figures of fused pairs: all views and masks (n, ...) one row a row of ``pairs`` and ``targets``.
 
@@ -63,7 +68,9 @@ def fused_figures(
     """
     outside = never_masked(mask, base.picture.shape[1:3])
     return {
-        "pairs": len(pairs), "adopted": int(targets.adopted.sum()), "adopted_share": float(targets.adopted.mean()),
+        "pairs": len(pairs),
+        "adopted": int(targets.adopted.sum()),
+        "adopted_share": float(targets.adopted.mean()),
         "reference_lead": float((pairs.reference_reward - pairs.base_reward).mean()),
         "target_gain": float((targets.target_reward - pairs.base_reward).mean()),
         "mask_coverage": float(mask.mean()),
@@ -71,7 +78,8 @@ def fused_figures(
         "target_distance": distance(target.picture, base.picture),
         "target_distance_outside": distance(target.picture, base.picture, outside) if outside.any() else None,
         "reference_similarity": similarity(reference.embedding, base.embedding),
-        "target_similarity": similarity(target.embedding, base.embedding)}
+        "target_similarity": similarity(target.embedding, base.embedding),
+    }
 
 
 def fresh_gain(pairs: pd.DataFrame, images: pd.DataFrame, scores: pd.DataFrame) -> float:
@@ -87,6 +95,9 @@ def fresh_gain(pairs: pd.DataFrame, images: pd.DataFrame, scores: pd.DataFrame) 
 
 def pair_figures(training: pd.DataFrame, first: Views, second: Views) -> dict[str, Any]:
     """Figures of pairs that were not fused."""
-    return {"pairs": len(training), "reward_gap": float((training.winner_reward - training.loser_reward).mean()),
-            "pair_distance": distance(first.picture, second.picture),
-            "pair_similarity": similarity(first.embedding, second.embedding)}
+    return {
+        "pairs": len(training),
+        "reward_gap": float((training.winner_reward - training.loser_reward).mean()),
+        "pair_distance": distance(first.picture, second.picture),
+        "pair_similarity": similarity(first.embedding, second.embedding),
+    }

@@ -31,8 +31,10 @@ def target_table(
     target_reward: (pair,); without_mask: bool (pair,), where the mask was empty and the target is its base, which is
     never adopted.
     """
-    R_a, R_r, R_b = (from_numpy(x.astype("float64")) for x in (
-        target_reward, pairs.reference_reward.to_numpy(), pairs.base_reward.to_numpy()))
+    R_a, R_r, R_b = (
+        from_numpy(x.astype("float64"))
+        for x in (target_reward, pairs.reference_reward.to_numpy(), pairs.base_reward.to_numpy())
+    )
     good = adopts(R_a, R_r, R_b, adopt.threshold).numpy() if adopt.enabled else R_a.isfinite().numpy()
     return pairs[["pair", "prompt_id", "prompt"]].assign(target_reward=target_reward, adopted=good & ~without_mask)
 
@@ -46,7 +48,8 @@ def fused_training(pairs: pd.DataFrame, targets: pd.DataFrame, adopt: Adopt) -> 
         raise DFusionError(
             f"adopt: none of {len(targets)} targets is good enough, and adopt.fallback is drop: "
             "there is nothing to train on.",
-            f"Lower adopt.threshold (now {adopt.threshold}), or set adopt.fallback to reference.")
+            f"Lower adopt.threshold (now {adopt.threshold}), or set adopt.fallback to reference.",
+        )
     training = reference_training(pairs)
     taken = targets.adopted.to_numpy()
     training.loc[taken, "winner_stage"] = FUSE
@@ -58,8 +61,13 @@ def fused_training(pairs: pd.DataFrame, targets: pd.DataFrame, adopt: Adopt) -> 
 def reference_training(pairs: pd.DataFrame) -> pd.DataFrame:
     """References against bases."""
     return pairs[["pair", "prompt_id", "prompt"]].assign(
-        winner_stage=SAMPLE, winner_row=pairs.reference_image, winner_reward=pairs.reference_reward,
-        loser_stage=SAMPLE, loser_row=pairs.base_image, loser_reward=pairs.base_reward)
+        winner_stage=SAMPLE,
+        winner_row=pairs.reference_image,
+        winner_reward=pairs.reference_reward,
+        loser_stage=SAMPLE,
+        loser_row=pairs.base_image,
+        loser_reward=pairs.base_reward,
+    )
 
 
 def twin_training(twins: pd.DataFrame, scores: pd.DataFrame, twin_reward: NDArray[Any]) -> pd.DataFrame:
@@ -72,9 +80,11 @@ def twin_training(twins: pd.DataFrame, scores: pd.DataFrame, twin_reward: NDArra
     wins = table.twin_reward > table.reward
     sides: dict[str, pd.Series] = {}
     for side, twin in (("winner", wins), ("loser", ~wins)):
-        sides |= {f"{side}_stage": twin.map({True: FUSE, False: SAMPLE}),
-                  f"{side}_row": table.pair.where(twin, table.image),
-                  f"{side}_reward": table.twin_reward.where(twin, table.reward)}
+        sides |= {
+            f"{side}_stage": twin.map({True: FUSE, False: SAMPLE}),
+            f"{side}_row": table.pair.where(twin, table.image),
+            f"{side}_reward": table.twin_reward.where(twin, table.reward),
+        }
     return table[["pair", "prompt_id", "prompt"]].assign(**sides)
 
 
@@ -87,5 +97,6 @@ def without_ties(training: pd.DataFrame) -> pd.DataFrame:
     if different.empty:
         raise DFusionError(
             f"adopt: the images of all {len(training)} pairs have equal rewards: there is nothing to learn from.",
-            "Use a reward that tells images apart: see reward.weight and reward.plugins in params.yaml.")
+            "Use a reward that tells images apart: see reward.weight and reward.plugins in params.yaml.",
+        )
     return different

@@ -120,9 +120,7 @@ def fusing(
     """
     _check_rows(M, stored, reference_rows, target_rows)
     fusion = _Fusion(M, Grid(), stored, reference_rows, target_rows)
-    products = {
-        path: with_kv(fusion.hook(name)) for name, path in self_attention_modules(unet, layers).items()
-    }
+    products = {path: with_kv(fusion.hook(name)) for name, path in self_attention_modules(unet, layers).items()}
     with replaced(unet, products, fusion.grid):
         yield
 

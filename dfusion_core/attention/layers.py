@@ -46,12 +46,12 @@ def present_layers(unet: UNet, wanted: Sequence[str]) -> tuple[str, ...]:
 
 
 def fused_layers(unet: UNet, wanted: Sequence[str]) -> tuple[str, ...]:
-    """``wanted``, if each of them exists here and has self-attention. Raises LayerError that names those that do not.
-    """
+    """``wanted``, if each of them exists here and has self-attention. Raises LayerError that names those that do not."""
     if absent := [name for name in wanted if name not in layer_paths(unet) or not _modules(unet, name, "attn1")]:
-        raise LayerError(f"fuse.layers: this U-Net has no attention in {', '.join(absent)}.",
-                         f"{_choices(unet)}. Set fuse.layers to [{', '.join(from_mid_on(unet))}], the paper's choice "
-                         "from mid on.")
+        raise LayerError(
+            f"fuse.layers: this U-Net has no attention in {', '.join(absent)}.",
+            f"{_choices(unet)}. Set fuse.layers to [{', '.join(from_mid_on(unet))}], the paper's choice from mid on.",
+        )
     return tuple(wanted)
 
 
@@ -63,11 +63,7 @@ def from_mid_on(unet: UNet) -> list[str]:
 
 def self_attention_modules(unet: UNet, layers: Sequence[str]) -> dict[str, str]:
     """{"up_1.0": "up_blocks.1.attentions.0.transformer_blocks.0.attn1", ...}. Raises LayerError."""
-    return {
-        f"{name}.{k}": path
-        for name in layers
-        for k, path in enumerate(_attention_of_layer(unet, name, "attn1"))
-    }
+    return {f"{name}.{k}": path for name in layers for k, path in enumerate(_attention_of_layer(unet, name, "attn1"))}
 
 
 def cross_attention_modules(unet: UNet, modules: str) -> tuple[str, ...]:

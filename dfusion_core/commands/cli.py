@@ -105,16 +105,23 @@ def params(
 @guarded
 def report(
     out: Annotated[Path, typer.Option(help="The page to write; a PNG of the fixed seeds goes beside it.")] = Path(
-        "results/report.html"),
-    study: Annotated[list[Path] | None, typer.Option(
-        help="A study's folder, whose table of methods is shown as well; may be repeated.", show_default=False)] = None,
+        "results/report.html"
+    ),
+    study: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A study's folder, whose table of methods is shown as well; may be repeated.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """One self-contained HTML page about the run in this folder."""
     from .report import write_report
 
     write_report(out, study or [])
-    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, opens in any browser without a server. "
-          f"{out.with_suffix('.png').name}: the fixed seeds, a row a round.")
+    print(
+        f"{out}: {out.stat().st_size / 1e6:.1f} MB, opens in any browser without a server. "
+        f"{out.with_suffix('.png').name}: the fixed seeds, a row a round."
+    )
 
 
 def _shown(value: object) -> str:

@@ -17,9 +17,18 @@ COLUMN, ROW = 3.6, 2.8  # inches of one plot
 COLOURS = ("#1a78c2", "#d9580d", "#2a9d55", "#a14fa8")  # of enough contrast on white and on near black
 INK = "#010203"  # stands for the page's own text colour
 SVG: dict[Any, Any] = {
-    "svg.fonttype": "none", "svg.hashsalt": "dfusion", "font.size": 11, "text.color": INK, "axes.labelcolor": INK,
-    "xtick.color": INK, "ytick.color": INK, "axes.edgecolor": INK, "axes.spines.top": False, "axes.spines.right": False,
-    "text.parse_math": False}
+    "svg.fonttype": "none",
+    "svg.hashsalt": "dfusion",
+    "font.size": 11,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.edgecolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "text.parse_math": False,
+}
 
 
 class FigureError(DFusionError):
@@ -67,6 +76,8 @@ def as_svg(figure: Figure) -> str:
         axis.patch.set_visible(False)
     figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     svg = file.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg"):], flags=re.DOTALL).replace(INK, "currentColor")
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL).replace(
+        INK, "currentColor"
+    )
     used = set(re.findall(r'#([\w.-]+)["\')]', svg))
     return re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", svg)

@@ -65,8 +65,11 @@ def _manifests(rounds: Iterable[str]) -> dict[str, dict[str, Any]]:
     """The parameters in each manifest, by round and stage: ``r00/train``."""
     places = [(INIT, INIT), (INIT, "evaluate"), *((name, stage) for name in rounds for stage in ROUND_STAGES)]
     folders = {f"{name}/{stage}": output(stage, name) for name, stage in places}
-    return {place: read_manifest(folder)["ingredients"]["params"] for place, folder in folders.items()
-            if (folder / MANIFEST).is_file()}
+    return {
+        place: read_manifest(folder)["ingredients"]["params"]
+        for place, folder in folders.items()
+        if (folder / MANIFEST).is_file()
+    }
 
 
 def _value(sections: Any, path: list[str]) -> list[Any]:

@@ -20,8 +20,9 @@ PICTURE = Path("results/picture.png")
 def picture(
     out: Annotated[Path, typer.Option(help="The PNG to write.")] = PICTURE,
     pairs: Annotated[int, typer.Option(help="Pairs of the last round: reference, base and target.", min=0)] = 3,
-    prompts: Annotated[int, typer.Option(help="Unseen prompts (else training ones): the same seed in each round.",
-                                         min=1)] = 4,
+    prompts: Annotated[
+        int, typer.Option(help="Unseen prompts (else training ones): the same seed in each round.", min=1)
+    ] = 4,
 ) -> None:
     """One picture of the run: some pairs with their targets, and the same seeds before and after each round."""
     import numpy as np
@@ -48,14 +49,17 @@ def pair_lines(round: str, count: int) -> list[Line]:
     if not count or not (output("adopt", round) / "targets.csv").is_file():
         return []
     targets = read_stage("adopt", round).table("targets")
-    every = read_stage("extract", round).table("pairs").assign(
-        target_reward=targets.target_reward, adopted=targets.adopted)
+    every = (
+        read_stage("extract", round).table("pairs").assign(target_reward=targets.target_reward, adopted=targets.adopted)
+    )
     some = every[every.adopted] if every.adopted.any() else every
     sampled, fused = read_stage("sample", round), read_stage("fuse", round)
     lines = []
     for row in spread(some, min(count, len(some))).to_dict("records"):
-        pixels = [*sampled.rows("picture", [row["reference_image"], row["base_image"]]),
-                  fused.rows("picture", [row["pair"]])[0]]
+        pixels = [
+            *sampled.rows("picture", [row["reference_image"], row["base_image"]]),
+            fused.rows("picture", [row["pair"]])[0],
+        ]
         names = ("reference", "base", "target")
         tiles = [Tile(one, f"{name} {row[f'{name}_reward']:.3f}") for one, name in zip(pixels, names, strict=True)]
         lines.append(Line(tiles, str(row["prompt"])))
@@ -76,7 +80,12 @@ def seed_lines(run: Run, count: int) -> list[Line]:
     pixels = {name: stage.rows("picture", chosen.image) for name, stage in stages.items()}
     lines = []
     for place, row in enumerate(chosen.to_dict("records")):
-        tiles = [Tile(pixels[name][place], f"{'base model' if name == INIT else f'after {name}'} "
-                                           f"{tables[name].reward[row['image']]:.3f}") for name in stages]
+        tiles = [
+            Tile(
+                pixels[name][place],
+                f"{'base model' if name == INIT else f'after {name}'} {tables[name].reward[row['image']]:.3f}",
+            )
+            for name in stages
+        ]
         lines.append(Line(tiles, str(row["prompt"])))
     return lines

@@ -33,7 +33,8 @@ METHODS = (
     ("naive", "dpo", "naive", "the paper's baseline: DPO on the references themselves"),
     ("naive-ddpo", "ddpo", "naive", "DDPO alone"),
     ("naive-dpok", "dpok", "naive", "DPOK alone"),
-    ("inversion", "dpo", "inversion", "the paper's ablation: trajectories by DDIM inversion"))
+    ("inversion", "dpo", "inversion", "the paper's ablation: trajectories by DDIM inversion"),
+)
 
 
 class Chosen(NamedTuple):
@@ -47,12 +48,14 @@ class Chosen(NamedTuple):
 @guarded
 def profile(
     name: Annotated[str, typer.Argument(help="One of those that 'dfusion profile' lists.")] = "",
-    model: Annotated[str, typer.Option(
-        help="model.id: a name on the Hub, a folder, or a .safetensors file.")] = "",
-    prompts: Annotated[str, typer.Option(
-        help="The paper's prompts (behaviour, attribute or relation), or a prompt file.")] = "",
-    force: Annotated[bool, typer.Option(
-        "--force", help="Replace a params.yaml that was changed by hand; it is kept as params.yaml.bak.")] = False,
+    model: Annotated[str, typer.Option(help="model.id: a name on the Hub, a folder, or a .safetensors file.")] = "",
+    prompts: Annotated[
+        str, typer.Option(help="The paper's prompts (behaviour, attribute or relation), or a prompt file.")
+    ] = "",
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Replace a params.yaml that was changed by hand; it is kept as params.yaml.bak."),
+    ] = False,
 ) -> None:
     """Write a ready params.yaml, and print the commands that come next. Without NAME: list the profiles."""
     if not name:
@@ -110,7 +113,8 @@ def write(chosen: Chosen, force: bool) -> list[str]:
             raise ParamsError(
                 f"profile: {PARAMS} was changed by hand: it differs from every profile.",
                 "Keep it under another name, or run this command again with --force: it is then kept as "
-                f"{backup_name()}.")
+                f"{backup_name()}.",
+            )
         backup = backup_name()
         write_bytes(backup, PARAMS.read_bytes())
         said = [f"{backup}: what {PARAMS} was before."]
@@ -130,15 +134,16 @@ def is_shipped(text: str) -> bool:
         model, prompts = get_key(text, "model", "id"), get_key(text, "prompts", "file")
     except ValueError:
         return False
-    return any(set_key(set_key(shipped(name), "model", "id", model), "prompts", "file", prompts) == text
-               for name in PROFILES)
+    return any(
+        set_key(set_key(shipped(name), "model", "id", model), "prompts", "file", prompts) == text for name in PROFILES
+    )
 
 
 def set_key(text: str, section: str, key: str, value: str) -> str:
     """The text of a parameter file with another value of ``section.key``; the comment behind it stays."""
     line = _line(text, section, key)
     said = f"{line[1]}{as_yaml(value)}"
-    return text[:line.start()] + (f"{said:<23}  {line[3]}" if line[3] else said) + text[line.end():]
+    return text[: line.start()] + (f"{said:<23}  {line[3]}" if line[3] else said) + text[line.end() :]
 
 
 def as_yaml(value: str) -> str:
@@ -191,14 +196,20 @@ def next_commands(name: str, chosen: Chosen) -> str:
     paper = [
         ("git add dvc.lock params.yaml && git commit -m 'D-Fusion with DPO'", "what the experiments are compared with"),
         *((experiment(run, algo, pairs, chosen.prompts), about) for run, algo, pairs, about in METHODS),
-        *((experiment(other, "dpo", "dfusion", prompt_file(name, other)), f"the prompts of template {number}")
-          for number, other in enumerate(TEMPLATES, 1) if prompt_file(name, other) != chosen.prompts),
-        ("dfusion compare main naive ddpo", "side by side: paired gains, what differs, the same seeds")]
+        *(
+            (experiment(other, "dpo", "dfusion", prompt_file(name, other)), f"the prompts of template {number}")
+            for number, other in enumerate(TEMPLATES, 1)
+            if prompt_file(name, other) != chosen.prompts
+        ),
+        ("dfusion compare main naive ddpo", "side by side: paired gains, what differs, the same seeds"),
+    ]
     commands = [
         *(choose if chosen.model == UNCHOSEN else []),
         ("dfusion doctor", "check this machine and the model"),
         ("dfusion plan", "images, updates, hours, memory and disk, before anything runs"),
         ("dvc repro", "the run: D-Fusion with DPO (Eq. 6)"),
-        ("dfusion report", "the whole run on one page"), *paper]
+        ("dfusion report", "the whole run on one page"),
+        *paper,
+    ]
     width = max(len(command) for command, _ in commands)
     return "Next:\n" + "\n".join(f"  {command:<{width}}  # {about}" for command, about in commands)

@@ -78,9 +78,7 @@ def schedule(scheduler: Any, num_steps: int, eta: float) -> Schedule:
     return Schedule(timesteps, abar_t, abar_prev, std, eta, config.prediction_type)
 
 
-def mean(
-    schedule: Schedule, i: int | Tensor, x_t: Tensor, eps: Tensor, prediction_type: str | None = None
-) -> Tensor:
+def mean(schedule: Schedule, i: int | Tensor, x_t: Tensor, eps: Tensor, prediction_type: str | None = None) -> Tensor:
     """Eq. (1): mu(x_t, t, c) = sqrt(abar_prev) x_0 + sqrt(1 - abar_prev - std^2) eps.
 
     i: one step index, or (batch,) of them (training batches mix steps). x_t, eps: (batch, channel, y, x); eps

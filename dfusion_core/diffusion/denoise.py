@@ -61,7 +61,7 @@ def collect_maps(A_cross: torch.Tensor, capture: Capture) -> torch.Tensor:
     """Maps of each image's items (n, item, y, x) from maps of all tokens (n, y, x, token), padded with zeros."""
     maps = A_cross.new_zeros(len(A_cross), capture.items, *A_cross.shape[1:3])
     for row, tokens in enumerate(capture.tokens):
-        maps[row, :len(tokens)] = item_maps(A_cross[row:row + 1], tokens)[0]
+        maps[row, : len(tokens)] = item_maps(A_cross[row : row + 1], tokens)[0]
     return maps
 
 
@@ -87,5 +87,7 @@ def denoise(
             log_probs.append(ddim.log_prob(x_t, mean, policy.schedule.std[i]))
             states.append(x_t)
     return Trajectories(
-        torch.stack(states, dim=1).cpu(), torch.stack(log_probs, dim=1).cpu(),
-        torch.stack(maps, dim=1) if maps else None)
+        torch.stack(states, dim=1).cpu(),
+        torch.stack(log_probs, dim=1).cpu(),
+        torch.stack(maps, dim=1) if maps else None,
+    )

@@ -42,9 +42,7 @@ def trajectory_noise(image_seed: int, shape: Sequence[int], num_steps: int) -> t
     return draws[0], draws[1:]
 
 
-def trajectory_noises(
-    image_seeds: Sequence[int], shape: Sequence[int], num_steps: int
-) -> tuple[Tensor, Tensor]:
+def trajectory_noises(image_seeds: Sequence[int], shape: Sequence[int], num_steps: int) -> tuple[Tensor, Tensor]:
     """`trajectory_noise` of n images: x_T (n, c, h, w) and z (n, T, c, h, w)."""
     import torch
 

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 SHOWN = 8  # prompts per split on the grid
 
 
-def score_images(
-    reward: Scorer, images: pd.DataFrame, pictures: NDArray[np.uint8]
-) -> pd.DataFrame:
+def score_images(reward: Scorer, images: pd.DataFrame, pictures: NDArray[np.uint8]) -> pd.DataFrame:
     """The table with the columns ``reward``, those of its terms, ``diversity`` (of a prompt's images), and, on the
     micro-world, the judge that is never trained on: ``right`` and ``oracle_log_prob``."""
     scores = reward(pictures, images.prompt.tolist())

@@ -24,8 +24,15 @@ class Adapter(NamedTuple):
     hash: str
 
 
-def pictures_text(sample: Sample, *, size: tuple[int, int], model: str, prompt: str = "", seed: int | None = None,
-                  adapter: Adapter | None = None) -> str:
+def pictures_text(
+    sample: Sample,
+    *,
+    size: tuple[int, int],
+    model: str,
+    prompt: str = "",
+    seed: int | None = None,
+    adapter: Adapter | None = None,
+) -> str:
     """Generation parameters in A1111's form; without a prompt and a seed those that a sheet's pictures share.
 
     size: (width, height). The seed is this package's: it gives another noise in other programs.

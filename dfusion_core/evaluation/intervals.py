@@ -19,8 +19,11 @@ from scipy.stats import t
 
 LEVEL = 0.95
 Values = NDArray[np.float64]
-THESE, OTHER, TRAININGS = ("other images of these prompts", "other prompts of this kind",
-                           "other trainings and other prompts of this kind")
+THESE, OTHER, TRAININGS = (
+    "other images of these prompts",
+    "other prompts of this kind",
+    "other trainings and other prompts of this kind",
+)
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,10 @@ if TYPE_CHECKING:
 
 NUMBERS = ("mean", "low", "high", "gain", "gain_low", "gain_high")  # of each measure
 # What the intervals of one run's table say, for the sentence under it
-QUESTION = (f"95 % intervals. Training prompts: would {THESE} gain as much (stratified by prompt)? Unseen prompts: "
-            f"would {OTHER} (prompts are the unit, t)? Another training may differ from this one.")
+QUESTION = (
+    f"95 % intervals. Training prompts: would {THESE} gain as much (stratified by prompt)? Unseen prompts: "
+    f"would {OTHER} (prompts are the unit, t)? Another training may differ from this one."
+)
 Numbers = dict[str, float | None]
 Splits = dict[str, dict[str, Numbers]]  # by split and measure
 
@@ -67,8 +69,10 @@ def compare(images: pd.DataFrame, base: pd.DataFrame) -> Splits:
     same = ["split", "prompt", "seed"]
     measured = measures(images)
     if not {*same} <= {*images} or not {*same, *measured} <= {*base} or images[same].to_dict() != base[same].to_dict():
-        raise StoreError("evaluate: images.csv of this round and of the base model are not of the same images.",
-                         "Run 'dvc repro evaluate_base', then the evaluation of this round again.")
+        raise StoreError(
+            "evaluate: images.csv of this round and of the base model are not of the same images.",
+            "Run 'dvc repro evaluate_base', then the evaluation of this round again.",
+        )
     result: Splits = {}
     for split in (TRAIN, TEST):
         ours, theirs = images[images.split == split], base[base.split == split]
@@ -76,13 +80,12 @@ def compare(images: pd.DataFrame, base: pd.DataFrame) -> Splits:
             prompts = ours.prompt.tolist()
             result[split] = {
                 name: _numbers(split, prompts, ours[name].to_numpy(float), theirs[name].to_numpy(float))
-                for name in measured}
+                for name in measured
+            }
     return result
 
 
-def _numbers(
-    split: str, prompts: Sequence[str], values: NDArray[np.float64], base: NDArray[np.float64]
-) -> Numbers:
+def _numbers(split: str, prompts: Sequence[str], values: NDArray[np.float64], base: NDArray[np.float64]) -> Numbers:
     """The NUMBERS of one measure, values and the base's (image,); bounds that are not known are null."""
     mean, gain = (interval(split, one, prompts) for one in (values, values - base))
     found = (mean.mean, mean.low, mean.high, gain.mean, gain.low, gain.high)
@@ -91,8 +94,9 @@ def _numbers(
 
 def write_round_result(round: str, evaluated: StageData, base: StageData) -> None:
     """Write one round's numbers and the reward that they come from. Raises RewardError for two rewards."""
-    reward = require_same_reward({dvc_stage(INIT, "evaluate"): read_identity(base),
-                                  dvc_stage(round, "evaluate"): read_identity(evaluated)})
+    reward = require_same_reward(
+        {dvc_stage(INIT, "evaluate"): read_identity(base), dvc_stage(round, "evaluate"): read_identity(evaluated)}
+    )
     found = {"reward": reward, **compare(evaluated.table("images"), base.table("images"))}
     write_text(round_result(round), json.dumps(found, indent=2) + "\n")
 
@@ -105,8 +109,9 @@ def read_results(rounds: Iterable[str]) -> Results:
     """
     found = {name: _read_round(name) for name in (INIT, *rounds)}
     reward = require_same_reward({dvc_stage(name, "evaluate"): parts["reward"] for name, parts in found.items()})
-    return Results(reward, {name: {key: part for key, part in parts.items() if key != "reward"}
-                            for name, parts in found.items()})
+    return Results(
+        reward, {name: {key: part for key, part in parts.items() if key != "reward"} for name, parts in found.items()}
+    )
 
 
 def _read_round(round: str) -> dict[str, Any]:
@@ -114,8 +119,9 @@ def _read_round(round: str) -> dict[str, Any]:
     found = _read(file, round, dvc_stage(round, "evaluate"), *(f"reward.{key}" for key in KEYS))
     check_identity(found["reward"], file)
     splits = [part for name, part in found.items() if name != "reward"]
-    if not splits or not all(isinstance(part, dict) and REWARD in part and all(map(_is_measured, part.values()))
-                             for part in splits):
+    if not splits or not all(
+        isinstance(part, dict) and REWARD in part and all(map(_is_measured, part.values())) for part in splits
+    ):
         raise StoreError(f"summary: {file} does not hold the numbers of a round.", how_to_mend(file))
     return found
 
@@ -124,7 +130,8 @@ def _is_measured(value: Any) -> bool:
     """Whether these are mean, gain and intervals of one measure."""
     return isinstance(value, dict) and all(
         isinstance(value.get(name, ""), int | float | (None if name.endswith(("low", "high")) else int))
-        for name in NUMBERS)
+        for name in NUMBERS
+    )
 
 
 def write_training_result(round: str) -> None:
@@ -146,6 +153,7 @@ def read_training_result(round: str) -> dict[str, Any]:
 
 def _read(file: Path, round: str, stage: str, *keys: str) -> dict[str, Any]:
     if not file.exists():
-        raise MissingStage(f"summary: the result of {round} is not there: no {file}.",
-                           f"Make it with 'dvc repro -s {stage}'.")
+        raise MissingStage(
+            f"summary: the result of {round} is not there: no {file}.", f"Make it with 'dvc repro -s {stage}'."
+        )
     return read_json(file, *keys)

@@ -49,8 +49,10 @@ def sheet(lines: Sequence[Line], size: int | None = None) -> Image:
     font = ImageFont.load_default(TEXT)
     shown = [[_fitted(tile.picture, size) for tile in line.tiles] for line in lines]
     wide, high = (max(picture.shape[axis] for line in shown for picture in line) for axis in (1, 0))
-    width = max(max(map(len, shown)) * (wide + GAP) - GAP,
-                min(NARROWEST, max(round(font.getlength(line.title)) for line in lines)))
+    width = max(
+        max(map(len, shown)) * (wide + GAP) - GAP,
+        min(NARROWEST, max(round(font.getlength(line.title)) for line in lines)),
+    )
     tops = [0]
     for line in lines:
         tops.append(tops[-1] + _text_height(line) + high + GAP)

@@ -82,8 +82,11 @@ def updates(rounds: list[str]) -> pd.DataFrame:
 def table_cells(found: Results, split: str) -> tuple[list[str], list[list[str]]]:
     """Column names and rows of a split's table of rounds, the base first; a newline separates lines of a cell."""
     labels = shown(found.rounds[INIT][split], found.reward)
-    rows = [["base" if name == INIT else name, *(_cell(splits[split].get(measure), name) for measure in labels)]
-            for name, splits in found.rounds.items() if split in splits]
+    rows = [
+        ["base" if name == INIT else name, *(_cell(splits[split].get(measure), name) for measure in labels)]
+        for name, splits in found.rounds.items()
+        if split in splits
+    ]
     return ["round", *labels.values()], rows
 
 

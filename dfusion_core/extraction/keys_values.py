@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def replay(
-    policy: Policy, x: torch.Tensor, text: Text, layers: Sequence[str], steps: range
-) -> dict[str, torch.Tensor]:
+def replay(policy: Policy, x: torch.Tensor, text: Text, layers: Sequence[str], steps: range) -> dict[str, torch.Tensor]:
     """Keys and values of one reference x (1, T + 1, c, h, w) at the step indices ``steps``, by array name.
 
     ``"up_1.0/K"`` and so on, each (1, len(steps), half, head, token, channel). The U-Net gets the stored latents, one
@@ -59,5 +57,7 @@ def stored_kv(cache: StageData, references: Sequence[int], steps: range) -> Stor
         K, V = (cache.tensor(f"{name}/{letter}", references) for letter in "KV")
         for place, i in enumerate(steps):
             kv.setdefault(i, {})[name] = (
-                K[:, place].transpose(0, 1).flatten(0, 1), V[:, place].transpose(0, 1).flatten(0, 1))
+                K[:, place].transpose(0, 1).flatten(0, 1),
+                V[:, place].transpose(0, 1).flatten(0, 1),
+            )
     return kv

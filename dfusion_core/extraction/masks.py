@@ -33,7 +33,8 @@ def thresholds(prompt: Prompt, extract: Extract) -> tuple[float, ...]:
     if prompt.thresholds is None:
         raise MaskError(
             f"prompts: '{prompt.text}' has no thresholds, and extract.threshold is absolute.",
-            "'dfusion thresholds --write' proposes some from a few images; or set extract.threshold to relative.")
+            "'dfusion thresholds --write' proposes some from a few images; or set extract.threshold to relative.",
+        )
     return prompt.thresholds
 
 
@@ -43,20 +44,20 @@ def reference_masks(cross_map: NDArray[np.float32], prompts: Sequence[Prompt], e
     items = torch.zeros(maps.shape, dtype=torch.bool)
     merged = []
     for row, prompt in enumerate(prompts):
-        masks = item_mask(maps[row, :, :len(prompt.items)], thresholds(prompt, extract), extract.threshold)
-        items[row, :, :len(prompt.items)] = masks
+        masks = item_mask(maps[row, :, : len(prompt.items)], thresholds(prompt, extract), extract.threshold)
+        items[row, :, : len(prompt.items)] = masks
         merged.append(merge(masks, extract.merge))
     return Masks(torch.stack(merged), items)
 
 
 def empty_masks(masks: Masks, steps: range) -> torch.Tensor:
     """Bool (n,): references whose mask is empty at every fused step index; a target of theirs is its base."""
-    return ~masks.mask[:, steps.start:steps.stop].flatten(1).any(dim=1)
+    return ~masks.mask[:, steps.start : steps.stop].flatten(1).any(dim=1)
 
 
 def empty_because(masks: Masks, steps: range, extract: Extract) -> str:
     """What to do about masks (n references) that are empty: which of the two possible reasons they have."""
-    if masks.item_mask[:, steps.start:steps.stop].any():
+    if masks.item_mask[:, steps.start : steps.stop].any():
         return "items that overlap cancel out under XOR; set extract.merge to or, or raise the thresholds"
     where = "extract.relative_threshold" if extract.threshold == "relative" else "the thresholds in the prompt file"
     return f"no item reaches its threshold; lower {where}"

@@ -75,8 +75,14 @@ def fused_prediction(
 
 @torch.no_grad()
 def denoise_fused(
-    policy: Policy, base_x: torch.Tensor, noise: torch.Tensor, text: Text, reference: References,
-    layers: Sequence[str], steps: range, control: Control = fusing,
+    policy: Policy,
+    base_x: torch.Tensor,
+    noise: torch.Tensor,
+    text: Text,
+    reference: References,
+    layers: Sequence[str],
+    steps: range,
+    control: Control = fusing,
 ) -> torch.Tensor:
     """Eq. (5): the targets' trajectories (n, T + 1, c, h, w).
 

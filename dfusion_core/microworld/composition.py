@@ -45,11 +45,27 @@ class Composition:
 CONVENTIONAL = Composition(
     sizes={"behaviour": (28.0, 31.0), "attribute": (33.0, 37.0), "relation": (23.0, 26.0)},
     tilts={"behaviour": 2.0, "attribute": 3.5, "relation": 3.5},
-    mirrored=False, angles=(45.0,), phase=(0.4, 0.6), sides=(1,), accessory_scale=(1.03, 1.07), place=(0.4, 0.6),
-    gap=(4.0, 5.0), jitter=1.0, typical=0.8)
+    mirrored=False,
+    angles=(45.0,),
+    phase=(0.4, 0.6),
+    sides=(1,),
+    accessory_scale=(1.03, 1.07),
+    place=(0.4, 0.6),
+    gap=(4.0, 5.0),
+    jitter=1.0,
+    typical=0.8,
+)
 SCATTERED = Composition(
     sizes={"behaviour": (26.0, 33.0), "attribute": (30.0, 40.0), "relation": (22.0, 27.0)},
     tilts={"behaviour": 4.0, "attribute": 7.0, "relation": 7.0},  # less where things rest on the shape
-    mirrored=True, angles=(0.0, 45.0, 90.0, 135.0), phase=(0.0, 1.0), sides=(-1, 1), accessory_scale=(0.95, 1.15),
-    place=(0.0, 1.0), gap=(3.0, 6.0), jitter=6.0, typical=0.0)
+    mirrored=True,
+    angles=(0.0, 45.0, 90.0, 135.0),
+    phase=(0.0, 1.0),
+    sides=(-1, 1),
+    accessory_scale=(0.95, 1.15),
+    place=(0.0, 1.0),
+    gap=(3.0, 6.0),
+    jitter=6.0,
+    typical=0.0,
+)
 COMPOSITIONS = {"conventional": CONVENTIONAL, "scattered": SCATTERED}

@@ -3,6 +3,7 @@
 Everything is laid out in pixels of a 64 x 64 frame and drawn at four times the wanted size, then averaged
 down, which gives smooth edges.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -35,7 +36,7 @@ TONES: dict[str, dict[str, RGB]] = {
 @lru_cache(maxsize=4)
 def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
     """Pixel centres x (1, size) and y (size, 1) in frame pixels."""
-    at = ((np.arange(size, dtype=np.float32) + 0.5) * FRAME / size)
+    at = (np.arange(size, dtype=np.float32) + 0.5) * FRAME / size
     return at[None, :], at[:, None]
 
 
@@ -71,8 +72,7 @@ def _behaviour(scene: Scene) -> list[Part]:
     subject = _alone(scene.figures[0], "0")
     name = scene.named.accessory
     extra: Any = scene.accessory  # there is one in this template
-    parts = [Part("1", p.points, p.tone, p.outlined)
-             for p in MAKERS[name](subject[0].points, extra.side, extra.scale)]
+    parts = [Part("1", p.points, p.tone, p.outlined) for p in MAKERS[name](subject[0].points, extra.side, extra.scale)]
     return parts + subject if name in BEHIND else subject + parts
 
 

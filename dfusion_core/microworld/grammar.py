@@ -1,4 +1,5 @@
 """The language of the micro-world: its words, prompts, near misses and classifier labels."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
@@ -14,19 +15,38 @@ OTHER = "other"  # a malformed shape: drawable, never nameable in a prompt
 COLOURS = ("red", "green", "blue", "yellow", "white", "black")
 PATTERNS = ("plain", "striped", "dotted", "checkered", "ringed")
 ACTIVITIES = (
-    ("holding", "balloon"), ("holding", "flag"), ("holding", "umbrella"), ("wearing", "hat"),
-    ("wearing", "crown"), ("riding", "cart"), ("riding", "boat"), ("riding", "cloud"),
-    ("kicking", "ball"), ("climbing", "ladder"),
+    ("holding", "balloon"),
+    ("holding", "flag"),
+    ("holding", "umbrella"),
+    ("wearing", "hat"),
+    ("wearing", "crown"),
+    ("riding", "cart"),
+    ("riding", "boat"),
+    ("riding", "cloud"),
+    ("kicking", "ball"),
+    ("climbing", "ladder"),
 )
 ACCESSORIES = tuple(accessory for _, accessory in ACTIVITIES)
 RELATIONS = ("above", "below", "on the left of", "on the right of")
-OPPOSITE = {"above": "below", "below": "above",
-            "on the left of": "on the right of", "on the right of": "on the left of"}
-FACTORS = {"behaviour": ("shape", "activity"), "attribute": ("colour", "pattern", "shape"),
-           "relation": ("first", "relation", "second")}
+OPPOSITE = {
+    "above": "below",
+    "below": "above",
+    "on the left of": "on the right of",
+    "on the right of": "on the left of",
+}
+FACTORS = {
+    "behaviour": ("shape", "activity"),
+    "attribute": ("colour", "pattern", "shape"),
+    "relation": ("first", "relation", "second"),
+}
 HEADS: dict[str, int] = {
-    "template": len(TEMPLATES), "shape_a": len(SHAPES) + 1, "shape_b": len(SHAPES) + 1,
-    "accessory": len(ACCESSORIES), "colour": len(COLOURS), "pattern": len(PATTERNS), "axis": 2,
+    "template": len(TEMPLATES),
+    "shape_a": len(SHAPES) + 1,
+    "shape_b": len(SHAPES) + 1,
+    "accessory": len(ACCESSORIES),
+    "colour": len(COLOURS),
+    "pattern": len(PATTERNS),
+    "axis": 2,
 }
 
 
@@ -36,8 +56,15 @@ def activity_phrase(verb: str, accessory: str) -> str:
 
 
 PHRASES = tuple(activity_phrase(*activity) for activity in ACTIVITIES)
-VALUES = {"shape": SHAPES, "activity": PHRASES, "colour": COLOURS, "pattern": PATTERNS,
-          "first": SHAPES, "second": SHAPES, "relation": RELATIONS}
+VALUES = {
+    "shape": SHAPES,
+    "activity": PHRASES,
+    "colour": COLOURS,
+    "pattern": PATTERNS,
+    "first": SHAPES,
+    "second": SHAPES,
+    "relation": RELATIONS,
+}
 
 
 @dataclass(frozen=True)
@@ -81,11 +108,11 @@ def _all_named(template: str) -> tuple[Named, ...]:
     if template == "behaviour":
         return tuple(Named(template, shape=s, activity=a) for s, a in product(SHAPES, PHRASES))
     if template == "attribute":
-        return tuple(Named(template, colour=c, pattern=p, shape=s)
-                     for c, p, s in product(COLOURS, PATTERNS, SHAPES))
+        return tuple(Named(template, colour=c, pattern=p, shape=s) for c, p, s in product(COLOURS, PATTERNS, SHAPES))
     if template == "relation":
-        return tuple(Named(template, first=a, second=b, relation=r)
-                     for (a, b), r in product(permutations(SHAPES, 2), RELATIONS))
+        return tuple(
+            Named(template, first=a, second=b, relation=r) for (a, b), r in product(permutations(SHAPES, 2), RELATIONS)
+        )
     raise ValueError(f"unknown template {template!r}; expected one of {', '.join(TEMPLATES)}")
 
 
@@ -106,7 +133,8 @@ def parse(prompt: str) -> Named:
     if named is None:
         raise ValueError(
             f"not a micro-world prompt: {prompt!r}; expected e.g. 'a heart holding a balloon', "
-            "'a blue and dotted square' or 'the star above the circle'")
+            "'a blue and dotted square' or 'the star above the circle'"
+        )
     return named
 
 
@@ -121,8 +149,7 @@ def equivalent(prompt: str) -> str | None:
 def near_misses(prompt: str) -> list[str]:
     """Prompts one factor away (for relation also the swapped order), never ones for the same picture."""
     named = parse(prompt)
-    changed = [replace(named, **{factor: value})
-               for factor in FACTORS[named.template] for value in VALUES[factor]]
+    changed = [replace(named, **{factor: value}) for factor in FACTORS[named.template] for value in VALUES[factor]]
     if named.template == "relation":
         changed.append(replace(named, first=named.second, second=named.first))
     barred = {prompt, text(named), equivalent(prompt)}

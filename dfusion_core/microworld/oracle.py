@@ -23,8 +23,14 @@ class Oracle(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for inner, outer in zip((3, *widths[:-1]), widths, strict=True):
-            layers += [nn.Conv2d(inner, outer, 3, stride=2, padding=1), nn.GroupNorm(8, outer), nn.SiLU(),
-                       nn.Conv2d(outer, outer, 3, padding=1), nn.GroupNorm(8, outer), nn.SiLU()]
+            layers += [
+                nn.Conv2d(inner, outer, 3, stride=2, padding=1),
+                nn.GroupNorm(8, outer),
+                nn.SiLU(),
+                nn.Conv2d(outer, outer, 3, padding=1),
+                nn.GroupNorm(8, outer),
+                nn.SiLU(),
+            ]
         self.trunk = nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * 16, 192), nn.SiLU())
         self.heads = nn.ModuleDict({name: nn.Linear(192, classes) for name, classes in HEADS.items()})
 

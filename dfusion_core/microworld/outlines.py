@@ -1,4 +1,5 @@
 """Polygons of the micro-world's shapes and accessories, in pixels of the 64 x 64 frame, y downwards."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -69,17 +70,22 @@ def _moon() -> Points:
 def _cross() -> Points:
     """An upright plus sign."""
     w = 0.34
-    return np.array([(-w, -1), (w, -1), (w, -w), (1, -w), (1, w), (w, w),
-                     (w, 1), (-w, 1), (-w, w), (-1, w), (-1, -w), (-w, -w)])
+    return np.array(
+        [(-w, -1), (w, -1), (w, -w), (1, -w), (1, w), (w, w), (w, 1), (-w, 1), (-w, w), (-1, w), (-1, -w), (-w, -w)]
+    )
 
 
 @cache
 def _unit_shape(shape: str) -> Points:
     """Points of a named shape, about two units across."""
     makers: dict[str, Callable[[], Points]] = {
-        "circle": lambda: ellipse(0, 0, 1, 1), "square": lambda: box(-1, -1, 1, 1),
-        "triangle": lambda: np.array([(0, -0.9), (1, 0.85), (-1, 0.85)]), "star": _star,
-        "heart": _heart, "moon": _moon, "cross": _cross,
+        "circle": lambda: ellipse(0, 0, 1, 1),
+        "square": lambda: box(-1, -1, 1, 1),
+        "triangle": lambda: np.array([(0, -0.9), (1, 0.85), (-1, 0.85)]),
+        "star": _star,
+        "heart": _heart,
+        "moon": _moon,
+        "cross": _cross,
         "diamond": lambda: np.array([(0, -1), (0.72, 0), (0, 1), (-0.72, 0)]),
     }
     return makers[shape]()
@@ -135,9 +141,11 @@ def _balloon(points: Points, side: int, k: float) -> list[Part]:
     gap = points - (x, knot)
     tie = points[np.argmin((gap**2).sum(axis=1))] * 0.8
     tail = np.array([(x, knot - 3), (x + 2.2, knot), (x - 2.2, knot)])
-    return [Part("balloon", stroke((x, knot), tuple(tie), 1.3), "edge", False),
-            Part("balloon", tail, "edge", False),
-            Part("balloon", ellipse(x, knot - 1 - 8.5 * k, 7.5 * k, 8.5 * k))]
+    return [
+        Part("balloon", stroke((x, knot), tuple(tie), 1.3), "edge", False),
+        Part("balloon", tail, "edge", False),
+        Part("balloon", ellipse(x, knot - 1 - 8.5 * k, 7.5 * k, 8.5 * k)),
+    ]
 
 
 def _flag(points: Points, side: int, k: float) -> list[Part]:
@@ -157,16 +165,21 @@ def _umbrella(points: Points, side: int, k: float) -> list[Part]:
     dome = np.concatenate([ellipse(x, rim, r, 12.5 * k, 180, 360), *scallops])
     end = x + side * 4
     hook = [stroke((x, foot), (end, foot), 1.8), stroke((end, foot + 0.9), (end, foot - 3), 1.8)]
-    return [Part("umbrella", stroke((x, rim - 8 * k), (x, foot + 0.9), 1.8), "edge", False),
-            *(Part("umbrella", piece, "edge", False) for piece in hook), Part("umbrella", dome)]
+    return [
+        Part("umbrella", stroke((x, rim - 8 * k), (x, foot + 0.9), 1.8), "edge", False),
+        *(Part("umbrella", piece, "edge", False) for piece in hook),
+        Part("umbrella", dome),
+    ]
 
 
 def _hat(points: Points, side: int, k: float) -> list[Part]:
     """A top hat with a band; its brim lies a little inside the subject's top."""
     x, y = seat(points, 11, -1)
-    return [Part("hat", box(x - 7 * k, y - 11.5 * k, x + 7 * k, y)),
-            Part("hat", box(x - 7 * k, y - 4.8, x + 7 * k, y - 2), "mark", False),
-            Part("hat", box(x - 11.5 * k, y - 2.2, x + 11.5 * k, y + 1.6))]
+    return [
+        Part("hat", box(x - 7 * k, y - 11.5 * k, x + 7 * k, y)),
+        Part("hat", box(x - 7 * k, y - 4.8, x + 7 * k, y - 2), "mark", False),
+        Part("hat", box(x - 11.5 * k, y - 2.2, x + 11.5 * k, y + 1.6)),
+    ]
 
 
 def _crown(points: Points, side: int, k: float) -> list[Part]:
@@ -180,9 +193,11 @@ def _cart(points: Points, side: int, k: float) -> list[Part]:
     """A box on two wheels that hides the subject's lowest few pixels."""
     x, y = seat(points, 10, 1, 4.5)
     wheels = [(x + dx * k, y + 9.5 * k) for dx in (-8.5, 8.5)]
-    return [Part("cart", box(x - 15 * k, y, x + 15 * k, y + 8.5 * k)),
-            *(Part("cart", ellipse(*at, 4.6 * k, 4.6 * k), "edge", False) for at in wheels),
-            *(Part("cart", ellipse(*at, 2 * k, 2 * k), "fill", False) for at in wheels)]
+    return [
+        Part("cart", box(x - 15 * k, y, x + 15 * k, y + 8.5 * k)),
+        *(Part("cart", ellipse(*at, 4.6 * k, 4.6 * k), "edge", False) for at in wheels),
+        *(Part("cart", ellipse(*at, 2 * k, 2 * k), "fill", False) for at in wheels),
+    ]
 
 
 def _boat(points: Points, side: int, k: float) -> list[Part]:
@@ -198,8 +213,10 @@ def _cloud(points: Points, side: int, k: float) -> list[Part]:
     lobes = [(-10.5, 8.2, 6.6), (0, 6.3, 7.8), (10.5, 8.2, 6.6)]
     parts = []
     for tone, grow in (("edge", 0.9), ("fill", 0.0)):
-        parts += [Part("cloud", ellipse(x + dx * k, y + dy * k, r * k + grow, r * k + grow), tone, False)
-                  for dx, dy, r in lobes]
+        parts += [
+            Part("cloud", ellipse(x + dx * k, y + dy * k, r * k + grow, r * k + grow), tone, False)
+            for dx, dy, r in lobes
+        ]
         base = box(x - 10.5 * k, y + 8 * k, x + 10.5 * k, y + 14.8 * k + grow)
         parts.append(Part("cloud", base, tone, False))
     return parts
@@ -225,7 +242,15 @@ def _ladder(points: Points, side: int, k: float) -> list[Part]:
 
 
 MAKERS: dict[str, Callable[[Points, int, float], list[Part]]] = {
-    "balloon": _balloon, "flag": _flag, "umbrella": _umbrella, "hat": _hat, "crown": _crown,
-    "cart": _cart, "boat": _boat, "cloud": _cloud, "ball": _ball, "ladder": _ladder,
+    "balloon": _balloon,
+    "flag": _flag,
+    "umbrella": _umbrella,
+    "hat": _hat,
+    "crown": _crown,
+    "cart": _cart,
+    "boat": _boat,
+    "cloud": _cloud,
+    "ball": _ball,
+    "ladder": _ladder,
 }
 BEHIND = ("balloon", "ladder", "umbrella", "flag")  # drawn before the subject, so that they never cut into it

@@ -1,4 +1,5 @@
 """The micro-world's fixed training and test prompts, and the data files that list them."""
+
 from __future__ import annotations
 
 from collections import Counter

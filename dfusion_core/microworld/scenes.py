@@ -2,6 +2,7 @@
 
 A scene holds every random choice as a number, so drawing it needs no further randomness.
 """
+
 from __future__ import annotations
 
 import colorsys
@@ -34,9 +35,29 @@ from .grammar import (
 )
 
 __all__ = [
-    "ACCESSORIES", "ACTIVITIES", "COLOURS", "HEADS", "OTHER", "PATTERNS", "RELATIONS", "SHAPES", "TEMPLATES",
-    "Background", "Extra", "Figure", "Named", "Scene", "all_prompts", "caption", "equivalent",
-    "expected", "labels", "near_misses", "parse", "random_scene", "scene_for_prompt",
+    "ACCESSORIES",
+    "ACTIVITIES",
+    "COLOURS",
+    "HEADS",
+    "OTHER",
+    "PATTERNS",
+    "RELATIONS",
+    "SHAPES",
+    "TEMPLATES",
+    "Background",
+    "Extra",
+    "Figure",
+    "Named",
+    "Scene",
+    "all_prompts",
+    "caption",
+    "equivalent",
+    "expected",
+    "labels",
+    "near_misses",
+    "parse",
+    "random_scene",
+    "scene_for_prompt",
 ]
 Rgb = tuple[float, float, float]
 
@@ -126,8 +147,8 @@ def _random_background(rng: np.random.Generator) -> Background:
     horizon = (float(rng.uniform(34, 52)), _muted(rng)) if rng.random() < 0.4 else None
     count = int(rng.integers(1, 4)) if rng.random() < 0.5 else 0
     discs: tuple[Any, ...] = tuple(
-        tuple(float(v) for v in (*rng.uniform(0, 64, 2), rng.uniform(4, 9), rng.uniform(6, 15)))
-        for _ in range(count))
+        tuple(float(v) for v in (*rng.uniform(0, 64, 2), rng.uniform(4, 9), rng.uniform(6, 15))) for _ in range(count)
+    )
     return Background(_muted(rng), _muted(rng), float(rng.uniform(0, 2 * np.pi)), horizon, discs)
 
 
@@ -139,13 +160,23 @@ def _random_figure(
     pattern = "plain" if rng.random() < 0.4 else _pick(rng, PATTERNS)
     colour = _pick(rng, COLOURS)
     figure = Figure(
-        shape, colour, pattern, size=float(rng.uniform(*how.sizes[template])),
-        tilt=float(rng.uniform(-1, 1)) * how.tilts[template], flip=bool(rng.random() < 0.5) and how.mirrored,
-        angle=float(rng.choice(how.angles)), phase=float(rng.uniform(*how.phase)), seed=int(rng.integers(2**31)))
+        shape,
+        colour,
+        pattern,
+        size=float(rng.uniform(*how.sizes[template])),
+        tilt=float(rng.uniform(-1, 1)) * how.tilts[template],
+        flip=bool(rng.random() < 0.5) and how.mirrored,
+        angle=float(rng.choice(how.angles)),
+        phase=float(rng.uniform(*how.phase)),
+        seed=int(rng.integers(2**31)),
+    )
     if how.typical:
         usual = rng.random(2) < how.typical
-        figure = replace(figure, colour=TYPICAL_SHAPE.get(shape, colour) if usual[0] else colour,
-                         pattern="plain" if usual[1] else pattern)
+        figure = replace(
+            figure,
+            colour=TYPICAL_SHAPE.get(shape, colour) if usual[0] else colour,
+            pattern="plain" if usual[1] else pattern,
+        )
     given: dict[str, Any] = {name: value for name, value in fixed.items() if value}
     return replace(figure, **given)
 
@@ -194,12 +225,20 @@ def _random_named(rng: np.random.Generator, template: str, fixed: dict[str, str]
 def _build(named: Named, rng: np.random.Generator, how: Composition) -> Scene:
     """A scene of these named factors with everything else random."""
     shapes = (named.first, named.second) if named.template == "relation" else (named.shape,)
-    figures = tuple(_random_figure(rng, shape, named.template, how, colour=named.colour, pattern=named.pattern)
-                    for shape in shapes)
+    figures = tuple(
+        _random_figure(rng, shape, named.template, how, colour=named.colour, pattern=named.pattern) for shape in shapes
+    )
     accessory = _random_accessory(rng, named.accessory, figures[0].colour, how) if named.activity else None
     place = (float(rng.uniform(*how.place)), float(rng.uniform(*how.place)))
-    return Scene(named, figures, accessory, _random_background(rng), place,
-                 gap=float(rng.uniform(*how.gap)), jitter=float(rng.uniform(-how.jitter, how.jitter)))
+    return Scene(
+        named,
+        figures,
+        accessory,
+        _random_background(rng),
+        place,
+        gap=float(rng.uniform(*how.gap)),
+        jitter=float(rng.uniform(-how.jitter, how.jitter)),
+    )
 
 
 def random_scene(

@@ -25,38 +25,82 @@ class Architecture:
 _TEXT_L: Config = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 _TEXT_H: Config = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23, "num_attention_heads": 16}
 _TEXT_G: Config = {
-    "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20,
-    "projection_dim": 1280, "architectures": ["CLIPTextModelWithProjection"]}
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 20,
+    "projection_dim": 1280,
+    "architectures": ["CLIPTextModelWithProjection"],
+}
 
 _SD_UNET: Config = {
-    "block_out_channels": (320, 640, 1280, 1280), "layers_per_block": 2, "in_channels": 4, "out_channels": 4,
+    "block_out_channels": (320, 640, 1280, 1280),
+    "layers_per_block": 2,
+    "in_channels": 4,
+    "out_channels": 4,
     "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3}
+    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+}
 _SD_VAE: Config = {
-    "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 4,
-    "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+}
 
 KNOWN = {
     "sd15": Architecture(
         "Stable Diffusion 1.x",
-        _SD_UNET | {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}, _SD_VAE, (_TEXT_L,)),
+        _SD_UNET | {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},
+        _SD_VAE,
+        (_TEXT_L,),
+    ),
     "sd21": Architecture(
         "Stable Diffusion 2.x at 512 pixels",
-        _SD_UNET | {"sample_size": 64, "cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20),
-                    "use_linear_projection": True}, _SD_VAE, (_TEXT_H,)),
+        _SD_UNET
+        | {
+            "sample_size": 64,
+            "cross_attention_dim": 1024,
+            "attention_head_dim": (5, 10, 20, 20),
+            "use_linear_projection": True,
+        },
+        _SD_VAE,
+        (_TEXT_H,),
+    ),
     "sd21-v": Architecture(
         "Stable Diffusion 2.x at 768 pixels",
-        _SD_UNET | {"sample_size": 96, "cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20),
-                    "use_linear_projection": True}, _SD_VAE, (_TEXT_H,)),
+        _SD_UNET
+        | {
+            "sample_size": 96,
+            "cross_attention_dim": 1024,
+            "attention_head_dim": (5, 10, 20, 20),
+            "use_linear_projection": True,
+        },
+        _SD_VAE,
+        (_TEXT_H,),
+    ),
     "sdxl": Architecture(
         "Stable Diffusion XL",
-        {"sample_size": 128, "in_channels": 4, "out_channels": 4, "layers_per_block": 2,
-         "block_out_channels": (320, 640, 1280), "attention_head_dim": (5, 10, 20), "cross_attention_dim": 2048,
-         "transformer_layers_per_block": (1, 2, 10), "use_linear_projection": True,
-         "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-         "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-         "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
-         "projection_class_embeddings_input_dim": 2816}, _SD_VAE, (_TEXT_L, _TEXT_G)),
+        {
+            "sample_size": 128,
+            "in_channels": 4,
+            "out_channels": 4,
+            "layers_per_block": 2,
+            "block_out_channels": (320, 640, 1280),
+            "attention_head_dim": (5, 10, 20),
+            "cross_attention_dim": 2048,
+            "transformer_layers_per_block": (1, 2, 10),
+            "use_linear_projection": True,
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 2816,
+        },
+        _SD_VAE,
+        (_TEXT_L, _TEXT_G),
+    ),
 }
 
 
@@ -74,8 +118,10 @@ def family_of_file(file: Path) -> str:
     except (OSError, SafetensorError) as error:
         raise ModelError(f"model.id: {file} cannot be read: {error}.", "Set model.id to another file.") from error
     if width not in (768, 1024):
-        raise ModelError(f"model.id: {file} is no checkpoint of Stable Diffusion 1, 2 or XL.",
-                         "Set model.id to a folder in diffusers format.")
+        raise ModelError(
+            f"model.id: {file} is no checkpoint of Stable Diffusion 1, 2 or XL.",
+            "Set model.id to a folder in diffusers format.",
+        )
     return "sd15" if width == 768 else "sd21"
 
 

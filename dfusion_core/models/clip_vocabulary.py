@@ -21,11 +21,22 @@ def clip_tokenizer(folder: Path, pad_token: str = END) -> Path:
 
     lines = gzip.decompress(Path(original.default_bpe()).read_bytes()).decode().split("\n")
     letters = list(original.bytes_to_unicode().values())
-    merges = lines[1:VOCABULARY - 2 * len(letters) - 2 + 1]  # the first line is a header, what follows is not used
-    entries = [*letters, *(f"{letter}</w>" for letter in letters), *(merge.replace(" ", "") for merge in merges),
-               START, END]
-    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "bos_token": START, "eos_token": END,
-              "unk_token": END, "pad_token": pad_token}
+    merges = lines[1 : VOCABULARY - 2 * len(letters) - 2 + 1]  # the first line is a header, what follows is not used
+    entries = [
+        *letters,
+        *(f"{letter}</w>" for letter in letters),
+        *(merge.replace(" ", "") for merge in merges),
+        START,
+        END,
+    ]
+    config = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": 77,
+        "bos_token": START,
+        "eos_token": END,
+        "unk_token": END,
+        "pad_token": pad_token,
+    }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps({entry: i for i, entry in enumerate(entries)}))
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8")

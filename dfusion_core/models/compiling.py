@@ -24,7 +24,9 @@ def compile_unet(unet: Any, backend: str = "inductor") -> None:
         try:
             return forward(*args, **kwargs)
         except torch._dynamo.exc.TorchDynamoException as error:
-            raise ModelError(f"model.compile: the U-Net cannot be compiled here: {one_line(error)}.",
-                             "Set model.compile to false; a compiler is needed, g++ for a CPU.") from error
+            raise ModelError(
+                f"model.compile: the U-Net cannot be compiled here: {one_line(error)}.",
+                "Set model.compile to false; a compiler is needed, g++ for a CPU.",
+            ) from error
 
     unet.forward = checked

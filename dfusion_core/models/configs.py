@@ -16,8 +16,15 @@ from ..errors import ModelError, one_line
 
 LARGEST = 64 * 2**20  # bytes of a file of JSON; the largest tokenizers have some 30 MB
 RUNS_CODE = {"auto_map", "trust_remote_code", "custom_pipelines", "custom_pipeline", "code_revision"}
-FETCHES = {"quantization_config", "quantization", "_attn_implementation", "_attn_implementation_internal",
-           "attn_implementation", "_experts_implementation", "use_kernels"}
+FETCHES = {
+    "quantization_config",
+    "quantization",
+    "_attn_implementation",
+    "_attn_implementation_internal",
+    "attn_implementation",
+    "_experts_implementation",
+    "use_kernels",
+}
 PLAIN_ATTENTION = (None, "eager", "sdpa")
 INSTEAD = "Set model.id to a copy of the model without it."
 
@@ -44,8 +51,9 @@ def read_config(file: Path) -> Any:
             raise ValueError(f"it has more than {LARGEST >> 20} MiB")
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"model.id: {file} cannot be read: {one_line(error)}.",
-                         "Get this file of the model once more.") from error
+        raise ModelError(
+            f"model.id: {file} cannot be read: {one_line(error)}.", "Get this file of the model once more."
+        ) from error
 
 
 def check_configs(folder: Path, names: Iterable[str]) -> None:
@@ -72,8 +80,11 @@ def check_index(file: Path) -> None:
     for part, pair in index.items():
         if isinstance(pair, list) and pair not in ([None, None], []) and not _known_pair(part, pair):
             allowed = " or ".join(".".join(one) for one in PAIRS.get(part, ())) or "a scheduler of diffusers"
-            what = f"{part} is {json.dumps(pair)[:80]}, and not {allowed}" if part in PAIRS or part == "scheduler" \
+            what = (
+                f"{part} is {json.dumps(pair)[:80]}, and not {allowed}"
+                if part in PAIRS or part == "scheduler"
                 else f"the part {part} ({json.dumps(pair)[:80]}) belongs to no Stable Diffusion model"
+            )
             raise ModelError(f"model.id: {file}: {what}.", INSTEAD)
 
 
@@ -81,20 +92,28 @@ def check_keys(file: Path, config: Any = None) -> None:
     """Raise ModelError for a key, at any depth, that makes a library run or fetch something."""
     for key, value in _items(read_config(file) if config is None else config):
         if key in RUNS_CODE and value not in (None, False, {}, []):
-            raise ModelError(f"model.id: {file} has {key} = {json.dumps(value)[:80]}, which would run code of others.",
-                             INSTEAD)
+            raise ModelError(
+                f"model.id: {file} has {key} = {json.dumps(value)[:80]}, which would run code of others.", INSTEAD
+            )
         if key in FETCHES and value not in PLAIN_ATTENTION and value is not False:
-            raise ModelError(f"model.id: {file} has {key} = {json.dumps(value)[:80]}, which this program does not use.",
-                             INSTEAD)
+            raise ModelError(
+                f"model.id: {file} has {key} = {json.dumps(value)[:80]}, which this program does not use.", INSTEAD
+            )
     if file.name == "adapter_config.json":
-        raise ModelError(f"model.id: {file}: this part was saved with a LoRA beside its weights.",
-                         "Merge it first (peft: merge_and_unload) and save the model again.")
+        raise ModelError(
+            f"model.id: {file}: this part was saved with a LoRA beside its weights.",
+            "Merge it first (peft: merge_and_unload) and save the model again.",
+        )
 
 
 def _known_pair(part: str, pair: list[Any]) -> bool:
     if part == "scheduler":
-        return len(pair) == 2 and pair[0] == "diffusers" and isinstance(pair[1], str) and bool(
-            SCHEDULER.fullmatch(pair[1]))
+        return (
+            len(pair) == 2
+            and pair[0] == "diffusers"
+            and isinstance(pair[1], str)
+            and bool(SCHEDULER.fullmatch(pair[1]))
+        )
     return tuple(pair) in PAIRS.get(part, ()) if all(isinstance(one, str) for one in pair) else False
 
 

@@ -13,8 +13,12 @@ if TYPE_CHECKING:
 
 # What each kind of pipeline must be told, so that parts that are not needed stay out.
 KINDS: dict[str, dict[str, Any]] = {
-    "StableDiffusionPipeline": {"safety_checker": None, "feature_extractor": None, "image_encoder": None,
-                                "requires_safety_checker": False},
+    "StableDiffusionPipeline": {
+        "safety_checker": None,
+        "feature_extractor": None,
+        "image_encoder": None,
+        "requires_safety_checker": False,
+    },
     "StableDiffusionXLPipeline": {"feature_extractor": None, "image_encoder": None, "add_watermarker": False},
 }
 
@@ -24,6 +28,8 @@ def pipeline_kind(model: Model, folder: Path) -> str:
     index = read_config(folder / "model_index.json")
     kind = str(index.get("_class_name") if isinstance(index, dict) else None)
     if kind not in KINDS:
-        raise ModelError(f"model.id: '{model.id}' is a {kind}, and this program knows {', '.join(KINDS)}.",
-                         "Use a Stable Diffusion 1.x, 2.x or XL model for text to image.")
+        raise ModelError(
+            f"model.id: '{model.id}' is a {kind}, and this program knows {', '.join(KINDS)}.",
+            "Use a Stable Diffusion 1.x, 2.x or XL model for text to image.",
+        )
     return kind

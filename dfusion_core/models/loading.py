@@ -42,14 +42,19 @@ def load_pipeline(model: Model, source: Source | None = None) -> Any:
             for part in sorted({name.split("/")[0] for name in source.files if name.startswith("tokenizer")}):
                 check_vocabulary(model, part, source)
             pipeline = getattr(diffusers, kind).from_pretrained(
-                source.path, variant=model.variant, dtype=dtype, use_safetensors=True, local_files_only=True,
-                **KINDS[kind])
+                source.path,
+                variant=model.variant,
+                dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                **KINDS[kind],
+            )
     except ModelError:
         raise
     except Exception as error:  # what a damaged or foreign file makes diffusers raise is of any kind
         raise ModelError(
             f"model.id: '{model.id}' cannot be loaded: {one_line(error)}.",
-            "Set model.id to a folder in diffusers format, a .safetensors file, a name on the Hub, or micro-world."
+            "Set model.id to a folder in diffusers format, a .safetensors file, a name on the Hub, or micro-world.",
         ) from error
     check_kind(model, pipeline)
     check_whole(model, pipeline, source)
@@ -60,12 +65,17 @@ def check_kind(model: Model, pipeline: Any) -> None:
     """Raise ModelError for a U-Net that wants more than a latent, a timestep and a prompt (inpainting, refiner)."""
     config = pipeline.unet.config
     if config.in_channels != LATENT_CHANNELS or config.out_channels != LATENT_CHANNELS:
-        raise ModelError(f"model.id: the U-Net of '{model.id}' takes {config.in_channels} channels and gives "
-                         f"{config.out_channels}, not {LATENT_CHANNELS}: it is not for text to image.",
-                         "Use the text-to-image model it was made from.")
+        raise ModelError(
+            f"model.id: the U-Net of '{model.id}' takes {config.in_channels} channels and gives "
+            f"{config.out_channels}, not {LATENT_CHANNELS}: it is not for text to image.",
+            "Use the text-to-image model it was made from.",
+        )
     if config.time_cond_proj_dim is not None or getattr(pipeline.config, "requires_aesthetics_score", False):
-        raise ModelError(f"model.id: '{model.id}' is a distilled or refiner model; it cannot be sampled by DDIM steps "
-                         "with guidance.", "Use the base model.")
+        raise ModelError(
+            f"model.id: '{model.id}' is a distilled or refiner model; it cannot be sampled by DDIM steps "
+            "with guidance.",
+            "Use the base model.",
+        )
 
 
 def check_device(model: Model, device: torch.device) -> None:
@@ -73,6 +83,8 @@ def check_device(model: Model, device: torch.device) -> None:
     count = torch.cuda.device_count() if device.type == "cuda" else 1
     there = torch.backends.mps.is_available() if device.type == "mps" else (device.index or 0) < count
     if not there:
-        raise ModelError(f"model.device: '{model.device}' is not there: torch sees "
-                         f"{f'{count} GPUs' if device.type == 'cuda' else 'no such device'}.",
-                         "Set model.device to auto, or to cpu.")
+        raise ModelError(
+            f"model.device: '{model.device}' is not there: torch sees "
+            f"{f'{count} GPUs' if device.type == 'cuda' else 'no such device'}.",
+            "Set model.device to auto, or to cpu.",
+        )

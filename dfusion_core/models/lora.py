@@ -38,8 +38,11 @@ def add_lora(unet: UNet2DConditionModel, lora: Lora, seed: int) -> None:
     check_targets(unet, lora.targets)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        unet.add_adapter(LoraConfig(
-            r=lora.rank, lora_alpha=lora.rank, target_modules=list(lora.targets), init_lora_weights="gaussian"))
+        unet.add_adapter(
+            LoraConfig(
+                r=lora.rank, lora_alpha=lora.rank, target_modules=list(lora.targets), init_lora_weights="gaussian"
+            )
+        )
 
 
 def check_targets(unet: UNet2DConditionModel, targets: Sequence[str]) -> None:
@@ -56,7 +59,8 @@ def check_targets(unet: UNet2DConditionModel, targets: Sequence[str]) -> None:
             what = "no layer of this U-Net" if not named else "layers of this U-Net that no LoRA can be added to"
             raise ParamsError(
                 f"lora.targets: '{target}' names {what}; it has {', '.join(known)} (to_q stands for every ...to_q).",
-                did_you_mean(target, [*known, *short]) or "Correct lora.targets in params.yaml.")
+                did_you_mean(target, [*known, *short]) or "Correct lora.targets in params.yaml.",
+            )
 
 
 def trainable(unet: UNet2DConditionModel) -> dict[str, torch.nn.Parameter]:
@@ -116,8 +120,9 @@ def read_lora(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any] | N
                 raise ValueError(f"{name} is {'NaN or infinite' if tensor.is_floating_point() else tensor.dtype}")
         return tensors, json.loads(settings) if settings else None
     except (OSError, SafetensorError, RecursionError, RuntimeError, ValueError) as error:  # torch's are RuntimeErrors
-        raise ModelError(f"adapter: {file} cannot be read: {one_line(error)}.",
-                         "See what is damaged with 'dfusion verify runs'.") from error
+        raise ModelError(
+            f"adapter: {file} cannot be read: {one_line(error)}.", "See what is damaged with 'dfusion verify runs'."
+        ) from error
 
 
 def _peft_name(name: str) -> str:
@@ -182,5 +187,7 @@ def _set_values(unet: UNet2DConditionModel, tensors: dict[str, torch.Tensor]) ->
 
 
 def _misfit(folder: Path, why: str) -> ModelError:
-    return ModelError(f"adapter: {folder / FILE} does not fit this model: {why}.",
-                      "Set model.id to the model that it was trained on, or run 'dvc repro' to train a new one.")
+    return ModelError(
+        f"adapter: {folder / FILE} does not fit this model: {why}.",
+        "Set model.id to the model that it was trained on, or run 'dvc repro' to train a new one.",
+    )

@@ -45,7 +45,8 @@ def check_pin(pinned: dict[str, Any] | None, model: Model, source: Source) -> No
     raise ModelError(
         f"model.id: '{model.id}' is not the model that this run began with: {', '.join(other[:3])}"
         f"{f' and {len(other) - 3} more' if len(other) > 3 else ''} differ from what init wrote down.",
-        "Bring those files back, or begin anew with 'dvc repro -f -s init' and 'dvc repro'.")
+        "Bring those files back, or begin anew with 'dvc repro -f -s init' and 'dvc repro'.",
+    )
 
 
 def _by_role(files: dict[str, str]) -> dict[str, str]:

@@ -81,8 +81,9 @@ class Policy:
         timestep = self.schedule.timesteps[torch.as_tensor(i)].expand(n).to(self.device)
         rows = torch.cat([x_t, x_t]).to(self.unet.dtype)
         both = guided(self.empty, text)
-        out: torch.Tensor = self.unet(rows, torch.cat([timestep, timestep]), both.states,
-                                      added_cond_kwargs=self._conditions(both)).sample
+        out: torch.Tensor = self.unet(
+            rows, torch.cat([timestep, timestep]), both.states, added_cond_kwargs=self._conditions(both)
+        ).sample
         unconditional, conditional = out.float().chunk(2)
         return unconditional + self.guidance_scale * (conditional - unconditional)
 
@@ -98,7 +99,11 @@ class Policy:
         return ddim.log_prob(x_prev.to(self.device), mean, self.schedule.std[i]), mean
 
     def sample(
-        self, seeds: Sequence[int], text: Text, *, step_seeds: Sequence[int] | None = None,
+        self,
+        seeds: Sequence[int],
+        text: Text,
+        *,
+        step_seeds: Sequence[int] | None = None,
         capture: Capture | None = None,
     ) -> Images:
         """Sample n images of n prompts. Raises NotFinite.
@@ -161,6 +166,14 @@ def load_policy(model: Model, sample: Sample, adapter: Path | None, *, train: bo
         steps = schedule(pipeline.scheduler, num_steps=sample.num_steps, eta=sample.eta)
     except ValueError as error:
         raise ModelError(
-            f"model.id: '{model.id}' cannot be sampled by DDIM: {error}.", "See docs/models.md.") from error
-    return Policy(unet=pipeline.unet, vae=pipeline.vae, encode=encode, tokenizer=pipeline.tokenizer, schedule=steps,
-                  guidance_scale=sample.guidance_scale, device=device)
+            f"model.id: '{model.id}' cannot be sampled by DDIM: {error}.", "See docs/models.md."
+        ) from error
+    return Policy(
+        unet=pipeline.unet,
+        vae=pipeline.vae,
+        encode=encode,
+        tokenizer=pipeline.tokenizer,
+        schedule=steps,
+        guidance_scale=sample.guidance_scale,
+        device=device,
+    )

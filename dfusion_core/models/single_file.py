@@ -25,13 +25,26 @@ if TYPE_CHECKING:
     from ..params import Model
 
 # model.config -> the architecture, and what the U-Net predicts
-CONFIGS = {"sd15": ("sd15", "epsilon"), "sd15-v": ("sd15", "v_prediction"),
-           "sd21": ("sd21", "epsilon"), "sd21-v": ("sd21-v", "v_prediction"),
-           "sdxl": ("sdxl", "epsilon"), "sdxl-v": ("sdxl", "v_prediction")}
+CONFIGS = {
+    "sd15": ("sd15", "epsilon"),
+    "sd15-v": ("sd15", "v_prediction"),
+    "sd21": ("sd21", "epsilon"),
+    "sd21-v": ("sd21-v", "v_prediction"),
+    "sdxl": ("sdxl", "epsilon"),
+    "sdxl-v": ("sdxl", "v_prediction"),
+}
 SCALING = {"sd15": 0.18215, "sd21": 0.18215, "sd21-v": 0.18215, "sdxl": 0.13025}  # of latents
-SCHEDULER = {"_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
-             "beta_schedule": "scaled_linear", "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1,
-             "timestep_spacing": "leading"}
+SCHEDULER = {
+    "_class_name": "DDIMScheduler",
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+}
 
 
 # What a file says of itself: keys of its state dict, and entries of its header.
@@ -40,8 +53,17 @@ SPEC = ("modelspec.prediction_type", "modelspec.predict_key", "modelspec.archite
 V_WORDS = re.compile(r"\bv(?:[-_ ]?pred(?:iction)?)?\b|velocity")
 ZERO_WORDS = re.compile(r"ztsnr|zero[-_ ]?(?:terminal[-_ ]?)?snr")
 FOLDERS = ("unet", "vae", "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
-FILES = ("config.json", "scheduler_config.json", "tokenizer_config.json", "tokenizer.json", "vocab.json",
-         "merges.txt", "special_tokens_map.json", "added_tokens.json", "adapter_config.json")
+FILES = (
+    "config.json",
+    "scheduler_config.json",
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "adapter_config.json",
+)
 
 
 def load_single_file(file: Path, model: Model, dtype: torch.dtype) -> Any:
@@ -52,7 +74,8 @@ def load_single_file(file: Path, model: Model, dtype: torch.dtype) -> Any:
         configs = _configs(file, model, Path(temporary))
         kind = pipeline_kind(model, configs)
         return getattr(diffusers, kind).from_single_file(
-            str(file), config=str(configs), dtype=dtype, local_files_only=True, **KINDS[kind])
+            str(file), config=str(configs), dtype=dtype, local_files_only=True, **KINDS[kind]
+        )
 
 
 @dataclass(frozen=True)
@@ -110,7 +133,8 @@ def read_markers(file: Path, model: Model) -> Reading:
     if family == "sd21" and not (is_v or is_epsilon):  # two models of one shape: at 512 pixels and at 768
         raise ModelError(
             f"model.config: '{model.id}' is a Stable Diffusion 2.x model; its weights do not tell what it predicts.",
-            "Set model.config to sd21 (512 pixels, 'base') or sd21-v (768 pixels, v-prediction).")
+            "Set model.config to sd21 (512 pixels, 'base') or sd21-v (768 pixels, v-prediction).",
+        )
     zero = is_v and ("ztsnr" in keys or bool(ZERO_WORDS.search(text)))
     assumed = () if is_v or is_epsilon else (f"epsilon: no marker says otherwise (else set model.config: {family}-v)",)
     return Reading(f"{family}-v" if is_v else family, zero, read, assumed)
@@ -127,15 +151,20 @@ def _check_named(model: Model, family: str, is_v: bool, is_epsilon: bool, read: 
     """model.config names a kind that is known, of the file's shape, and predicts what the file says."""
     name = str(model.config)
     if name not in CONFIGS:
-        raise ModelError(f"model.config: '{name}' is neither a folder nor one of {', '.join(CONFIGS)}.",
-                         did_you_mean(name, CONFIGS))
+        raise ModelError(
+            f"model.config: '{name}' is neither a folder nor one of {', '.join(CONFIGS)}.", did_you_mean(name, CONFIGS)
+        )
     if CONFIGS[name][0].removesuffix("-v") != family:
-        raise ModelError(f"model.config: '{model.id}' has the shape of {family}, and not of {name}.",
-                         f"Set model.config to {family} or {family}-v, or to null.")
+        raise ModelError(
+            f"model.config: '{model.id}' has the shape of {family}, and not of {name}.",
+            f"Set model.config to {family} or {family}-v, or to null.",
+        )
     predicts_v = CONFIGS[name][1] == "v_prediction"
     if (is_v and not predicts_v) or (is_epsilon and predicts_v):
-        raise ModelError(f"model.config: '{name}' does not agree with what '{model.id}' says ({', '.join(read)}).",
-                         f"Set model.config to {family}{'-v' if is_v else ''}, or to null.")
+        raise ModelError(
+            f"model.config: '{name}' does not agree with what '{model.id}' says ({', '.join(read)}).",
+            f"Set model.config to {family}{'-v' if is_v else ''}, or to null.",
+        )
 
 
 def write_configs(folder: Path, family: str, prediction_type: str, *, zero_snr: bool = False) -> None:
@@ -147,13 +176,17 @@ def write_configs(folder: Path, family: str, prediction_type: str, *, zero_snr: 
     side = {"sample_size": 96} if family.startswith("sd21") and prediction_type == "v_prediction" else {}
     zero = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if zero_snr else {}
     _write(folder / "unet/config.json", {"_class_name": "UNet2DConditionModel"} | known.unet | side)
-    _write(folder / "vae/config.json",
-           {"_class_name": "AutoencoderKL", "scaling_factor": SCALING[family], "force_upcast": is_xl} | known.vae)
+    _write(
+        folder / "vae/config.json",
+        {"_class_name": "AutoencoderKL", "scaling_factor": SCALING[family], "force_upcast": is_xl} | known.vae,
+    )
     _write(folder / "scheduler/scheduler_config.json", SCHEDULER | {"prediction_type": prediction_type} | zero)
     index: dict[str, Any] = {
         "_class_name": "StableDiffusionXLPipeline" if is_xl else "StableDiffusionPipeline",
-        "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
-        "scheduler": ["diffusers", "DDIMScheduler"]} | ({"force_zeros_for_empty_prompt": True} if is_xl else {})
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+    } | ({"force_zeros_for_empty_prompt": True} if is_xl else {})
     for number, config in enumerate(known.text):
         index |= _write_text(folder, "_2" if number else "", config, family)
     _write(folder / MODEL_INDEX, index)
@@ -163,10 +196,20 @@ def _write_text(folder: Path, suffix: str, config: dict[str, Any], family: str) 
     """A text encoder's configuration and its tokenizer; returns their entries of the index."""
     kind = config.get("architectures", ["CLIPTextModel"])[0]
     first = not family.startswith("sd21") and not suffix  # OpenAI's CLIP; the others are OpenCLIP's
-    _write(folder / f"text_encoder{suffix}/config.json", {
-        "model_type": "clip_text_model", "architectures": [kind], "hidden_act": "quick_gelu" if first else "gelu",
-        "vocab_size": 49408, "max_position_embeddings": 77, "bos_token_id": 49406, "eos_token_id": 49407,
-        "projection_dim": 768} | config)
+    _write(
+        folder / f"text_encoder{suffix}/config.json",
+        {
+            "model_type": "clip_text_model",
+            "architectures": [kind],
+            "hidden_act": "quick_gelu" if first else "gelu",
+            "vocab_size": 49408,
+            "max_position_embeddings": 77,
+            "bos_token_id": 49406,
+            "eos_token_id": 49407,
+            "projection_dim": 768,
+        }
+        | config,
+    )
     clip_tokenizer(folder / f"tokenizer{suffix}", END if first else "!")
     return {f"text_encoder{suffix}": ["transformers", kind], f"tokenizer{suffix}": ["transformers", "CLIPTokenizer"]}
 

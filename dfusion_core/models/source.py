@@ -49,14 +49,17 @@ def locate(model: Model, pinned: str | None = None) -> Source:
     if path.suffix in PICKLES:
         raise ModelError(
             f"model.id: '{model.id}' is a pickle, which may run a program when it is read; only safetensors is read.",
-            "Use the model's .safetensors file, or convert it where you trust it.")
+            "Use the model's .safetensors file, or convert it where you trust it.",
+        )
     if path.is_file():
         return Source(path, (path.name,))
     if path.suffix == ".safetensors" or path.parts[:-1] and path.parent.is_dir() or not HUB_ID.fullmatch(model.id):
-        raise ModelError(f"model.id: there is no folder or file '{model.id}'.",
-                         "Set model.id to a folder in diffusers format, a .safetensors file, a name on the Hub as "
-                         "OWNER/NAME, or micro-world; experiments in a copy of the project see what git or DVC know, "
-                         "and what lies below the project's root.")
+        raise ModelError(
+            f"model.id: there is no folder or file '{model.id}'.",
+            "Set model.id to a folder in diffusers format, a .safetensors file, a name on the Hub as "
+            "OWNER/NAME, or micro-world; experiments in a copy of the project see what git or DVC know, "
+            "and what lies below the project's root.",
+        )
     return _from_hub(model, pinned or model.revision)
 
 
@@ -99,13 +102,15 @@ def _from_hub(model: Model, revision: str | None) -> Source:
         problem = ModelError(
             f"model.id: the Hub does not give '{model.id}'{f' at {revision}' if revision else ''}: {one_line(error)}.",
             "Check the name; for a private or gated model run 'hf auth login'; docs/models.md says where models that "
-            "left the Hub may be found.")
+            "left the Hub may be found.",
+        )
     except ModelError:
         raise
     except Exception as error:  # no network, offline mode, the Hub is down: the HTTP library has errors of its own
         problem = ModelError(
             f"model.id: '{model.id}' is not in the Hub's cache, and the Hub cannot be reached: {one_line(error)}.",
-            "Fetch it where there is a network ('hf download'), or set model.id to a local folder or file.")
+            "Fetch it where there is a network ('hf download'), or set model.id to a local folder or file.",
+        )
     path = _cached(model.id, revision)
     if path is None:
         raise problem
@@ -130,8 +135,10 @@ def _needed(model: Model, names: Iterable[str]) -> tuple[str, ...]:
     """Of all files those that a pipeline is made from. Raises ModelError where a part has no safetensors."""
     there = sorted(names)
     if MODEL_INDEX not in there:
-        raise ModelError(f"model.id: '{model.id}' is not in diffusers format: it has no {MODEL_INDEX}.",
-                         "Set model.id to the folder that holds it, or to a .safetensors file.")
+        raise ModelError(
+            f"model.id: '{model.id}' is not in diffusers format: it has no {MODEL_INDEX}.",
+            "Set model.id to the folder that holds it, or to a .safetensors file.",
+        )
     kept = [name for name in there if name == MODEL_INDEX or name.startswith(("tokenizer", "scheduler/"))]
     for part in PARTS:
         inside = [name for name in there if name.startswith(f"{part}/")]
@@ -140,7 +147,9 @@ def _needed(model: Model, names: Iterable[str]) -> tuple[str, ...]:
             files = ", ".join(name for name in inside if name.endswith((".safetensors", *PICKLES))) or "no weights"
             raise ModelError(
                 f"model.variant: {part} of '{model.id}' has no safetensors of the variant {model.variant or 'null'}: "
-                f"there is {files}.", "Set model.variant to one that is there, or use another copy of the model.")
+                f"there is {files}.",
+                "Set model.variant to one that is there, or use another copy of the model.",
+            )
         kept += [name for name in inside if name.endswith("config.json")] + weights
     return tuple(sorted(kept))
 
@@ -148,5 +157,11 @@ def _needed(model: Model, names: Iterable[str]) -> tuple[str, ...]:
 def _is_variant(name: str, variant: str | None) -> bool:
     """Whether a file holds weights of this variant, as diffusers and transformers name them; with their index."""
     middle = f"\\.{re.escape(variant)}" if variant else ""
-    return re.fullmatch(rf"[^/]+/(diffusion_pytorch_model|model)({middle}|{middle}-\d+-of-\d+|-\d+-of-\d+{middle})"
-                        rf"\.safetensors|[^/]+/[\w.]+\.safetensors\.index{middle}\.json", name) is not None
+    return (
+        re.fullmatch(
+            rf"[^/]+/(diffusion_pytorch_model|model)({middle}|{middle}-\d+-of-\d+|-\d+-of-\d+{middle})"
+            rf"\.safetensors|[^/]+/[\w.]+\.safetensors\.index{middle}\.json",
+            name,
+        )
+        is not None
+    )

@@ -46,8 +46,9 @@ class TextEncoder:
 
     def __init__(self, pipeline: Any) -> None:
         names = ("", "_2") if getattr(pipeline, "text_encoder_2", None) is not None else ("",)
-        self.parts = [(getattr(pipeline, f"tokenizer{name}"), getattr(pipeline, f"text_encoder{name}"))
-                      for name in names]
+        self.parts = [
+            (getattr(pipeline, f"tokenizer{name}"), getattr(pipeline, f"text_encoder{name}")) for name in names
+        ]
         self.empty_is_zero = bool(pipeline.config.get("force_zeros_for_empty_prompt", False))
 
     @torch.no_grad()
@@ -70,8 +71,10 @@ class TextEncoder:
     def readers(self) -> list[Reader]:
         """What of a text reaches each encoder."""
         names = ("the model's tokenizer", "the model's tokenizer_2")
-        return [huggingface_reader(name, tokenizer, tokenizer.model_max_length, partial(_rows, tokenizer))
-                for name, (tokenizer, _) in zip(names, self.parts, strict=False)]
+        return [
+            huggingface_reader(name, tokenizer, tokenizer.model_max_length, partial(_rows, tokenizer))
+            for name, (tokenizer, _) in zip(names, self.parts, strict=False)
+        ]
 
     def _run(self, tokenizer: Any, encoder: Any, texts: Sequence[str]) -> Any:
         tokens = _tokens(tokenizer, texts).to(encoder.device)
@@ -84,6 +87,7 @@ def _rows(tokenizer: Any, texts: Sequence[str]) -> list[tuple[int, ...]]:
 
 def _tokens(tokenizer: Any, texts: Sequence[str]) -> torch.Tensor:
     """(n, token): what an encoder gets of n texts."""
-    found: torch.Tensor = tokenizer(list(texts), padding="max_length", max_length=tokenizer.model_max_length,
-                                    truncation=True, return_tensors="pt").input_ids
+    found: torch.Tensor = tokenizer(
+        list(texts), padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
+    ).input_ids
     return found

@@ -27,7 +27,8 @@ PADDING = 128  # rows by which an embedding may be larger than its vocabulary: s
 PREFIXES = ("text_model.",)  # transformers < 5 writes it, later versions do not
 HARMLESS = re.compile(
     r"(.*\.)?embeddings\.position_ids"  # transformers < 4.31: 0, 1, 2, ...
-    r"|logit_scale")  # of the whole CLIP, beside its text encoder
+    r"|logit_scale"
+)  # of the whole CLIP, beside its text encoder
 VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # diffusers < 0.17
 LORA = re.compile(r"lora_[AB]|lora\.(down|up)|lora_(down|up)|base_layer|base_model\.model")
 
@@ -64,8 +65,9 @@ def check_tokenizer(model: Model, suffix: str, pipeline: Any, source: Source) ->
         raise ModelError(f"model.id: '{model.id}' has no {part}.", AGAIN)
     rows, words = encoder.get_input_embeddings().weight.shape[0], len(tokenizer)
     if not rows - PADDING < words <= rows:
-        raise ModelError(f"model.id: {part} of '{model.id}' has {words} entries, and text_encoder{suffix} "
-                         f"knows {rows}.", AGAIN)
+        raise ModelError(
+            f"model.id: {part} of '{model.id}' has {words} entries, and text_encoder{suffix} knows {rows}.", AGAIN
+        )
     tokenizer.model_max_length = min(tokenizer.model_max_length, int(encoder.config.max_position_embeddings))
 
 
@@ -74,8 +76,13 @@ def check_vocabulary(model: Model, part: str, source: Source) -> None:
     there = {name.removeprefix(f"{part}/") for name in source.files if name.startswith(f"{part}/")}
     if "tokenizer.json" in there or {"vocab.json", "merges.txt"} <= there:
         return
-    missing = "merges.txt" if "vocab.json" in there else "vocab.json" if "merges.txt" in there else \
-        "tokenizer.json (or vocab.json and merges.txt)"
+    missing = (
+        "merges.txt"
+        if "vocab.json" in there
+        else "vocab.json"
+        if "merges.txt" in there
+        else "tokenizer.json (or vocab.json and merges.txt)"
+    )
     raise ModelError(f"model.id: '{model.id}' has no {part}/{missing}: every prompt would be the same.", AGAIN)
 
 
@@ -90,13 +97,16 @@ def _check_part(model: Model, part: str, module: torch.nn.Module, source: Source
     foreign = sorted(name for name in stored.keys() - state.keys() if not HARMLESS.fullmatch(name))
     other = sorted(name for name in state.keys() & stored.keys() if stored[name][1] != tuple(state[name].shape))
     if any(LORA.search(name) for name in foreign):
-        raise ModelError(f"model.id: {part} of '{model.id}' was saved with a LoRA inside ({foreign[0]}).",
-                         "Merge it first (diffusers: fuse_lora, unload_lora_weights) and save the model again.")
+        raise ModelError(
+            f"model.id: {part} of '{model.id}' was saved with a LoRA inside ({foreign[0]}).",
+            "Merge it first (diffusers: fuse_lora, unload_lora_weights) and save the model again.",
+        )
     for names, problem in ((missing, "lacks"), (other, "has another shape of"), (foreign, "has, unknown to it,")):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise ModelError(f"model.id: {part} of '{model.id}' is not whole: {files[0]} {problem} {names[0]}{more}.",
-                             AGAIN)
+            raise ModelError(
+                f"model.id: {part} of '{model.id}' is not whole: {files[0]} {problem} {names[0]}{more}.", AGAIN
+            )
     if part.startswith("text_encoder"):
         _check_vectors(model, part, state, source.path, files)
 
@@ -107,26 +117,32 @@ def _check_vectors(model: Model, part: str, state: dict[str, torch.Tensor], path
         with safe_open(path / file, "pt") as opened:
             for name in opened.keys():  # noqa: SIM118
                 value = state.get(_plain(name, part))
-                if value is not None and value.ndim == 1 and not torch.equal(
-                        opened.get_tensor(name).to(value), value):
-                    raise ModelError(f"model.id: {part} of '{model.id}' is not read from its file: {name} is another.",
-                                     "The file may be of another version of transformers; use another copy.")
+                if value is not None and value.ndim == 1 and not torch.equal(opened.get_tensor(name).to(value), value):
+                    raise ModelError(
+                        f"model.id: {part} of '{model.id}' is not read from its file: {name} is another.",
+                        "The file may be of another version of transformers; use another copy.",
+                    )
 
 
 def _check_storage(model: Model, part: str, module: torch.nn.Module) -> None:
     """diffusers leaves what a file lacks on the meta device, where it fails later."""
     empty = [name for name, value in module.state_dict().items() if value.is_meta]
     if empty:
-        raise ModelError(f"model.id: {part} of '{model.id}' is not whole: its file lacks {empty[0]}"
-                         f"{f' and {len(empty) - 1} more' if len(empty) > 1 else ''}.", AGAIN)
+        raise ModelError(
+            f"model.id: {part} of '{model.id}' is not whole: its file lacks {empty[0]}"
+            f"{f' and {len(empty) - 1} more' if len(empty) > 1 else ''}.",
+            AGAIN,
+        )
 
 
 def _check_size(model: Model, unet: Any) -> None:
     size = unet.config.sample_size
     if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= LARGEST_SIDE:
-        raise ModelError(f"model.id: the U-Net of '{model.id}' has sample_size {size!r}; square latents of one side, "
-                         f"a whole number up to {LARGEST_SIDE}, are needed.",
-                         "Set sample_size in a copy of unet/config.json to the side of a latent (64 in SD 1.5).")
+        raise ModelError(
+            f"model.id: the U-Net of '{model.id}' has sample_size {size!r}; square latents of one side, "
+            f"a whole number up to {LARGEST_SIDE}, are needed.",
+            "Set sample_size in a copy of unet/config.json to the side of a latent (64 in SD 1.5).",
+        )
 
 
 def _plain(name: str, where: str) -> str:

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 def image_plan(prompts: Sequence[Prompt], count: int, seed: int, round: str) -> pd.DataFrame:
     """``count`` images of each prompt, prompt by prompt: image, prompt_id, prompt, sample, seed."""
-    rows = [(p, prompt.text, n, image_seed(seed, round, p, n))
-            for p, prompt in enumerate(prompts) for n in range(count)]
+    rows = [
+        (p, prompt.text, n, image_seed(seed, round, p, n)) for p, prompt in enumerate(prompts) for n in range(count)
+    ]
     frame = pd.DataFrame(rows, columns=["prompt_id", "prompt", "sample", "seed"])
     frame.insert(0, "image", range(len(frame)))
     return frame
@@ -36,7 +37,8 @@ def evaluation_plan(prompts: PromptFile, evaluate: Evaluate) -> pd.DataFrame:
     if not any(len(part) for part in parts):
         raise PromptsError(
             "evaluate: there is nothing to evaluate: the file has no test prompts, and evaluate.train_count is 0.",
-            "Set evaluate.train_count in params.yaml, or add test prompts.")
+            "Set evaluate.train_count in params.yaml, or add test prompts.",
+        )
     frame = pd.concat([part for part in parts if len(part)], ignore_index=True)
     return frame.assign(image=range(len(frame)))
 
@@ -82,7 +84,8 @@ def pair_plan(images: pd.DataFrame, scores: pd.DataFrame, mode: Pairing) -> tupl
     if scores.image.tolist() != images.image.tolist():
         raise StoreError(
             f"extract: score/scores.csv has {len(scores)} rows for the {len(images)} of sample/images.csv.",
-            "Run 'dvc repro' from score on.")
+            "Run 'dvc repro' from score on.",
+        )
     scored = images.merge(scores[["image", "reward"]], on="image", validate="one_to_one").sort_values("image")
     rows = []
     for prompt_id, group in scored.groupby("prompt_id", sort=True):
@@ -90,8 +93,18 @@ def pair_plan(images: pd.DataFrame, scores: pd.DataFrame, mode: Pairing) -> tupl
         for best, worst in _paired(group, mode):
             r, b = group.loc[best], group.loc[worst]
             rows.append((r.image, b.image, b.seed, prompt_id, r.prompt, r.reward, b.reward))
-    pairs = pd.DataFrame(rows, columns=["reference_image", "base_image", "base_seed", "prompt_id", "prompt",
-                                        "reference_reward", "base_reward"])
+    pairs = pd.DataFrame(
+        rows,
+        columns=[
+            "reference_image",
+            "base_image",
+            "base_seed",
+            "prompt_id",
+            "prompt",
+            "reference_reward",
+            "base_reward",
+        ],
+    )
     references = images[images.image.isin(pairs.reference_image)][["image", "prompt_id", "prompt", "seed"]]
     references = references.reset_index(drop=True)
     references.insert(0, "reference", range(len(references)))

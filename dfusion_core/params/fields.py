@@ -18,6 +18,4 @@ def ours(default: Any, description: str, **limits: Any) -> Any:
 class Section(BaseModel):
     """Base of all sections: frozen, strict about types, no unknown keys, no NaN or infinity."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())

@@ -74,12 +74,12 @@ def _read(path: Path) -> dict[str, Any]:
             "Run the command in the folder that holds params.yaml and dvc.yaml.",
         ) from None
     except OSError as error:
-        raise ParamsError(f"{path.name}: cannot be read: {one_line(error)}.",
-                          "Put a parameter file there: 'dfusion profile' lists ready ones.") from error
-    except ValueError as error:
         raise ParamsError(
-            f"{path.name}: {error}.", "Correct that line and run the same command again."
+            f"{path.name}: cannot be read: {one_line(error)}.",
+            "Put a parameter file there: 'dfusion profile' lists ready ones.",
         ) from error
+    except ValueError as error:
+        raise ParamsError(f"{path.name}: {error}.", "Correct that line and run the same command again.") from error
     if data is None:
         return {}
     if not isinstance(data, dict):

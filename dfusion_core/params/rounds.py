@@ -18,15 +18,17 @@ INIT = "init"  # the "round" of the untouched base model
 def previous(params: Params, round: str) -> str:
     """The round whose adapter ROUND starts from. Raises ParamsError for a round that params.yaml lacks."""
     if round not in params.rounds:
-        raise ParamsError(f"rounds: params.yaml has no round '{short(round)}', only {listed_names(params.rounds)}.",
-                          _what_instead(round, params.rounds))
+        raise ParamsError(
+            f"rounds: params.yaml has no round '{short(round)}', only {listed_names(params.rounds)}.",
+            _what_instead(round, params.rounds),
+        )
     return params.rounds[round].prev
 
 
 def listed_names(rounds: Iterable[str]) -> str:
     """The rounds for a message; of very many the first and the last."""
     names = list(rounds)
-    return ", ".join(names if len(names) <= SHOWN else [*names[:SHOWN - 1], f"... {names[-1]}"])
+    return ", ".join(names if len(names) <= SHOWN else [*names[: SHOWN - 1], f"... {names[-1]}"])
 
 
 def _what_instead(round: str, rounds: Mapping[str, object]) -> str:

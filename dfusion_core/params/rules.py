@@ -15,13 +15,10 @@ def across_sections(p: s.Everything) -> list[str]:
     problems = []
     if p.fuse.first_t > p.sample.num_steps:
         problems.append(
-            f"fuse.first_t: must be at most sample.num_steps = {p.sample.num_steps} "
-            f"(got {p.fuse.first_t})."
+            f"fuse.first_t: must be at most sample.num_steps = {p.sample.num_steps} (got {p.fuse.first_t})."
         )
     if p.fuse.last_t > p.fuse.first_t:
-        problems.append(
-            f"fuse.last_t: must be at most fuse.first_t = {p.fuse.first_t} (got {p.fuse.last_t})."
-        )
+        problems.append(f"fuse.last_t: must be at most fuse.first_t = {p.fuse.first_t} (got {p.fuse.last_t}).")
     first = p.train.first_t
     if first is not None and not p.train.last_t <= first <= p.sample.num_steps:
         problems.append(
@@ -29,21 +26,20 @@ def across_sections(p: s.Everything) -> list[str]:
             f"{p.sample.num_steps} (got {first})."
         )
     if p.train.last_t > p.fuse.first_t:  # of a target nothing would be left to train on
-        problems.append(
-            f"train.last_t: must be at most fuse.first_t = {p.fuse.first_t} (got {p.train.last_t})."
-        )
+        problems.append(f"train.last_t: must be at most fuse.first_t = {p.fuse.first_t} (got {p.train.last_t}).")
     if len(set(p.fuse.layers)) != len(p.fuse.layers):
         problems.append(f"fuse.layers: names a layer twice (got {json.dumps(p.fuse.layers)}).")
     if not all(0 <= beta < 1 for beta in p.train.betas):
-        problems.append(
-            f"train.betas: both must be at least 0 and below 1 (got {json.dumps(p.train.betas)})."
-        )
+        problems.append(f"train.betas: both must be at least 0 and below 1 (got {json.dumps(p.train.betas)}).")
     if isinstance(p.extract.keep_kv, int) and not 0 <= p.extract.keep_kv <= s.MANY:
-        problems.append(f"extract.keep_kv: must be all, none or at least 0 and at most {s.MANY} "
-                        f"(got {p.extract.keep_kv}).")
+        problems.append(
+            f"extract.keep_kv: must be all, none or at least 0 and at most {s.MANY} (got {p.extract.keep_kv})."
+        )
     if p.evaluate.train_count == 0 and 0 in (p.evaluate.test_count, p.prompts.test_count):
-        problems.append("evaluate.train_count: must be above 0, or evaluate.test_count and prompts.test_count must: "
-                        "there is nothing to evaluate (got 0).")
+        problems.append(
+            "evaluate.train_count: must be above 0, or evaluate.test_count and prompts.test_count must: "
+            "there is nothing to evaluate (got 0)."
+        )
     if p.pairing.mode == "top_quarter_twice" and p.sample.images_per_prompt % 4:
         problems.append(
             "sample.images_per_prompt: must be a multiple of 4 for pairing.mode: top_quarter_twice "

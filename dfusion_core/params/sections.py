@@ -61,8 +61,10 @@ class Model(Section):
     def _is_chosen(cls, value: str) -> str:
         if value == UNCHOSEN:
             raise PydanticCustomError(
-                "unchosen", "has to be chosen, because Stable Diffusion 2.1 left the Hub in November 2025: "
-                "run 'dfusion profile sd21 --model ID_OR_FOLDER' (or sd21-24gb); docs/models.md names copies")
+                "unchosen",
+                "has to be chosen, because Stable Diffusion 2.1 left the Hub in November 2025: "
+                "run 'dfusion profile sd21 --model ID_OR_FOLDER' (or sd21-24gb); docs/models.md names copies",
+            )
         return value
 
 
@@ -90,9 +92,7 @@ class Sample(Section):
     """How images are sampled (Table 3, Sampling)."""
 
     num_steps: int = paper(20, "T, the number of denoising steps", ge=2, le=1000)
-    eta: float = paper(
-        1.0, "noise weight of DDIM; must be above 0, or no step has a probability", gt=0, le=1
-    )
+    eta: float = paper(1.0, "noise weight of DDIM; must be above 0, or no step has a probability", gt=0, le=1)
     guidance_scale: float = paper(5.0, "classifier-free guidance; 1 is none", ge=1, le=1000)
     images_per_prompt: int = ours(
         16, "K, images of one prompt in a round (paper: 640 in all)", ge=2, multiple_of=2, le=MANY
@@ -115,15 +115,14 @@ class Reward(Section):
     plugins: dict[str, Annotated[float, Field(ge=-LARGE, le=LARGE)]] = ours(
         {}, "further rewards with their weights: {NAME or module:Class: weight}, see docs/rewards.md"
     )
-    human: float = ours(
-        0.0, "weight of people's preferences, given with dfusion label (docs/labels.md); 0 asks nobody"
-    )
+    human: float = ours(0.0, "weight of people's preferences, given with dfusion label (docs/labels.md); 0 asks nobody")
     human_answers: float = ours(
         1.0, "share of the answers that make an order reliable (docs/labels.md) for which score waits", gt=0
     )
     human_targets: Literal["people", "head"] = ours(
-        "people", "who says whether a target is as good as its reference: people, or a head on CLIP's embeddings that "
-        "is fitted on their answers about the sampled images"
+        "people",
+        "who says whether a target is as good as its reference: people, or a head on CLIP's embeddings that "
+        "is fitted on their answers about the sampled images",
     )
 
 
@@ -186,8 +185,9 @@ class Train(Section):
     )
     last_t: int = paper(1, "... down to this t; a step of little noise outweighs all others in the log-ratio", ge=1)
     timestep_weight: Literal["none", "equal"] = paper(
-        "none", "none: as printed, where t = 2 outweighs all others; equal: terms are weighted so that the gradient "
-        "with respect to the predicted noise is as large at every timestep"
+        "none",
+        "none: as printed, where t = 2 outweighs all others; equal: terms are weighted so that the gradient "
+        "with respect to the predicted noise is as large at every timestep",
     )
     micro_batch: int = ours(
         8, "rows of (pair, timestep) in one forward pass; no effect on the result but rounding", ge=1, le=MANY
@@ -196,8 +196,11 @@ class Train(Section):
         "ratio", "Eq. 6 as printed, or with the logarithm of Diffusion-DPO and D3PO"
     )
     dpo_beta: float = ours(
-        0.1, "beta of Eq. 6; published nowhere, 0.1 is D3PO's; acts through AdamW's epsilon alone (docs/method.md)",
-        gt=0, le=LARGE)
+        0.1,
+        "beta of Eq. 6; published nowhere, 0.1 is D3PO's; acts through AdamW's epsilon alone (docs/method.md)",
+        gt=0,
+        le=LARGE,
+    )
     ratio_clip: float = ours(
         1e-4, "ddpo, dpok: ratios further than this from 1 are clipped; published nowhere, 1e-4 is DDPO's", gt=0, lt=1
     )

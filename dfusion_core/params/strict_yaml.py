@@ -86,7 +86,7 @@ def _checked(read: Any, text: str) -> Any:
         problem = " ".join(str(error.problem or error.context).split())
         begin = error.context_mark if error.context_mark and error.problem_mark else None
         problem += f" ({error.context} that begins in line {begin.line + 1})" if begin else ""
-        if mark and PAIR.search("\n".join(text.splitlines()[mark.line:mark.line + 1])):
+        if mark and PAIR.search("\n".join(text.splitlines()[mark.line : mark.line + 1])):
             problem = r"\ud83d and its like are halves of a character: write the character itself"
         raise ValueError(f"{where}{problem}") from error
     except YAMLError as error:
@@ -135,8 +135,12 @@ def _check_node(node: Node) -> None:
         raise _refused(f"'{short(node.value)}' is a date to YAML: put it in quotes", node)
     read_as = _resolver().resolve(ScalarNode, node.value, (True, False)) if _tag(node) in PLAIN else None
     if _tag(node) not in (f"{TAG}str", str(read_as)):
-        raise _refused(f"the tag {_tag(node)} is not allowed here" if read_as is None else
-                       f"'{short(node.value)}' is no {_tag(node).removeprefix(TAG)}", node)
+        raise _refused(
+            f"the tag {_tag(node)} is not allowed here"
+            if read_as is None
+            else f"'{short(node.value)}' is no {_tag(node).removeprefix(TAG)}",
+            node,
+        )
 
 
 @cache
@@ -169,7 +173,7 @@ def _mark_cut(root: Node, text: str) -> None:
         left += inside(node)
         if isinstance(node, ScalarNode) and not node.style and node.tag == f"{TAG}str":
             end = text.find("\n", node.end_mark.index)
-            rest = text[node.end_mark.index:end if end >= 0 else len(text)].rstrip()
+            rest = text[node.end_mark.index : end if end >= 0 else len(text)].rstrip()
             if rest.lstrip(" \t").startswith("#") and rest[:1] in (" ", "\t") and not COMMENT.fullmatch(rest):
                 node.value = CutText(node.value)
                 node.value.rest = rest.strip()

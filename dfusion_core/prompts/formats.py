@@ -54,8 +54,10 @@ def _table(text: str) -> dict[str, list[Any]]:
         names = [name.strip() for name in reader.fieldnames or []]
         unknown = [name for name in names if name not in COLUMNS]
         if "prompt" not in names or unknown or len(set(names)) < len(names):
-            raise ValueError(f"line 1: its columns are {short(', '.join(names))}; they must be prompt, and of "
-                             f"{', '.join(COLUMNS[1:])} those that are needed, each once")
+            raise ValueError(
+                f"line 1: its columns are {short(', '.join(names))}; they must be prompt, and of "
+                f"{', '.join(COLUMNS[1:])} those that are needed, each once"
+            )
         reader.fieldnames = names
         return _by_split((reader.line_num, _cells(row, reader.line_num)) for row in reader)
     except csv.Error as error:
@@ -132,8 +134,11 @@ def _check_texts(value: Any) -> None:
     if isinstance(value, list):
         for part in value:
             _check_texts(part)
-    bad = next((c for c in value if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t"), "") if isinstance(
-        value, str) else ""
+    bad = (
+        next((c for c in value if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t"), "")
+        if isinstance(value, str)
+        else ""
+    )
     if bad:
         raise ValueError(f"'{short(repr(value)[1:-1])}': the control character {bad!r} is not allowed in a text")
 

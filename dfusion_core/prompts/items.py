@@ -22,7 +22,7 @@ def read_marks(marked: str) -> tuple[str, tuple[str, ...]]:
         shown = LITERAL.get(part[0], part["item"])
         if shown is None or not shown.strip():
             raise MarkError(_what_is_wrong(part))
-        text, end = text + marked[end:part.start()] + shown, part.end()
+        text, end = text + marked[end : part.start()] + shown, part.end()
         if part["item"]:
             items.append(" ".join(shown.split()))
     return text + marked[end:], tuple(items)

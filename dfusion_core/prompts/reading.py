@@ -61,8 +61,9 @@ def load_prompts(path: str | Path) -> PromptFile:
     except FileNotFoundError:
         raise PromptsError(f"prompts: there is no file {path}.", "Set prompts.file in params.yaml.") from None
     except OSError as error:
-        raise PromptsError(f"prompts: {path} cannot be read: {one_line(error)}.",
-                           "Set prompts.file in params.yaml to a YAML file.") from error
+        raise PromptsError(
+            f"prompts: {path} cannot be read: {one_line(error)}.", "Set prompts.file in params.yaml to a YAML file."
+        ) from error
     except ValueError as error:
         raise PromptsError(f"prompts: {path}: {error}.", f"Correct that line. {QUOTES}") from error
     return checked_prompts(data, path.name)
@@ -89,7 +90,8 @@ def _first(name: str, prompts: tuple[Prompt, ...], count: int | None) -> tuple[P
     if count is not None and count > len(prompts):
         raise PromptsError(
             f"prompts: {count} {name} prompts are asked for, the file has {len(prompts)}.",
-            f"Lower {name}_count in params.yaml or add prompts.")
+            f"Lower {name}_count in params.yaml or add prompts.",
+        )
     return prompts[:count]
 
 
@@ -126,8 +128,11 @@ def _prompt(entry: Any, need_items: bool) -> Prompt | list[str]:
     if not isinstance(marked, str) or not marked.strip():
         return [*found, "`prompt` must be a text."]
     if isinstance(marked, CutText):
-        return [*found, f"'{short(marked)}': YAML takes '{short(marked.rest)}' behind it for a comment. Put the prompt "
-                        "in quotes if that belongs to it; a comment needs two spaces before # and one behind it."]
+        return [
+            *found,
+            f"'{short(marked)}': YAML takes '{short(marked.rest)}' behind it for a comment. Put the prompt "
+            "in quotes if that belongs to it; a comment needs two spaces before # and one behind it.",
+        ]
     try:
         text, items = read_marks(marked)
     except MarkError as error:
@@ -151,8 +156,11 @@ def _item_mistakes(text: str, items: Any, needed: bool) -> list[str]:
     words = isinstance(items, list | tuple) and all(isinstance(item, str) for item in items)
     if not words or (needed and not items):
         return [f"'{shown}': `items` must be a list of words of the prompt, {MARKS}"]
-    found = [f"'{shown}': the item '{short(item)}' is not a word of the prompt."
-             for item in items if not word_spans(text, item)]
+    found = [
+        f"'{shown}': the item '{short(item)}' is not a word of the prompt."
+        for item in items
+        if not word_spans(text, item)
+    ]
     if len({item.lower() for item in items}) < len(items):
         found.append(f"'{shown}': an item occurs twice; one entry stands for all its occurrences.")
     return found
@@ -162,7 +170,8 @@ def _threshold_mistakes(text: str, items: int, thresholds: Any) -> list[str]:
     if thresholds is None:
         return []
     numbers = isinstance(thresholds, list) and all(
-        type(value) in (int, float) and 0 <= value <= 1 for value in thresholds)
+        type(value) in (int, float) and 0 <= value <= 1 for value in thresholds
+    )
     if not numbers:
         return [f"'{short(text)}': `thresholds` must be a list of numbers from 0 to 1."]
     return [f"'{short(text)}': {items} items but {len(thresholds)} thresholds."] if len(thresholds) != items else []
@@ -175,8 +184,11 @@ def _repeated(prompts: Sequence[Prompt]) -> list[str]:
     for prompt in prompts:
         form = plain_form(prompt.text)
         if first := seen.get(form):
-            repeated.append(f"'{short(prompt.text)}': occurs twice." if first == prompt.text else
-                            f"'{short(prompt.text)}': is '{short(first)}' but for case, spaces or Unicode form.")
+            repeated.append(
+                f"'{short(prompt.text)}': occurs twice."
+                if first == prompt.text
+                else f"'{short(prompt.text)}': is '{short(first)}' but for case, spaces or Unicode form."
+            )
         seen.setdefault(form, prompt.text)
     return repeated
 

@@ -16,8 +16,16 @@ WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
 VOCABULARIES = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
 TOKENIZER = (*VOCABULARIES, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json")
 TOP = {"model_cfg", "preprocess_cfg", "license", "tags"}
-MODEL = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "init_logit_scale", "init_logit_bias",
-         "nonscalar_logit_scale", "custom_text"}
+MODEL = {
+    "embed_dim",
+    "vision_cfg",
+    "text_cfg",
+    "quick_gelu",
+    "init_logit_scale",
+    "init_logit_bias",
+    "nonscalar_logit_scale",
+    "custom_text",
+}
 PREPROCESS = {"size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color"}
 TOKENIZER_KWARGS = {"clean", "strip_sep_token", "language"}  # open_clip's own; others go on to transformers
 OUTSIDE = {"hf_model_name", "hf_model_pretrained", "timm_model_pretrained"}  # would be fetched
@@ -27,8 +35,10 @@ INSTEAD = "Remove it in a copy of the folder, or set reward.model to another mod
 def check_folder(folder: Path) -> None:
     """Raise RewardError where a folder is not a whole reward model of plain values."""
     if not folder.is_dir() or not (folder / CONFIG).is_file():
-        raise RewardError(f"reward.model: there is no {CONFIG} in the folder '{folder}'.",
-                          "Set reward.model to a folder that open_clip's models are saved in, or to micro-clip.")
+        raise RewardError(
+            f"reward.model: there is no {CONFIG} in the folder '{folder}'.",
+            "Set reward.model to a folder that open_clip's models are saved in, or to micro-clip.",
+        )
     try:
         config = read_config(folder / CONFIG)
         for name in ("config.json", "tokenizer_config.json"):
@@ -38,12 +48,17 @@ def check_folder(folder: Path) -> None:
         raise RewardError(error.message.replace("model.id:", "reward.model:", 1), INSTEAD) from error
     _check_config(folder, config)
     if not any((folder / name).is_file() for name in WEIGHTS):
-        raise RewardError(f"reward.model: the folder '{folder}' has no weights: {' or '.join(WEIGHTS)} is missing.",
-                          "Copy the weights into it; without them every score would be random.")
+        raise RewardError(
+            f"reward.model: the folder '{folder}' has no weights: {' or '.join(WEIGHTS)} is missing.",
+            "Copy the weights into it; without them every score would be random.",
+        )
     if config["model_cfg"]["text_cfg"].get("hf_tokenizer_name") and not any(
-            (folder / name).is_file() for name in VOCABULARIES):
-        raise RewardError(f"reward.model: the folder '{folder}' has no vocabulary: tokenizer.json is missing.",
-                          "Copy the tokenizer's files into it; without them every prompt would be the same.")
+        (folder / name).is_file() for name in VOCABULARIES
+    ):
+        raise RewardError(
+            f"reward.model: the folder '{folder}' has no vocabulary: tokenizer.json is missing.",
+            "Copy the tokenizer's files into it; without them every prompt would be the same.",
+        )
 
 
 def check_local(name: str) -> None:
@@ -72,8 +87,10 @@ def _check_config(folder: Path, config: Any) -> None:
     for name, value in [*text.items(), *vision.items()]:
         if name in OUTSIDE and value:
             raise _refused(folder, name, value, "which would be fetched from elsewhere")
-    for name, value in (("hf_tokenizer_name", text.get("hf_tokenizer_name")),
-                        ("timm_model_name", vision.get("timm_model_name"))):
+    for name, value in (
+        ("hf_tokenizer_name", text.get("hf_tokenizer_name")),
+        ("timm_model_name", vision.get("timm_model_name")),
+    ):
         path = str(value or "")
         if path.startswith(("/", ".", "~")) or ".." in path or ":" in path or "\\" in path:
             raise _refused(folder, name, value, "which points out of the folder")

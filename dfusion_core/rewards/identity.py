@@ -21,8 +21,21 @@ FILE = "reward.json"
 KEYS = ("clip.model", "clip.weight", "clip.sha256", "plugins")
 HUMAN = "human"  # the term of people's preferences
 # Columns of tables that have scores: no plug-in may have such a name
-RESERVED = ("reward", "clip", HUMAN, "right", "diversity", "oracle_log_prob", "image", "split", "prompt_id", "prompt",
-            "sample", "seed", "round")
+RESERVED = (
+    "reward",
+    "clip",
+    HUMAN,
+    "right",
+    "diversity",
+    "oracle_log_prob",
+    "image",
+    "split",
+    "prompt_id",
+    "prompt",
+    "sample",
+    "seed",
+    "round",
+)
 Identity = dict[str, Any]
 
 
@@ -35,8 +48,11 @@ def read_identity(output: StageData) -> Identity:
 def check_identity(found: Identity, file: Path) -> Identity:
     """``found``, if it is an identity as `Scorer.identity` makes them. Raises StoreError that names the file."""
     plugins = found["plugins"]
-    if not isinstance(found["clip"]["weight"], int | float) or not isinstance(plugins, dict) or not all(
-            isinstance(term, dict) and {"weight", "identity"} <= term.keys() for term in plugins.values()):
+    if (
+        not isinstance(found["clip"]["weight"], int | float)
+        or not isinstance(plugins, dict)
+        or not all(isinstance(term, dict) and {"weight", "identity"} <= term.keys() for term in plugins.values())
+    ):
         raise StoreError(f"store: {file} does not say which reward its scores come from.", how_to_mend(file))
     return found
 
@@ -54,7 +70,8 @@ def require_same_reward(identities: Mapping[str, Identity]) -> Identity:
         raise RewardError(
             f"reward: the scores of {', '.join(others)} and {last} come from different rewards: "
             f"{describe(identities[others[0]])}; {describe(identities[last])}.",
-            f"Score with one of them: 'dvc repro -f -s {stages}', then 'dvc repro'.")
+            f"Score with one of them: 'dvc repro -f -s {stages}', then 'dvc repro'.",
+        )
     return identities[last]
 
 

@@ -1,13 +1,13 @@
 """Rewards that a user adds: one small class, named by an entry point or by a dotted path.
 
-    class Brightness:
-        def __init__(self, device): ...
-        def __call__(self, pictures, prompts):          # (n, 3, height, width) uint8 on the device, n texts
-            return pictures.float().mean(dim=(1, 2, 3)) / 255     # (n,), higher is better
-        def identity(self):
-            return "brightness 1"                       # what the scores depend on: a version, a hash of weights
+class Brightness:
+    def __init__(self, device): ...
+    def __call__(self, pictures, prompts):          # (n, 3, height, width) uint8 on the device, n texts
+        return pictures.float().mean(dim=(1, 2, 3)) / 255     # (n,), higher is better
+    def identity(self):
+        return "brightness 1"                       # what the scores depend on: a version, a hash of weights
 
-    reward: {plugins: {"my_rewards:Brightness": 0.5}}   # in params.yaml, with its weight in the sum
+reward: {plugins: {"my_rewards:Brightness": 0.5}}   # in params.yaml, with its weight in the sum
 """
 
 from __future__ import annotations
@@ -57,11 +57,14 @@ def load_plugin(name: str, device: torch.device) -> Plugin:
     except Exception as error:  # a user's code may raise anything
         raise RewardError(
             f"reward.plugins: '{name}' cannot be made: {type(error).__name__}: {one_line(error)}.",
-            "See docs/rewards.md for what a plug-in looks like.") from error
+            "See docs/rewards.md for what a plug-in looks like.",
+        ) from error
     for needed in ("__call__", "identity"):
         if not callable(getattr(plugin, needed, None)):
-            raise RewardError(f"reward.plugins: '{name}' has no method {needed}().",
-                              "Write it as docs/rewards.md shows: identity() tells what the scores depend on.")
+            raise RewardError(
+                f"reward.plugins: '{name}' has no method {needed}().",
+                "Write it as docs/rewards.md shows: identity() tells what the scores depend on.",
+            )
     _check_identity(name, plugin)
     return plugin
 
@@ -71,8 +74,10 @@ def _check_identity(name: str, plugin: Plugin) -> None:
     try:
         json.dumps(plugin.identity(), allow_nan=False)
     except Exception as error:  # a user's code may raise anything
-        raise RewardError(f"reward.plugins: identity() of '{name}' gives no text: {type(error).__name__}: "
-                          f"{one_line(error)}.", "Return a text that tells what the scores depend on.") from error
+        raise RewardError(
+            f"reward.plugins: identity() of '{name}' gives no text: {type(error).__name__}: {one_line(error)}.",
+            "Return a text that tells what the scores depend on.",
+        ) from error
 
 
 def reward_inputs(reward: Reward) -> dict[str, Path | list[Path]]:
@@ -99,7 +104,8 @@ def _plugin_files(name: str) -> list[Path]:
     if spec is None or spec.origin is None:
         raise RewardError(
             f"reward.plugins: '{name}': there is no module '{module}'.",
-            "A dotted path is module:Class, looked for in the current folder and among installed packages.")
+            "A dotted path is module:Class, looked for in the current folder and among installed packages.",
+        )
     return module_files(module, Path(spec.origin))
 
 
@@ -119,8 +125,10 @@ def _entry(name: str) -> EntryPoint:
     """The entry point of that name, or one made of a dotted path."""
     if ":" in name:
         if not re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", name):
-            raise RewardError(f"reward.plugins: {short(repr(name))} is not of the form module:Class.",
-                              "Name a class of your own, or a reward that an installed package offers.")
+            raise RewardError(
+                f"reward.plugins: {short(repr(name))} is not of the form module:Class.",
+                "Name a class of your own, or a reward that an installed package offers.",
+            )
         if os.getcwd() not in sys.path:  # a console script does not look into the current folder
             sys.path.append(os.getcwd())
         return EntryPoint(name, name, GROUP)
@@ -128,5 +136,6 @@ def _entry(name: str) -> EntryPoint:
     if name not in installed:
         raise RewardError(
             f"reward.plugins: no installed package offers a reward '{name}'.",
-            did_you_mean(name, installed) or "Name one of your own as module:Class.")
+            did_you_mean(name, installed) or "Name one of your own as module:Class.",
+        )
     return installed[name]

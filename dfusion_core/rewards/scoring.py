@@ -53,17 +53,20 @@ class Clip:
         if tag == "":  # open_clip would go on with random weights
             raise RewardError(
                 f"reward.pretrained: is empty, but '{name}' is an architecture without weights.",
-                "Name open_clip's weights for it, or a file of weights; reward.model may also be local-dir:FOLDER.")
+                "Name open_clip's weights for it, or a file of weights; reward.model may also be local-dir:FOLDER.",
+            )
         check_local(name)
         try:
             self.model, _, transform = open_clip.create_model_and_transforms(
-                source, pretrained=tag, device=device, require_pretrained=True)  # else random weights
+                source, pretrained=tag, device=device, require_pretrained=True
+            )  # else random weights
             self.tokenizer: Any = open_clip.get_tokenizer(source)
         except Exception as error:  # what damaged or foreign files make open_clip raise is of any kind
             raise RewardError(
                 f"reward: '{name}' cannot be loaded: {one_line(error)}.",
                 "Set reward.model to a name that open_clip knows, local-dir:FOLDER, or micro-clip; reward.pretrained "
-                "to weights of it or a file of them.") from error
+                "to weights of it or a file of them.",
+            ) from error
         check_vocabulary(name, self.model, self.tokenizer)
         self.model.eval()
         self.preprocess = on_tensors(transform)
@@ -74,7 +77,7 @@ class Clip:
         """Unit-length image embeddings (n, d), fp32 on the CPU."""
         parts = [torch.zeros(0, 0)]
         for start in range(0, len(pictures), self.batch_size):
-            batch = channels_first(pictures[start:start + self.batch_size]).to(self.device)
+            batch = channels_first(pictures[start : start + self.batch_size]).to(self.device)
             parts.append(self.model.encode_image(self.preprocess(batch), normalize=True).float().cpu())
         return torch.cat(parts[1:] or parts)
 
@@ -118,24 +121,27 @@ class Scorer:
     def identity(self) -> dict[str, Any]:
         """Which models gave the scores: names, weights in the sum, and a sha256 of each model's tensors."""
         own = {"model": self.clip.name, "weight": self.weight, "sha256": state_hash(self.clip.model.state_dict())}
-        others = {name: {"weight": weight, "identity": plugin.identity()}
-                  for name, (plugin, weight) in self.plugins.items()}
+        others = {
+            name: {"weight": weight, "identity": plugin.identity()} for name, (plugin, weight) in self.plugins.items()
+        }
         return {"clip": own, "plugins": others}
 
     def _term(self, name: str, plugin: Plugin, pictures: Pictures, prompts: Sequence[str]) -> torch.Tensor:
         size, parts = self.clip.batch_size, []
         for start in range(0, len(pictures), size):
-            batch = channels_first(pictures[start:start + size]).to(self.clip.device)
+            batch = channels_first(pictures[start : start + size]).to(self.clip.device)
             try:
                 with torch.no_grad():
-                    found = plugin(batch, prompts[start:start + size])
+                    found = plugin(batch, prompts[start : start + size])
             except Exception as error:
                 error.add_note(f"reward.plugins: '{name}' raised this.")  # its author needs the traceback
                 raise
             if not isinstance(found, torch.Tensor) or found.shape != (len(batch),) or not found.isfinite().all():
                 raise RewardError(
                     f"reward.plugins: '{name}' must return {len(batch)} finite numbers for {len(batch)} pictures, "
-                    f"not {_shown(found)}.", "See docs/rewards.md for what a plug-in is given and returns.")
+                    f"not {_shown(found)}.",
+                    "See docs/rewards.md for what a plug-in is given and returns.",
+                )
             parts.append(found.float().cpu())
         return torch.cat(parts)
 
@@ -148,8 +154,10 @@ def load_reward(reward: Reward, device: torch.device, people: Plugin | None = No
     """
     for name in reward.plugins:
         if name in RESERVED:
-            raise RewardError(f"reward.plugins: '{name}' is the name of a column in the tables of scores.",
-                              "Name the plug-in as module:Class, or give its entry point another name.")
+            raise RewardError(
+                f"reward.plugins: '{name}' is the name of a column in the tables of scores.",
+                "Name the plug-in as module:Class, or give its entry point another name.",
+            )
     clip = Clip(reward.model, reward.pretrained, reward.batch_size, device)
     plugins = {name: (load_plugin(name, device), weight) for name, weight in reward.plugins.items()}
     if people is not None:
@@ -163,8 +171,10 @@ def check_vocabulary(name: str, model: Any, tokenizer: Any) -> None:
     inner, rows = getattr(tokenizer, "tokenizer", None), getattr(model, "vocab_size", None)
     rows = rows or getattr(getattr(model, "text", None), "vocab_size", None)
     if inner is not None and rows is not None and not rows - PADDING < len(inner) <= rows:
-        raise RewardError(f"reward: the tokenizer of '{name}' has {len(inner)} entries, and its text tower knows "
-                          f"{rows}.", "Get the reward model's files once more.")
+        raise RewardError(
+            f"reward: the tokenizer of '{name}' has {len(inner)} entries, and its text tower knows {rows}.",
+            "Get the reward model's files once more.",
+        )
 
 
 def channels_first(pictures: Pictures) -> torch.Tensor:

@@ -74,9 +74,11 @@ class Peers:
             raise
         except RuntimeError as error:  # of gloo and of the store: a connection was closed, or could not be made
             atexit.register(_exit_at_once)
-            raise LaunchError(f"rank {self.rank} of {self.world}: the connection to the other processes, who met at "
-                              f"{_address()}, failed: {one_line(error, 200)}.",
-                              f"If one of them has ended, its own message says why. {AGAIN} {ALONE}") from None
+            raise LaunchError(
+                f"rank {self.rank} of {self.world}: the connection to the other processes, who met at "
+                f"{_address()}, failed: {one_line(error, 200)}.",
+                f"If one of them has ended, its own message says why. {AGAIN} {ALONE}",
+            ) from None
 
     # --- meeting ------------------------------------------------------------------------------------------------------
 
@@ -96,11 +98,15 @@ class Peers:
             return
         here = len(set(self._here) | {self.rank})
         missing = _ranks(set(range(self.world)) - {self.rank, *self._here}) or "the connections between them"
-        waits = (f"waits at {_address()} for {missing}: {here} of {self.world} processes have come. "
-                 "Their number is WORLD_SIZE, in the environment.")
+        waits = (
+            f"waits at {_address()} for {missing}: {here} of {self.world} processes have come. "
+            "Their number is WORLD_SIZE, in the environment."
+        )
         if seconds > self._timeout:
-            raise LaunchError(f"rank {self.rank} {waits} It has waited for {_minutes(self._timeout)} ({TIMEOUT}).",
-                              f"Start the others within this time, or set {TIMEOUT} to more minutes. {ALONE}")
+            raise LaunchError(
+                f"rank {self.rank} {waits} It has waited for {_minutes(self._timeout)} ({TIMEOUT}).",
+                f"Start the others within this time, or set {TIMEOUT} to more minutes. {ALONE}",
+            )
         self._say(f"{waits} {ALONE}")
 
     # --- exchanging ---------------------------------------------------------------------------------------------------
@@ -114,8 +120,11 @@ class Peers:
         silence = {rank: seconds - last[rank][1] for rank in behind}
         for rank in sorted(behind):
             if silence[rank] > self._timeout:
-                raise LaunchError(f"rank {rank} has not answered for {_minutes(self._timeout)} ({TIMEOUT}): it is "
-                                  "stopped, or its machine cannot be reached.", f"End what is left of it. {AGAIN}")
+                raise LaunchError(
+                    f"rank {rank} has not answered for {_minutes(self._timeout)} ({TIMEOUT}): it is "
+                    "stopped, or its machine cannot be reached.",
+                    f"End what is left of it. {AGAIN}",
+                )
         if self.rank != min(set(range(self.world)) - behind):
             return  # of those that wait one speaks
         quiet = {rank for rank in behind if silence[rank] > QUIET}
@@ -155,8 +164,10 @@ def timeout_seconds() -> float:
     except ValueError:
         minutes = math.nan
     if not 0 < minutes < 1e6:
-        raise LaunchError(f"{TIMEOUT}: must be a number of minutes above 0 (got '{short(given)}').",
-                          f"Without it, {DEFAULT_TIMEOUT:.0f} minutes: unset {TIMEOUT}.")
+        raise LaunchError(
+            f"{TIMEOUT}: must be a number of minutes above 0 (got '{short(given)}').",
+            f"Without it, {DEFAULT_TIMEOUT:.0f} minutes: unset {TIMEOUT}.",
+        )
     return minutes * 60
 
 
@@ -168,8 +179,14 @@ def _store(rank: int, world: int, seconds: float) -> Store:
     port = os.environ["MASTER_PORT"]
     if not (port.isascii() and port.isdigit() and int(port) < 1 << 16):
         raise LaunchError(f"MASTER_PORT: must be a port, 0 to 65535 (got '{short(port)}').", ALONE)
-    store = TCPStore(os.environ["MASTER_ADDR"], int(port), world, is_master=hosts, wait_for_workers=False,
-                     timeout=timedelta(seconds=seconds))
+    store = TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(port),
+        world,
+        is_master=hosts,
+        wait_for_workers=False,
+        timeout=timedelta(seconds=seconds),
+    )
     return PrefixStore(f"dfusion/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 

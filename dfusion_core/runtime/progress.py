@@ -21,16 +21,10 @@ def track(
     `done` of the `total` rows were finished by an earlier run; they count as done, but not for the rate.
     """
     stream = stream or sys.stderr
-    return (
-        _bar(parts, size, total, done, label)
-        if stream.isatty()
-        else _lines(parts, size, total, done, label, stream)
-    )
+    return _bar(parts, size, total, done, label) if stream.isatty() else _lines(parts, size, total, done, label, stream)
 
 
-def _bar(
-    parts: Iterable[Part], size: Callable[[Part], int], total: int, done: int, label: str
-) -> Iterator[Part]:
+def _bar(parts: Iterable[Part], size: Callable[[Part], int], total: int, done: int, label: str) -> Iterator[Part]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,

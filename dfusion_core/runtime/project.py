@@ -15,8 +15,9 @@ MARKS = ("params.yaml", "dvc.yaml")
 def project_root() -> Path | None:
     """The nearest folder, from the current one up, that holds params.yaml or dvc.yaml; None outside of projects."""
     here = Path.cwd()
-    return next((folder for folder in (here, *here.parents)
-                 if any(os.path.isfile(folder / mark) for mark in MARKS)), None)
+    return next(
+        (folder for folder in (here, *here.parents) if any(os.path.isfile(folder / mark) for mark in MARKS)), None
+    )
 
 
 class InProject(TyperCommand):

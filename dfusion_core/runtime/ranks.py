@@ -47,7 +47,7 @@ def share(items: Sequence[Item]) -> list[Item]:
     The same whatever is finished already: a run that goes on needs no agreement on who does what.
     """
     here, all_ = rank(), world()
-    return list(items[len(items) * here // all_:len(items) * (here + 1) // all_])
+    return list(items[len(items) * here // all_ : len(items) * (here + 1) // all_])
 
 
 def _number(name: str, least: int) -> int:

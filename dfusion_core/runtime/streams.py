@@ -45,5 +45,13 @@ def outlive_readers() -> None:
             with suppress(OSError):
                 stream.flush()
             file = LastingFile(stream.fileno(), "w", closefd=False)
-            setattr(sys, name, io.TextIOWrapper(io.BufferedWriter(file), encoding=stream.encoding,
-                                                errors="backslashreplace", line_buffering=stream.line_buffering))
+            setattr(
+                sys,
+                name,
+                io.TextIOWrapper(
+                    io.BufferedWriter(file),
+                    encoding=stream.encoding,
+                    errors="backslashreplace",
+                    line_buffering=stream.line_buffering,
+                ),
+            )

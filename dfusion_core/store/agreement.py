@@ -16,8 +16,17 @@ from .provenance import differing, flat, shown
 from .schema import WRITTEN_BY
 
 # What the result depends on by rounding only, so that a node with another device can go on with a run.
-ROUNDING = ("model.device", "model.compile", "model.gradient_checkpointing", "model.vae_slicing",
-            "sample.batch_size", "reward.batch_size", "fuse.batch_size", "evaluate.batch_size", "train.micro_batch")
+ROUNDING = (
+    "model.device",
+    "model.compile",
+    "model.gradient_checkpointing",
+    "model.vae_slicing",
+    "sample.batch_size",
+    "reward.batch_size",
+    "fuse.batch_size",
+    "evaluate.batch_size",
+    "train.micro_batch",
+)
 ORDER = ("adapter", "base", "sample", "score", "extract", "kv", "fuse", "adopt")  # what was made first is named first
 
 
@@ -34,7 +43,9 @@ def require_agreement(
         for key, (made, now) in _other_params(manifest["ingredients"]["params"], params):
             raise StoreError(
                 f"{stage}: {folder} was made with {key} = {shown(made)}, and {stage} of {round} would run with "
-                f"{shown(now)}.", f"{_make_again(folder, manifest)}, or put {key} back in params.yaml.")
+                f"{shown(now)}.",
+                f"{_make_again(folder, manifest)}, or put {key} back in params.yaml.",
+            )
     known = {_meaning(stage, round, name): (digest, outputs.get(name)) for name, digest in digests.items()}
     for folder, manifest in manifests.items():
         made_of = manifest["ingredients"]
@@ -44,7 +55,9 @@ def require_agreement(
             if other != digest:
                 raise StoreError(
                     f"{stage}: {folder} was made from another '{name}' than {where or f'{stage} of {round}'}"
-                    f"{'' if outputs.get(name) == where else ' was'}.", f"{_make_again(folder, manifest)}.")
+                    f"{'' if outputs.get(name) == where else ' was'}.",
+                    f"{_make_again(folder, manifest)}.",
+                )
 
 
 def _other_params(made: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any, Any]]]:
@@ -66,5 +79,6 @@ def _meaning(stage: str, round: str, name: str) -> str:
 def _make_again(folder: Path, manifest: Mapping[str, Any]) -> str:
     round, stage = manifest["ingredients"]["round"], manifest["ingredients"]["stage"]
     alone = "init" if stage == "init" else f"{WRITTEN_BY.get(stage, stage)} {round}"
-    return (f"Make {folder} again with 'dvc repro -f -s {dvc_stage(round, stage)}' "
-            f"(without DVC 'python -m stages {alone}')")
+    return (
+        f"Make {folder} again with 'dvc repro -f -s {dvc_stage(round, stage)}' (without DVC 'python -m stages {alone}')"
+    )

@@ -62,7 +62,8 @@ class Basis:
                 raise StoreError(
                     f"{self.stage}: {self.round} is not published, because while it ran {'; '.join(changed)}.",
                     f"What is finished is kept for the values that it was made with. Run the same command again: "
-                    f"'dvc repro {dvc_stage(self.round, self.stage)}'.")
+                    f"'dvc repro {dvc_stage(self.round, self.stage)}'.",
+                )
 
     def _changes(self) -> list[str]:
         """What is no longer as it was, in words."""

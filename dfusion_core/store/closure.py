@@ -53,8 +53,11 @@ def _imports(file: Path) -> tuple[Path, ...]:
             base = _absolute(node, file)
             names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.stmt | ast.Module | ast.ExceptHandler | ast.match_case):  # no expression imports
-            waiting += node.orelse if isinstance(node, ast.If) and is_for_type_checkers(node) else (
-                child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.expr))
+            waiting += (
+                node.orelse
+                if isinstance(node, ast.If) and is_for_type_checkers(node)
+                else (child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.expr))
+            )
     return tuple(path for name in sorted(names) for path in _files(name))
 
 
@@ -81,4 +84,5 @@ def _files(name: str) -> tuple[Path, ...]:
 def _is_bare(file: Path) -> bool:
     """Whether a file is an ``__init__`` of nothing but constants."""
     return file.name == "__init__.py" and all(
-        isinstance(node, ast.Expr | ast.Assign) and isinstance(node.value, ast.Constant) for node in parsed(file).body)
+        isinstance(node, ast.Expr | ast.Assign) and isinstance(node.value, ast.Constant) for node in parsed(file).body
+    )

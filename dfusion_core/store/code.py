@@ -25,8 +25,12 @@ from .paths import code_result
 from .schema import WRITTEN_BY
 
 STAGES = PACKAGE.parent / "stages"
-EXCEPTIONS = {name for module in (builtins, errors) for name, one in vars(module).items()
-              if isinstance(one, type) and issubclass(one, BaseException)}
+EXCEPTIONS = {
+    name
+    for module in (builtins, errors)
+    for name, one in vars(module).items()
+    if isinstance(one, type) and issubclass(one, BaseException)
+}
 FOR_PEOPLE = {"print", "say", "warn"} | EXCEPTIONS  # functions and methods whose arguments are texts for people
 
 
@@ -67,12 +71,14 @@ def require_noted(stage: str) -> None:
     code = hash_code(stage)
     if noted == code:
         return
-    other = sorted(path for path in {*code, *noted} if code.get(path) != noted.get(path)) if isinstance(
-        noted, dict) else []
+    other = (
+        sorted(path for path in {*code, *noted} if code.get(path) != noted.get(path)) if isinstance(noted, dict) else []
+    )
     what = f"is not that of {', '.join(other[:3])}" if other else "cannot be read"
     raise StoreError(
         f"{stage}: DVC would record this run with other code than it runs: {file} {what}.",
-        f"Run 'dvc repro -s code {name}', or 'dvc repro' for all that the code decides.")
+        f"Run 'dvc repro -s code {name}', or 'dvc repro' for all that the code decides.",
+    )
 
 
 def _tokens(node: object) -> Iterator[str]:

@@ -42,7 +42,8 @@ def require_space(stage: str, round: str, folder: Path, needed: int) -> None:
         raise StoreError(
             f"{stage}: {round} needs {_size(needed)} more on the disk of {folder}, where {_size(free)} are free; "
             "it stops before it fills the disk.",
-            f"Lower {FEWER.get(stage, 'the number of images')}, or: {MOVE[0].lower()}{MOVE[1:]} {KEPT}")
+            f"Lower {FEWER.get(stage, 'the number of images')}, or: {MOVE[0].lower()}{MOVE[1:]} {KEPT}",
+        )
 
 
 def _size(count: int) -> str:

@@ -24,9 +24,12 @@ def check_cache(cache: Path) -> list[Problem]:
     """The objects whose content does not fit their name."""
     fetched = "'dvc pull' fetches it, or " if has_remote() else ""
     return [
-        Problem(cache, file.relative_to(cache).as_posix(),
-                f"checksum differs: the file is damaged. Delete it with {command(f'rm -f {quote(str(file))}')}; then "
-                f"{fetched}'dvc repro -f -s STAGE' makes it again")
+        Problem(
+            cache,
+            file.relative_to(cache).as_posix(),
+            f"checksum differs: the file is damaged. Delete it with {command(f'rm -f {quote(str(file))}')}; then "
+            f"{fetched}'dvc repro -f -s STAGE' makes it again",
+        )
         for file in sorted((cache / OBJECTS).glob("??/*"))
         if re.fullmatch("[0-9a-f]{30}([.]dir)?", file.name) and _md5(file) != file.parent.name + file.name[:30]
     ]

@@ -40,7 +40,8 @@ def how_to_mend(path: Path) -> str:
     return (
         f"Bring it back with {command(f'rm -r {where}')} and {command(f'dvc checkout {where}')} if DVC has it, or make "
         f"it again with 'dvc repro -f -s {dvc_stage(round, stage)}'. If it comes back damaged: "
-        "'dfusion verify .dvc/cache'.")
+        "'dfusion verify .dvc/cache'."
+    )
 
 
 def has_remote() -> bool:
@@ -49,8 +50,11 @@ def has_remote() -> bool:
     dvc = next((root / ".dvc" for root in roots if (root / ".dvc").is_dir()), None)
     files = [dvc / "config", dvc / "config.local"] if dvc else []
     files += [Path.home() / ".config/dvc/config", Path("/etc/xdg/dvc/config")]
-    return any(re.search(r"""^\s*\[\s*'?remote\b""", file.read_text(errors="replace"), re.MULTILINE)
-               for file in files if file.is_file())
+    return any(
+        re.search(r"""^\s*\[\s*'?remote\b""", file.read_text(errors="replace"), re.MULTILINE)
+        for file in files
+        if file.is_file()
+    )
 
 
 def command(line: str) -> str:

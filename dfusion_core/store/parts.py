@@ -53,9 +53,7 @@ class Parts:
     def write(self, rows: range, values: Mapping[str, Any], describe: Callable[[int], str]) -> None:
         """Store one part. Raises BadNumber for a NaN or infinity, StoreError for what the schema forbids."""
         if rows not in self.ranges:
-            raise StoreError(
-                f"{self.stage}: rows {rows.start} to {rows.stop - 1} are not a part of this run."
-            )
+            raise StoreError(f"{self.stage}: rows {rows.start} to {rows.stop - 1} are not a part of this run.")
         checked = {name: self._checked(name, rows, value, describe) for name, value in values.items()}
         atomic.write_bytes(self.path(rows), tensors.to_bytes(checked))
 
@@ -73,8 +71,7 @@ class Parts:
         for path, header in found.items():
             if header != first:
                 raise StoreError(
-                    f"{self.stage}: parts of {self.round} differ: {path.name} has {header}, "
-                    f"the first has {first}."
+                    f"{self.stage}: parts of {self.round} differ: {path.name} has {header}, the first has {first}."
                 )
         return sorted(name for name in first if not name.startswith("_"))
 
@@ -109,9 +106,7 @@ class Parts:
 def _as_declared(stage: str, array: Array, values: AnyArray) -> AnyArray:
     """`values` in the type of the schema. Raises StoreError if they are of another kind or dimension."""
     if values.ndim != len(array.dims):
-        raise StoreError(
-            f"{stage}: array '{array.name}' has shape {values.shape}, its dimensions are {array.dims}."
-        )
+        raise StoreError(f"{stage}: array '{array.name}' has shape {values.shape}, its dimensions are {array.dims}.")
     if not np.can_cast(values.dtype, array.dtype, casting="same_kind"):
         raise StoreError(f"{stage}: array '{array.name}' is {values.dtype}, the schema says {array.dtype}.")
     with np.errstate(over="ignore"):  # an overflow becomes an infinity, which is refused with its position
@@ -132,9 +127,7 @@ def _bad_number(
     row = rows[place[0]]
     where = [f"{dims[0]} {row}", *filter(None, [describe(row)])]
     where += [
-        _at(dim, i, size)
-        for dim, i, size in zip(dims, place, values.shape, strict=False)
-        if dim in ("i", "state")
+        _at(dim, i, size) for dim, i, size in zip(dims, place, values.shape, strict=False) if dim in ("i", "state")
     ]
     return BadNumber(
         f"{stage}: '{name}' of {round} has a {values[place]} at {', '.join(where)}.",

@@ -47,14 +47,8 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     have them."""
     versions = [one["environment"] for one in (old, new) if "environment" in one]
     return [
-        *(
-            _parameter_change(key, *pair)
-            for key, pair in differing(flat(old.get("params")), flat(new.get("params")))
-        ),
-        *(
-            f"the input '{key}' changed"
-            for key, _ in differing(old.get("inputs", {}), new.get("inputs", {}))
-        ),
+        *(_parameter_change(key, *pair) for key, pair in differing(flat(old.get("params")), flat(new.get("params")))),
+        *(f"the input '{key}' changed" for key, _ in differing(old.get("inputs", {}), new.get("inputs", {}))),
         *(f"the code {key} changed" for key, _ in differing(old.get("code", {}), new.get("code", {}))),
         *(_parameter_change(key, *pair) for key, pair in (differing(*versions) if len(versions) == 2 else ())),
     ]

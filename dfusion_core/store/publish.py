@@ -76,9 +76,7 @@ def write_manifest(folder: Path, fingerprint: str, ingredients: Mapping[str, Any
     No times, hosts or absolute paths are in it. `digest` covers the content alone, so that a stage which
     makes the same files again leaves later stages untouched.
     """
-    files = {
-        name: {"sha256": hash_file(path), "size": path.stat().st_size} for name, path in files_below(folder)
-    }
+    files = {name: {"sha256": hash_file(path), "size": path.stat().st_size} for name, path in files_below(folder)}
     manifest = {
         "format_version": FORMAT_VERSION,
         "fingerprint": fingerprint,

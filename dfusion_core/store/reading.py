@@ -89,7 +89,8 @@ class StageData:
         if not 0 <= distinct[0] <= distinct[-1] < array.shape[0]:
             raise StoreError(
                 f"store: {self.folder} has {array.shape[0]} rows of '{name}', not {distinct[0]} to {distinct[-1]}.",
-                "The tables and arrays of this round do not fit each other: 'dfusion verify runs' looks for damage.")
+                "The tables and arrays of this round do not fit each other: 'dfusion verify runs' looks for damage.",
+            )
         with self.reading(name):
             found = np.asarray(array.oindex[distinct])
         self._require_same()
@@ -156,15 +157,19 @@ class StageData:
         files, inside = self.manifest["files"], f"{ARRAYS}/{declared.name}/"
         stored = sum(entry["size"] for file, entry in files.items() if file.startswith(inside))
         if array.dtype != declared.dtype or array.ndim != len(declared.dims) or array.shape[0] != self.count:
-            raise ValueError(f"it is {array.dtype} {array.shape}; the schema says {declared.dtype} {declared.dims}, "
-                             f"the manifest {self.count} rows")
+            raise ValueError(
+                f"it is {array.dtype} {array.shape}; the schema says {declared.dtype} {declared.dims}, "
+                f"the manifest {self.count} rows"
+            )
         if array.attrs.get("unit") != declared.unit:
             raise ValueError(f"its unit is not {declared.unit}")
         row = array.shape[1:]
         shard = shard_rows(self.count, math.prod(row) * array.dtype.itemsize)
         if array.nbytes > stored or array.chunks != (1, *row) or array.shards != (shard, *row):
-            raise ValueError(f"chunks of {array.chunks} and shards of {array.shards} do not fit {array.shape} and "
-                             f"{stored} bytes of files")
+            raise ValueError(
+                f"chunks of {array.chunks} and shards of {array.shards} do not fit {array.shape} and "
+                f"{stored} bytes of files"
+            )
 
     def _state(self) -> tuple[int, int]:
         """Which folder, and which manifest in it, stand in this place."""
@@ -209,7 +214,5 @@ def array_names(group: "zarr.Group", prefix: str = "") -> list[str]:
 
     names = []
     for name, member in sorted(group.members()):
-        names += (
-            array_names(member, f"{prefix}{name}/") if isinstance(member, zarr.Group) else [f"{prefix}{name}"]
-        )
+        names += array_names(member, f"{prefix}{name}/") if isinstance(member, zarr.Group) else [f"{prefix}{name}"]
     return names

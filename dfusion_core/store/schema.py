@@ -86,9 +86,7 @@ def find_array(stage: str, name: str) -> Array:
     kv = _KV_NAME.fullmatch(name)
     if stage == "kv" and kv:
         kind = "keys" if kv["which"] == "K" else "values"
-        about = (
-            f"{kind} of self-attention {kv['block']} in {kv['layer']}; half 0 is unconditional, 1 conditional"
-        )
+        about = f"{kind} of self-attention {kv['block']} in {kv['layer']}; half 0 is unconditional, 1 conditional"
         return Array(name, _KV_DIMS, "float32", "1", about)
     known = {array.name: array for array in ARRAYS.get(stage, ())}
     if name in known:

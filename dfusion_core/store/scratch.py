@@ -39,8 +39,10 @@ def scratch_root() -> Path:
     place, root = (project / Path(given).expanduser()).resolve(), project.resolve()
     for outputs in (base / area for base in (root, Path.cwd()) for area in (RUNS, RESULTS)):
         if place.is_relative_to(outputs.resolve()):
-            raise StoreError(f"store: DFUSION_SCRATCH is {given}, in {outputs.name}/, which DVC deletes and copies.",
-                             "Set it to a folder outside, or unset it: 'unset DFUSION_SCRATCH'.")
+            raise StoreError(
+                f"store: DFUSION_SCRATCH is {given}, in {outputs.name}/, which DVC deletes and copies.",
+                "Set it to a folder outside, or unset it: 'unset DFUSION_SCRATCH'.",
+            )
     return place / f"{root.name}-{hash_of(str(root))[:12]}"
 
 

@@ -17,17 +17,56 @@ if TYPE_CHECKING:
 
 TEXTS = ("prompt", "split", "round", "winner_stage", "loser_stage")
 FLAGS = ("adopted", "empty_mask")
-COUNTS = ("image", "pair", "reference", "prompt_id", "sample", "seed", "base_seed", "twin_seed", "reference_image",
-          "base_image", "winner_row", "loser_row")
-NUMBERS = ("reward", "reference_reward", "base_reward", "winner_reward", "loser_reward", "target_reward",
-           "diversity", "right", "oracle_log_prob")
+COUNTS = (
+    "image",
+    "pair",
+    "reference",
+    "prompt_id",
+    "sample",
+    "seed",
+    "base_seed",
+    "twin_seed",
+    "reference_image",
+    "base_image",
+    "winner_row",
+    "loser_row",
+)
+NUMBERS = (
+    "reward",
+    "reference_reward",
+    "base_reward",
+    "winner_reward",
+    "loser_reward",
+    "target_reward",
+    "diversity",
+    "right",
+    "oracle_log_prob",
+)
 
-PAIRS = ("pair", "reference", "reference_image", "base_image", "base_seed", "prompt_id", "prompt", "reference_reward",
-         "base_reward")
+PAIRS = (
+    "pair",
+    "reference",
+    "reference_image",
+    "base_image",
+    "base_seed",
+    "prompt_id",
+    "prompt",
+    "reference_reward",
+    "base_reward",
+)
 TWINS = ("pair", "image", "prompt_id", "prompt", "seed", "twin_seed")
 TARGETS = ("pair", "prompt_id", "prompt", "target_reward", "adopted")
-TRAINING = ("pair", "prompt_id", "prompt", "winner_stage", "winner_row", "winner_reward", "loser_stage", "loser_row",
-            "loser_reward")
+TRAINING = (
+    "pair",
+    "prompt_id",
+    "prompt",
+    "winner_stage",
+    "winner_row",
+    "winner_reward",
+    "loser_stage",
+    "loser_row",
+    "loser_reward",
+)
 
 # The columns that a table cannot do without; the first one of NUMBERED tables is the number of the row.
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -63,8 +102,14 @@ def _read(path: Path) -> pd.DataFrame:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # a row with more cells than the header
-            return pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=dict.fromkeys(TEXTS, str),
-                               index_col=False, low_memory=False)
+            return pd.read_csv(
+                path,
+                keep_default_na=False,
+                na_values=[""],
+                dtype=dict.fromkeys(TEXTS, str),
+                index_col=False,
+                low_memory=False,
+            )
     except (OSError, OverflowError, ValueError, pd.errors.ParserWarning) as error:  # pandas' own are ValueErrors
         raise _wrong(path, f"is no table: {one_line(error)}") from error
 

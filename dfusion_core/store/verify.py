@@ -43,7 +43,8 @@ def verify(path: str | Path) -> list[Problem]:
 def verify_one(folder: Path) -> list[Problem]:
     """`verify` of one published folder."""
     return check(folder, read=True) or [
-        Problem(folder, MANIFEST, what, dvc_lock.mend(folder)) for what in dvc_lock.disagreements(folder)]
+        Problem(folder, MANIFEST, what, dvc_lock.mend(folder)) for what in dvc_lock.disagreements(folder)
+    ]
 
 
 def check(folder: Path, read: bool) -> list[Problem]:
@@ -57,9 +58,7 @@ def check(folder: Path, read: bool) -> list[Problem]:
         return [Problem(folder, MANIFEST, what)]
     found = dict(files_below(folder))
     problems = [Problem(folder, name, "is missing") for name in sorted(listed.keys() - found.keys())]
-    problems += [
-        Problem(folder, name, "is not in the manifest") for name in sorted(found.keys() - listed.keys())
-    ]
+    problems += [Problem(folder, name, "is not in the manifest") for name in sorted(found.keys() - listed.keys())]
     for name in sorted(listed.keys() & found.keys()):
         what = difference(found[name], listed[name], read)
         if what:
@@ -117,8 +116,10 @@ def published_folders(path: Path) -> list[Path]:
         below = sorted(_outputs_below(candidate))
         if below:
             return below
-    raise StoreError(f"store: there is no published output at {path}.",
-                     how_to_make(path) or "Name an output or a folder with some, as runs; 'dvc repro' makes them.")
+    raise StoreError(
+        f"store: there is no published output at {path}.",
+        how_to_make(path) or "Name an output or a folder with some, as runs; 'dvc repro' makes them.",
+    )
 
 
 def _outputs_below(path: Path) -> Iterator[Path]:

@@ -36,7 +36,8 @@ def advantages(prompts: pd.Series, rewards: pd.Series, history: pd.DataFrame, cl
     if missing:
         raise DFusionError(
             f"train: no image of '{min(missing)}' was scored, in this round or before.",
-            "Run 'dvc repro' from score on.")
+            "Run 'dvc repro' from score on.",
+        )
     mean, std = prompts.map(groups.mean()), prompts.map(groups.std(ddof=0))
     normalised: NDArray[np.float64] = (rewards.to_numpy() - mean.to_numpy()) / (std.to_numpy() + SMALLEST_STD)
     return normalised.clip(-clip, clip).astype(np.float32)

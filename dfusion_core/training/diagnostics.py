@@ -10,8 +10,19 @@ from dataclasses import dataclass, field
 import pandas as pd
 import torch
 
-UPDATES = ("update", "loss", "margin", "implicit_accuracy", "winner_drift", "loser_drift", "largest_log_ratio",
-           "clip_fraction", "gradient_norm", "epsilon_share_A", "epsilon_share_B")
+UPDATES = (
+    "update",
+    "loss",
+    "margin",
+    "implicit_accuracy",
+    "winner_drift",
+    "loser_drift",
+    "largest_log_ratio",
+    "clip_fraction",
+    "gradient_norm",
+    "epsilon_share_A",
+    "epsilon_share_B",
+)
 TIMESTEPS = ("update", "t", "winner_drift", "loser_drift", "largest_log_ratio", "gradient_share")
 
 SEEN = ("winner", "loser", "old_winner", "old_loser", "loss", "gradient")  # rows of ``seen``: of each term of an update
@@ -30,7 +41,12 @@ class Diagnostics:
     timesteps: list[dict[str, float]] = field(default_factory=list)
 
     def add(
-        self, update: int, seen: torch.Tensor, t: torch.Tensor, clip: float | None, norm: float,
+        self,
+        update: int,
+        seen: torch.Tensor,
+        t: torch.Tensor,
+        clip: float | None,
+        norm: float,
         shares: dict[str, float],
     ) -> None:
         """Add one optimizer step.
@@ -57,10 +73,14 @@ def _update_figures(seen: torch.Tensor, clip: float | None) -> dict[str, float]:
     drifts = torch.cat([drift_w, drift_l])
     clipped = torch.zeros(1) if clip is None else (drifts.exp() - 1).abs() > clip
     return {
-        "loss": loss.mean().item(), "margin": (drift_w - drift_l).mean().item(),
+        "loss": loss.mean().item(),
+        "margin": (drift_w - drift_l).mean().item(),
         "implicit_accuracy": ((drift_w > drift_l).float() + 0.5 * (drift_w == drift_l).float()).mean().item(),
-        "winner_drift": drift_w.mean().item(), "loser_drift": drift_l.mean().item(),
-        "largest_log_ratio": drifts.abs().max().item(), "clip_fraction": clipped.float().mean().item()}
+        "winner_drift": drift_w.mean().item(),
+        "loser_drift": drift_l.mean().item(),
+        "largest_log_ratio": drifts.abs().max().item(),
+        "clip_fraction": clipped.float().mean().item(),
+    }
 
 
 def _timestep_figures(update: int, seen: torch.Tensor, t: torch.Tensor) -> list[dict[str, float]]:
@@ -69,8 +89,14 @@ def _timestep_figures(update: int, seen: torch.Tensor, t: torch.Tensor) -> list[
     rows: list[dict[str, float]] = []
     for one in sorted(set(t.tolist()), reverse=True):
         at = t == one
-        rows.append({
-            "update": update, "t": one, "winner_drift": drift[0, at].mean().item(),
-            "loser_drift": drift[1, at].mean().item(), "largest_log_ratio": drift[:, at].abs().max().item(),
-            "gradient_share": gradient[at].sum().item() / total if total else 0.0})
+        rows.append(
+            {
+                "update": update,
+                "t": one,
+                "winner_drift": drift[0, at].mean().item(),
+                "loser_drift": drift[1, at].mean().item(),
+                "largest_log_ratio": drift[:, at].abs().max().item(),
+                "gradient_share": gradient[at].sum().item() / total if total else 0.0,
+            }
+        )
     return rows

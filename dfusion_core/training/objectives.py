@@ -48,8 +48,7 @@ def row_loss(
     if algo == "ddpo":
         return ddpo_loss(log_prob, log_prob_old, advantage, train.ratio_clip).sum(0)
     kl = gaussian_kl(now["mean"], old["mean"].flatten(0, 1), std.repeat(2)).view_as(log_prob)
-    return dpok_loss(
-        log_prob, log_prob_old, advantage, kl, train.dpok_alpha, train.dpok_beta, train.ratio_clip).sum(0)
+    return dpok_loss(log_prob, log_prob_old, advantage, kl, train.dpok_alpha, train.dpok_beta, train.ratio_clip).sum(0)
 
 
 def timestep_weights(train: Train, sensitivity: Tensor, steps: range) -> Tensor | None:

@@ -58,7 +58,8 @@ class OldPolicy:
         if off > RATIO_TOLERANCE:
             raise RatioError(
                 f"train: the same log_prob came out {off:.2g} apart in two passes (tolerance {RATIO_TOLERANCE}).",
-                "The first ratio of Eq. 6 would not be 1. Set model.dtype to fp32.")
+                "The first ratio of Eq. 6 would not be 1. Set model.dtype to fp32.",
+            )
 
     def check_replay(self, pair: torch.Tensor, i: torch.Tensor, sampled: torch.Tensor, dtype: torch.dtype) -> None:
         """Raise RatioError where the losers' log-probs differ from those of sampling (pair, T).
@@ -75,4 +76,5 @@ class OldPolicy:
             raise RatioError(
                 f"train: log_prob of the first batch differs from the stored one by {off:.2g} (tolerance {tolerance}).",
                 "The adapter, model.dtype or device is not the one that sampled; make"
-                " the round's images again with 'dvc repro -f -s sample@ROUND', then run 'dvc repro'.")
+                " the round's images again with 'dvc repro -f -s sample@ROUND', then run 'dvc repro'.",
+            )

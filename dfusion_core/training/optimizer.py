@@ -18,8 +18,12 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 def to_arrays(optimizer: torch.optim.AdamW, parameters: dict[str, torch.nn.Parameter]) -> dict[str, Any]:
     """``"exp_avg/NAME"`` and so on for every parameter that has been updated."""
-    return {f"{moment}/{name}": np.atleast_1d(optimizer.state[p][moment].detach().cpu().numpy())
-            for name, p in parameters.items() if p in optimizer.state for moment in MOMENTS}
+    return {
+        f"{moment}/{name}": np.atleast_1d(optimizer.state[p][moment].detach().cpu().numpy())
+        for name, p in parameters.items()
+        if p in optimizer.state
+        for moment in MOMENTS
+    }
 
 
 def from_arrays(
@@ -34,8 +38,10 @@ def from_arrays(
         if f"step/{name}" in arrays:
             found = {moment: torch.from_numpy(np.array(arrays[f"{moment}/{name}"])) for moment in MOMENTS}
             optimizer.state[p] = {
-                "step": found["step"].reshape(()).float(), "exp_avg": found["exp_avg"].to(p).view_as(p),
-                "exp_avg_sq": found["exp_avg_sq"].to(p).view_as(p)}
+                "step": found["step"].reshape(()).float(),
+                "exp_avg": found["exp_avg"].to(p).view_as(p),
+                "exp_avg_sq": found["exp_avg_sq"].to(p).view_as(p),
+            }
 
 
 def check_arrays(parameters: dict[str, torch.nn.Parameter], arrays: dict[str, Any]) -> None:

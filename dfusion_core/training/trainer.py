@@ -61,8 +61,12 @@ class Trainer:
     def __post_init__(self) -> None:
         self.parameters = trainable(self.policy.unet)
         self.optimizer = torch.optim.AdamW(
-            list(self.parameters.values()), lr=self.train.learning_rate, betas=self.train.betas,
-            eps=self.train.epsilon, weight_decay=self.train.weight_decay)
+            list(self.parameters.values()),
+            lr=self.train.learning_rate,
+            betas=self.train.betas,
+            eps=self.train.epsilon,
+            weight_decay=self.train.weight_decay,
+        )
         self.text = self.policy.embed(self.pairs.prompts)
         T = self.pairs.num_steps
         self.old = OldPolicy(old_values(self.algo), len(self.pairs), T, self.policy.latent_shape)
@@ -93,7 +97,7 @@ class Trainer:
         shuffle = torch.Generator().manual_seed(int.from_bytes(key, "big") >> 1)
         order = torch.randperm(len(self.pairs), generator=shuffle)
         size = self.train.pairs_per_update
-        return self.terms(order[group * size:(group + 1) * size])
+        return self.terms(order[group * size : (group + 1) * size])
 
     def terms(self, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(pair, step index) for these pairs at all trained steps but those at which winner and loser are the same."""
@@ -106,7 +110,7 @@ class Trainer:
         """(pair, step index, weight) of fixed size; the last is filled up with rows of weight 0."""
         size = self.train.micro_batch
         for start in range(0, len(pair), size):
-            p, s = pair[start:start + size], i[start:start + size]
+            p, s = pair[start : start + size], i[start : start + size]
             missing = size - len(p)
             weight = torch.cat([torch.ones(len(p)), torch.zeros(missing)])
             yield torch.cat([p, p[-1:].expand(missing)]), torch.cat([s, s[-1:].expand(missing)]), weight
@@ -136,12 +140,13 @@ class Trainer:
             p, s, weight = batches[number]
             terms = self._backward(p, s, weight, scale / len(pair))
             first, real = number * self.train.micro_batch, int(weight.sum())
-            seen[:, first:first + real] = terms[:, :real]
+            seen[:, first : first + real] = terms[:, :real]
         self._exchange(seen, scale)
         norm = self._step()
         clip = None if self.algo == "dpo" else self.train.ratio_clip
         self.diagnostics.add(
-            self.done, seen, self.pairs.num_steps - i, clip, norm, epsilon_share(self.optimizer, self.parameters))
+            self.done, seen, self.pairs.num_steps - i, clip, norm, epsilon_share(self.optimizer, self.parameters)
+        )
         self.done += 1
 
     def _backward(self, pair: torch.Tensor, i: torch.Tensor, weight: torch.Tensor, scale: float) -> torch.Tensor:

@@ -66,9 +66,14 @@ def load_pairs(
             normalised[row] = torch.from_numpy(advantage(table.prompt, table[f"{side}_reward"]))
     first = shared_steps(winner, loser) if skip_shared else torch.zeros(len(table), dtype=torch.long)
     return Pairs(
-        winner=winner, loser=loser, prompts=prompts,
+        winner=winner,
+        loser=loser,
+        prompts=prompts,
         prompt_row=torch.tensor([prompts.index(prompt) for prompt in table.prompt]),
-        first_index=first, log_prob=_log_prob(table, made), advantage=normalised)
+        first_index=first,
+        log_prob=_log_prob(table, made),
+        advantage=normalised,
+    )
 
 
 def shared_steps(winner: torch.Tensor, loser: torch.Tensor) -> torch.Tensor:

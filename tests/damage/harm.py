@@ -30,7 +30,7 @@ def flip_any(file: Path, dice: random.Random) -> None:
 
 def cut(file: Path, dice: random.Random) -> None:
     """Lose the end, or all."""
-    put(file, file.read_bytes()[:dice.randrange(file.stat().st_size)])
+    put(file, file.read_bytes()[: dice.randrange(file.stat().st_size)])
 
 
 def replace(file: Path, dice: random.Random) -> None:

@@ -47,9 +47,9 @@ def both_refuse(file: str) -> None:
 def test_two_chunks_of_a_shard_change_places(shards: list[Path]) -> None:
     (first, size), (second, _) = index(shards[1])
     data = shards[1].read_bytes()
-    one, other = data[first:first + size], data[second:second + size]
+    one, other = data[first : first + size], data[second : second + size]
     assert first + size == second
-    put(shards[1], data[:first] + other + one + data[second + size:])
+    put(shards[1], data[:first] + other + one + data[second + size :])
     assert zarr_alone() == [1, 2, 4, 3, 5, 6]
     both_refuse("c/1/0")
 

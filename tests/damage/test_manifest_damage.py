@@ -35,14 +35,24 @@ def test_every_byte(whole: bytes) -> None:
 
 @pytest.mark.parametrize("length", [0, 1, 0.5, 0.99])
 def test_the_end_is_missing(whole: bytes, length: float) -> None:
-    put(FILE, whole[:int(length if length == 1 else length * len(whole))])
+    put(FILE, whole[: int(length if length == 1 else length * len(whole))])
     with pytest.raises(StoreError, match="cannot be read: "):
         read_manifest(FILE.parent)
 
 
-@pytest.mark.parametrize("change", [
-    {"fingerprint": "0" * 64}, {"digest": "0" * 64}, {"files": {"images.csv": {}}}, {"files": []}, {"files": {"a": 3}},
-    {"ingredients": {}}, {"ingredients": float("nan")}, {"rows": None}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"fingerprint": "0" * 64},
+        {"digest": "0" * 64},
+        {"files": {"images.csv": {}}},
+        {"files": []},
+        {"files": {"a": 3}},
+        {"ingredients": {}},
+        {"ingredients": float("nan")},
+        {"rows": None},
+    ],
+)
 def test_parts_that_do_not_fit_each_other(whole: bytes, change: dict[str, object]) -> None:
     """Also under a checksum that fits, as a program with an error would write it."""
     manifest = json.loads(whole) | change

@@ -11,8 +11,14 @@ from steps import content, forget, run
 
 from dfusion_core.errors import DFusionError, ModelError, StoreError
 
-MODEL = ("unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors", "unet/config.json",
-         "text_encoder/model.safetensors", "tokenizer/tokenizer.json", "scheduler/scheduler_config.json")
+MODEL = (
+    "unet/diffusion_pytorch_model.safetensors",
+    "vae/diffusion_pytorch_model.safetensors",
+    "unet/config.json",
+    "text_encoder/model.safetensors",
+    "tokenizer/tokenizer.json",
+    "scheduler/scheduler_config.json",
+)
 
 
 @pytest.mark.parametrize("name", MODEL)

@@ -105,7 +105,9 @@ def test_the_outputs_of_two_rounds_in_each_others_place(project: Path, capsys: p
     """Both are whole, and each says which round it is of."""
     swap(Path("runs/r00/score"), Path("runs/r01/score"))
     assert {(str(one.folder), one.what) for one in verify("runs")} == {
-        ("runs/r00/score", "is that of score of r01"), ("runs/r01/score", "is that of score of r00")}
+        ("runs/r00/score", "is that of score of r01"),
+        ("runs/r01/score", "is that of score of r00"),
+    }
     refused("extract", "r00", "r00/score", MANIFEST)
     run("score", "r00")
     assert "score r00: is made again, because " in capsys.readouterr().out
@@ -130,7 +132,8 @@ def test_an_output_without_its_manifest(project: Path, capsys: pytest.CaptureFix
     assert [str(problem) for problem in verify("runs")] == [
         "runs/r00/train manifest.json: is missing. Bring it back with 'rm -r runs/r00/train' and "
         "'dvc checkout runs/r00/train' if DVC has it, or make it again with 'dvc repro -f -s train@r00'. "
-        "If it comes back damaged: 'dfusion verify .dvc/cache'."]
+        "If it comes back damaged: 'dfusion verify .dvc/cache'."
+    ]
     refused("sample", "r01", "r00/train", MANIFEST)
 
 
@@ -155,21 +158,25 @@ def test_the_command_line(project: Path) -> None:
         "runs/r01/train optimizer.safetensors: checksum differs: the file is damaged. Bring it back with "
         "'rm -r runs/r01/train' and 'dvc checkout runs/r01/train' if DVC has it, or make it again with "
         "'dvc repro -f -s train@r01'. If it comes back damaged: 'dfusion verify .dvc/cache'.",
-        "18 folders checked, 1 problems."]
+        "18 folders checked, 1 problems.",
+    ]
     for command in (["inspect", "r01/train/updates.csv"], ["report"], ["export", "--no-check"]):
         Path("runs/r01/train/updates.csv").unlink(missing_ok=True)
         found = CliRunner().invoke(app, command)
         assert found.exit_code == 1 and "runs/r01/train/updates.csv is missing" in found.stderr, found
 
 
-@pytest.mark.parametrize(("folder", "name", "command"), [
-    ("r01/train", "adapter/pytorch_lora_weights.safetensors", ["export", "--no-check"]),
-    ("r00/sample", "arrays.zarr/x/c/0/0/0/0/0", ["inspect", "r00/sample"]),
-    ("r00/sample", "arrays.zarr/picture/c/0/0/0/0", ["inspect", "r00/sample/picture", "--picture", "sheet.png"]),
-    ("r00/sample", "arrays.zarr/x/zarr.json", ["inspect", "r00/sample"]),
-    ("r01/evaluate", "arrays.zarr/picture/c/0/0/0/0", ["report"]),
-    ("r01/evaluate", "images.csv", ["report"]),
-])
+@pytest.mark.parametrize(
+    ("folder", "name", "command"),
+    [
+        ("r01/train", "adapter/pytorch_lora_weights.safetensors", ["export", "--no-check"]),
+        ("r00/sample", "arrays.zarr/x/c/0/0/0/0/0", ["inspect", "r00/sample"]),
+        ("r00/sample", "arrays.zarr/picture/c/0/0/0/0", ["inspect", "r00/sample/picture", "--picture", "sheet.png"]),
+        ("r00/sample", "arrays.zarr/x/zarr.json", ["inspect", "r00/sample"]),
+        ("r01/evaluate", "arrays.zarr/picture/c/0/0/0/0", ["report"]),
+        ("r01/evaluate", "images.csv", ["report"]),
+    ],
+)
 def test_commands_that_only_look(project: Path, folder: str, name: str, command: list[str]) -> None:
     from typer.testing import CliRunner
 

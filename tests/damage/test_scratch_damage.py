@@ -35,8 +35,14 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, stage: str, owner: type, method: 
 
 @pytest.mark.parametrize("damage", [flip_any, cut])
 @pytest.mark.parametrize("stage", ["sample", "score", "fuse", "evaluate"])
-def test_a_damaged_part(project: Path, finished: Path, monkeypatch: pytest.MonkeyPatch,
-                        capsys: pytest.CaptureFixture[str], stage: str, damage: Any) -> None:
+def test_a_damaged_part(
+    project: Path,
+    finished: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    stage: str,
+    damage: Any,
+) -> None:
     interrupt(monkeypatch, stage, Parts, "write", after=1)
     (part,) = Path(".dfusion/r00", stage).rglob("parts/*.safetensors")
     damage(part, random.Random(stage))
@@ -59,8 +65,12 @@ def test_a_part_damaged_while_the_stage_runs(
         if rows.start == 4:
             flip(self.path(range(4)), -9, 2)
 
-    with monkeypatch.context() as patch, pytest.raises(
-            StoreError, match=r"parts/00000000-00000004.safetensors is damaged: .* Run the same command again"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(
+            StoreError, match=r"parts/00000000-00000004.safetensors is damaged: .* Run the same command again"
+        ),
+    ):
         patch.setattr(Parts, "write", rots)
         run("sample")
     assert not Path("runs/r00/sample").exists()
@@ -71,8 +81,9 @@ def test_a_part_damaged_while_the_stage_runs(
 
 
 @pytest.mark.parametrize("damage", [flip_any, cut])
-def test_a_damaged_state_of_training(project: Path, finished: Path, monkeypatch: pytest.MonkeyPatch,
-                                     capsys: pytest.CaptureFixture[str], damage: Any) -> None:
+def test_a_damaged_state_of_training(
+    project: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damage: Any
+) -> None:
     interrupt(monkeypatch, "train", StageRun, "save_state", after=1)
     (state,) = Path(".dfusion/r00/train").rglob("state.safetensors")
     damage(state, random.Random(1))

@@ -42,8 +42,11 @@ def put(state: State) -> None:
 
 def published(state: State) -> State:
     """What a user sees: the files of runs and results that are not hidden."""
-    return {name: data for name, data in state.items()
-            if name.startswith(("runs/", "results/")) and data is not None and "/." not in name}
+    return {
+        name: data
+        for name, data in state.items()
+        if name.startswith(("runs/", "results/")) and data is not None and "/." not in name
+    }
 
 
 def output_of(name: str) -> str:
@@ -54,8 +57,11 @@ def output_of(name: str) -> str:
 def halves(state: State, before: State, after: State) -> list[str]:
     """Outputs that are neither absent nor whole: as they were before, or as they are at the end."""
     seen, wholes = published(state), (published(before), published(after))
-    return [output for output in sorted({output_of(name) for name in seen})
-            if _part(seen, output) not in [_part(whole, output) for whole in wholes]]
+    return [
+        output
+        for output in sorted({output_of(name) for name in seen})
+        if _part(seen, output) not in [_part(whole, output) for whole in wholes]
+    ]
 
 
 def _part(state: State, output: str) -> State:
@@ -106,13 +112,13 @@ class Cache:
 
     def after_power_loss(self, state: State, kept: float) -> State:
         """`state`, but of bytes that were not synced only this share is there."""
-        return {name: data[:int(len(data) * kept)] if data and name in self.files else data
-                for name, data in state.items()}
+        return {
+            name: data[: int(len(data) * kept)] if data and name in self.files else data for name, data in state.items()
+        }
 
     def unsafe(self, *folders: str) -> list[str]:
         """Files and names at or below the folders that a power failure could take."""
-        return sorted(path for path in self.files | self.names
-                      if any(_below(path, folder) for folder in folders))
+        return sorted(path for path in self.files | self.names if any(_below(path, folder) for folder in folders))
 
 
 class Sizes:
@@ -140,8 +146,11 @@ class Sizes:
 
     def unseen(self, before: State, after: State) -> list[str]:
         """New files whose bytes were not all seen on their way."""
-        return [name for name, data in after.items() if data is not None and before.get(name) != data
-                and self.of.get(name, -1) not in (None, len(data))]
+        return [
+            name
+            for name, data in after.items()
+            if data is not None and before.get(name) != data and self.of.get(name, -1) not in (None, len(data))
+        ]
 
 
 def _below(path: str, folder: str) -> bool:
@@ -151,4 +160,4 @@ def _below(path: str, folder: str) -> bool:
 def _moved(paths: Iterable[str], step: Step) -> list[str]:
     """The paths after a rename; what was at the new name is gone."""
     kept = [path for path in paths if not _below(path, step.other)]
-    return [step.other + path[len(step.path):] if _below(path, step.path) else path for path in kept]
+    return [step.other + path[len(step.path) :] if _below(path, step.path) else path for path in kept]

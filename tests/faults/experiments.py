@@ -121,8 +121,7 @@ def crash(stage: Stage, every: bool) -> dict[str, object]:
         put(state)
         failures += [f"{where}: half of {output}" for output in halves(state, stage.before, stage.after)]
         ended = child(stage.run)
-        failures += [f"{where}: {problem}" for problem in (
-            [ended.said] if ended.code else different(look(), stage))]
+        failures += [f"{where}: {problem}" for problem in ([ended.said] if ended.code else different(look(), stage))]
     return {"points": len(points), "tried": len(states), "failures": failures}
 
 
@@ -130,8 +129,11 @@ def too_early(step: Step, cache: Cache) -> list[str]:
     """Things that a power failure could take although what comes now relies on them."""
     hidden = os.path.basename(step.other).startswith(".")
     if step.operation == "rename" and step.other.startswith(("runs/", "results/")) and not hidden:
-        return [f"published before it was synced: {name}" for name in cache.unsafe(step.path)
-                if name != step.path or name in cache.files]
+        return [
+            f"published before it was synced: {name}"
+            for name in cache.unsafe(step.path)
+            if name != step.path or name in cache.files
+        ]
     if step.operation == "unlink" and "/parts/" in step.path and "/." not in step.path:
         return [f"{step.path} deleted before {name} was synced" for name in cache.unsafe("runs")]
     return []
@@ -173,6 +175,7 @@ def closed(stage: Stage, every: bool) -> dict[str, object]:
 
 def space(stage: Stage, every: bool) -> dict[str, object]:
     """Too little space is noticed before the first part is written; stages without parts write next to nothing."""
+
     def few(step: Step) -> str:
         return f"free {FEW_BYTES}" if step.operation == "statvfs" else GO
 
@@ -240,7 +243,12 @@ def wrong_ending(where: str, code: int, said: str, *words: str) -> list[str]:
 
 
 EXPERIMENTS: dict[str, Callable[[Stage, bool], dict[str, object]]] = {
-    "crash": crash, "full": full, "closed": closed, "space": space, "stop": stop}
+    "crash": crash,
+    "full": full,
+    "closed": closed,
+    "space": space,
+    "stop": stop,
+}
 
 
 def main(words: list[str]) -> None:

@@ -32,19 +32,23 @@ def named(run: Any, number: int) -> list[Any]:
 
 def noted(work: Callable[..., None], number: Callable[..., int]) -> Callable[..., None]:
     """A method of StageRun that notes which piece of work it has made safe."""
+
     def call(run: Any, *arguments: Any) -> None:
         work(run, *arguments)
         if not run.done:
             note(piece=named(run, number(*arguments)))
+
     return call
 
 
 def begun(pieces: Callable[..., Iterator[Any]], number: Callable[[Any], int]) -> Callable[..., Iterator[Any]]:
     """A method of StageRun that notes which piece of work it hands out."""
+
     def call(run: Any, *arguments: Any) -> Iterator[Any]:
         for piece in pieces(run, *arguments):
             note(begun=named(run, number(piece)))
             yield piece
+
     return call
 
 

@@ -59,8 +59,13 @@ class Killer:
         known, start = self.progress(), time.monotonic()
         with tempfile.TemporaryFile("w+") as output:
             process = subprocess.Popen(
-                ["dvc", "repro"], cwd=self.folder, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-                env=environment(self.folder, JOURNAL=str(self.journal), PYTHONUNBUFFERED="1"))
+                ["dvc", "repro"],
+                cwd=self.folder,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=environment(self.folder, JOURNAL=str(self.journal), PYTHONUNBUFFERED="1"),
+            )
             if kill:
                 self.kill(process, self.random.uniform(0, 2 * self.every) * 2 ** (self.stuck // PATIENCE))
             code = process.wait()
@@ -68,9 +73,15 @@ class Killer:
             said = output.read()
         self.stuck = 0 if self.progress() != known else self.stuck + 1
         seconds = round(time.monotonic() - start, 2)
-        return {"code": code, "seconds": seconds, "at": time.time(), "hit": self.hit(said) if code < 0 else None,
-                "put_back": said.count("it is put back"), "continued": said.count("continues;"),
-                "said": said if code > 0 else ""}
+        return {
+            "code": code,
+            "seconds": seconds,
+            "at": time.time(),
+            "hit": self.hit(said) if code < 0 else None,
+            "put_back": said.count("it is put back"),
+            "continued": said.count("continues;"),
+            "said": said if code > 0 else "",
+        }
 
     def kill(self, process: subprocess.Popen[bytes], after: float) -> None:
         """SIGKILL to the group, unless it ends before."""
@@ -81,8 +92,10 @@ class Killer:
 
     def progress(self) -> tuple[int, int]:
         """How much has been done: lines of the journal, bytes of dvc.lock."""
-        return tuple(path.stat().st_size if path.exists() else 0  # type: ignore[return-value]
-                     for path in (self.journal, self.folder / "dvc.lock"))
+        return tuple(
+            path.stat().st_size if path.exists() else 0  # type: ignore[return-value]
+            for path in (self.journal, self.folder / "dvc.lock")
+        )
 
     def hit(self, said: str) -> str:
         """What ran when the kill came: a stage, or DVC before, between and after stages."""
@@ -137,14 +150,24 @@ def torture(folder: Path, params: str, rounds: int, kills: int, every: float, se
     attempts = Killer(killed, kills, every, seed).run()
     notes = [json.loads(line) for line in (killed / ".journal").read_text().splitlines()]
     return {
-        "params": params, "rounds": rounds, "seed": seed, "kills": sum(one["code"] < 0 for one in attempts),
-        "seconds": time.monotonic() - start, "seconds_without_kills_and_dvc": alone,
+        "params": params,
+        "rounds": rounds,
+        "seed": seed,
+        "kills": sum(one["code"] < 0 for one in attempts),
+        "seconds": time.monotonic() - start,
+        "seconds_without_kills_and_dvc": alone,
         "locks_removed": sum(one["code"] > 0 for one in attempts),
         "hits": Counter(one["hit"] for one in attempts if one["hit"]),
-        "put_back": sum(one["put_back"] for one in attempts), "continued": sum(one["continued"] for one in attempts),
-        "pieces": len({tuple(note["piece"]) for note in notes if "piece" in note}), "repeated": repeated(notes),
+        "put_back": sum(one["put_back"] for one in attempts),
+        "continued": sum(one["continued"] for one in attempts),
+        "pieces": len({tuple(note["piece"]) for note in notes if "piece" in note}),
+        "repeated": repeated(notes),
         "lost": lost(notes),
-        "differences": differences(quiet, killed), "attempts": attempts, "notes": notes, "folder": str(killed)}
+        "differences": differences(quiet, killed),
+        "attempts": attempts,
+        "notes": notes,
+        "folder": str(killed),
+    }
 
 
 if __name__ == "__main__":

@@ -25,15 +25,17 @@ def differences(quiet: Path, killed: Path) -> list[str]:
     wrong = [name for name in sorted(ours.keys() | theirs.keys()) if ours.get(name) != theirs.get(name)]
     checked = call(killed, sys.executable, "-m", "dfusion_core.commands.cli", "verify", "runs")
     status = call(killed, "dvc", "status")
-    return (wrong + ([] if " 0 problems" in checked else [checked])
-            + ([] if "up to date" in status else [status]))
+    return wrong + ([] if " 0 problems" in checked else [checked]) + ([] if "up to date" in status else [status])
 
 
 def contents(folder: Path) -> dict[str, str]:
     """sha256 of every file of runs and results; the digests of the code are DVC's alone."""
-    return {path.relative_to(folder).as_posix(): digest_of_file(path)
-            for area in ("runs", "results") for path in sorted((folder / area).rglob("*"))
-            if path.is_file() and path.parent.name != "code"}
+    return {
+        path.relative_to(folder).as_posix(): digest_of_file(path)
+        for area in ("runs", "results")
+        for path in sorted((folder / area).rglob("*"))
+        if path.is_file() and path.parent.name != "code"
+    }
 
 
 def lost(notes: list[dict[str, Any]]) -> list[list[Any]]:
@@ -68,9 +70,19 @@ def processes(notes: list[dict[str, Any]]) -> list[dict[str, Any]]:
         elif "ended" in note:
             start = starts[note["pid"]]
             stage, _, round = note["ended"].partition(" ")
-            found.append({"stage": stage, "round": round, "seconds": note["time"] - start["time"], "cpu": note["cpu"],
-                          "memory_mib": note["mebibytes"], "whole": tried[note["ended"]] == 1,
-                          "before": start["before"], "first": start["time"], "last": note["time"]})
+            found.append(
+                {
+                    "stage": stage,
+                    "round": round,
+                    "seconds": note["time"] - start["time"],
+                    "cpu": note["cpu"],
+                    "memory_mib": note["mebibytes"],
+                    "whole": tried[note["ended"]] == 1,
+                    "before": start["before"],
+                    "first": start["time"],
+                    "last": note["time"],
+                }
+            )
         last = note
     return found
 
@@ -96,7 +108,8 @@ def flatness(notes: list[dict[str, Any]], count: int) -> pd.DataFrame:
     found = pd.DataFrame(processes(notes))
     rounds = [round for round in dict.fromkeys(found["round"]) if round not in ("", "init")]
     found["when"] = found["round"].map(
-        {round: "first" for round in rounds[:count]} | {round: "last" for round in rounds[-count:]})
+        {round: "first" for round in rounds[:count]} | {round: "last" for round in rounds[-count:]}
+    )
     found = found.dropna(subset="when")
     means = found[found.whole].groupby(["stage", "when"], sort=False)[["seconds", "cpu", "memory_mib"]].mean()
     table = means.unstack("when")
@@ -121,14 +134,17 @@ def write_report(out: Path, report: dict[str, Any]) -> None:
     hits = ", ".join(f"{name} {count}" for name, count in sorted(report["hits"].items()))
     lines = [
         f"{report['rounds']} rounds ({report['params']}), {report['kills']} kills in {report['seconds']:.0f} s; the "
-        f"same stages without DVC and kills took {report['seconds_without_kills_and_dvc']:.0f} s.", "",
+        f"same stages without DVC and kills took {report['seconds_without_kills_and_dvc']:.0f} s.",
+        "",
         f"* differences to the run without kills: {len(report['differences'])}",
         f"* finished pieces of work that were done again: {len(report['repeated'])} of {report['pieces']}",
         f"* stages that went on where they were: {report['continued']}; outputs put back that DVC had not recorded: "
         f"{report['put_back']}",
-        f"* lock files of DVC that had to be removed: {report['locks_removed']}", f"* kills by what ran: {hits}",
+        f"* lock files of DVC that had to be removed: {report['locks_removed']}",
+        f"* kills by what ran: {hits}",
         f"* pieces begun while another one was not safe: {len(report['lost'])}",
-        f"* DVC's cache: {cache:.1f} MB"]
+        f"* DVC's cache: {cache:.1f} MB",
+    ]
     tables = [rounds] if report["rounds"] < 4 else [rounds, flatness(notes, report["rounds"] // 4)]
     out.with_suffix(".md").write_text("\n\n".join(["\n".join(lines), *map(markdown, tables)]) + "\n")
 

@@ -12,10 +12,20 @@ import pytest
 from shim import build
 from watched import make_project, run_watched
 
-FEWER = {"sample": "sample.images_per_prompt", "extract": "sample.images_per_prompt",
-         "fuse": "sample.images_per_prompt", "evaluate": "evaluate.images_per_prompt"}
-EXPERIMENTS = ("crash", "full", "closed:sample@r00", "closed:adopt@r00", "stop:score@r00",
-               *(f"space:{stage}@r00" for stage in FEWER))
+FEWER = {
+    "sample": "sample.images_per_prompt",
+    "extract": "sample.images_per_prompt",
+    "fuse": "sample.images_per_prompt",
+    "evaluate": "evaluate.images_per_prompt",
+}
+EXPERIMENTS = (
+    "crash",
+    "full",
+    "closed:sample@r00",
+    "closed:adopt@r00",
+    "stop:score@r00",
+    *(f"space:{stage}@r00" for stage in FEWER),
+)
 
 Found = dict[str, list[dict[str, Any]]]
 

@@ -28,8 +28,9 @@ pytestmark = pytest.mark.slow
 
 def start(stage: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", f"stages.{stage}", "r00"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            env={**os.environ, "PYTHONPATH": str(ROOT)})
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
 
 
 def kill_after_the_first_piece(stage: str) -> None:

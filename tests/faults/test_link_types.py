@@ -25,8 +25,11 @@ def repository(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def cached(folder: Path) -> dict[Path, tuple[str, int]]:
     """Content and permissions of every file in DVC's cache."""
-    return {path: (hashlib.md5(path.read_bytes()).hexdigest(), path.stat().st_mode)
-            for path in (folder / ".dvc/cache/files/md5").rglob("*") if path.is_file()}
+    return {
+        path: (hashlib.md5(path.read_bytes()).hexdigest(), path.stat().st_mode)
+        for path in (folder / ".dvc/cache/files/md5").rglob("*")
+        if path.is_file()
+    }
 
 
 def can_reflink(folder: Path) -> bool:

@@ -24,8 +24,14 @@ pytestmark = pytest.mark.slow
 def start(command: str) -> subprocess.Popen[str]:
     """The stage in a process group of its own, once it listens to signals."""
     process = subprocess.Popen(
-        [sys.executable, "-m", *command.split(), "r00"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True, preexec_fn=hears_ctrl_c)
+        [sys.executable, "-m", *command.split(), "r00"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+        preexec_fn=hears_ctrl_c,
+    )
     while not listens(process.pid, signal.SIGTERM):
         assert process.poll() is None, process.communicate()
         time.sleep(0.001)

@@ -53,7 +53,8 @@ def run(stage: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(stage.parent)}
     command = [sys.executable, str(stage), "r00", *arguments]
     return subprocess.run(
-        command, capture_output=True, text=True, env=environment, check=False, preexec_fn=hears_ctrl_c)
+        command, capture_output=True, text=True, env=environment, check=False, preexec_fn=hears_ctrl_c
+    )
 
 
 def hears_ctrl_c() -> None:
@@ -97,13 +98,10 @@ def test_another_parameter_starts_clean_and_says_which(workspace: Path, stage: P
 
 
 def test_an_error_is_one_line_without_a_traceback(workspace: Path, stage: Path) -> None:
-    stage.write_text(
-        STAGE.replace('"sample": {"eta": eta}}', '"sample": {"eta": eta}}, inputs={"lora": "runs/init"}')
-    )
+    stage.write_text(STAGE.replace('"sample": {"eta": eta}}', '"sample": {"eta": eta}}, inputs={"lora": "runs/init"}'))
     result = run(stage)
     assert result.returncode == 1
     assert result.stderr == (
-        "error: sample: its input 'lora' is missing: there is no runs/init. "
-        "Make it with 'dvc repro -s init'.\n"
+        "error: sample: its input 'lora' is missing: there is no runs/init. Make it with 'dvc repro -s init'.\n"
     )
     assert run(stage, "--ata", "3").returncode == 2

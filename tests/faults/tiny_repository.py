@@ -17,15 +17,22 @@ from dfusion_core.store.paths import ROUND_STAGES
 ROOT = Path(__file__).parents[2]
 STAGES = ("init", *ROUND_STAGES, "summary")
 # Many small pieces of work, so that a kill has something to lose.
-TINY: dict[str, Any] = {"sample": {"num_steps": 8, "images_per_prompt": 4, "batch_size": 1},
-                        "reward": {"batch_size": 2}, "fuse": {"first_t": 7, "batch_size": 1},
-                        "train": {"inner_epochs": 6}, "evaluate": {"images_per_prompt": 2, "batch_size": 1}}
+TINY: dict[str, Any] = {
+    "sample": {"num_steps": 8, "images_per_prompt": 4, "batch_size": 1},
+    "reward": {"batch_size": 2},
+    "fuse": {"first_t": 7, "batch_size": 1},
+    "train": {"inner_epochs": 6},
+    "evaluate": {"images_per_prompt": 2, "batch_size": 1},
+}
 # Little work, so that many rounds take little more than their stages' start.
-MICRO: dict[str, Any] = {"sample": {"num_steps": 5, "images_per_prompt": 4, "batch_size": 2},
-                         "prompts": {"train_count": 1}, "extract": {"keep_kv": 1},
-                         "fuse": {"first_t": 4, "batch_size": 1},
-                         "train": {"pairs_per_update": 1, "micro_batch": 4},
-                         "evaluate": {"images_per_prompt": 2, "train_count": 1, "test_count": 1, "batch_size": 2}}
+MICRO: dict[str, Any] = {
+    "sample": {"num_steps": 5, "images_per_prompt": 4, "batch_size": 2},
+    "prompts": {"train_count": 1},
+    "extract": {"keep_kv": 1},
+    "fuse": {"first_t": 4, "batch_size": 1},
+    "train": {"pairs_per_update": 1, "micro_batch": 4},
+    "evaluate": {"images_per_prompt": 2, "train_count": 1, "test_count": 1, "batch_size": 2},
+}
 
 
 def rounds(count: int) -> dict[str, Any]:
@@ -46,8 +53,14 @@ def make_repository(folder: Path, params: str, count: int, **changes: Any) -> No
     write_params(folder, params, count, **changes)
     with (folder / ".gitignore").open("a") as file:
         file.write("/.site/\n/.config/\n/.cache/\n/.local/\n/model/\n/clip/\n")
-    for command in ("git init -q", "git config user.name t", "git config user.email t@localhost", "dvc init -q",
-                    "git add -A", "git commit -q -m tiny"):
+    for command in (
+        "git init -q",
+        "git config user.name t",
+        "git config user.email t@localhost",
+        "dvc init -q",
+        "git add -A",
+        "git commit -q -m tiny",
+    ):
         call(folder, *command.split())
 
 
@@ -77,22 +90,34 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     ours = ("DVC_", "DFUSION_", "GIT_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return kept | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}", "PYTHONPATH": str(folder),
-        "DVC_NO_ANALYTICS": "1", "GIT_CONFIG_GLOBAL": os.devnull, "HOME": str(folder), "HF_HUB_OFFLINE": "1",
-        "DVC_SITE_CACHE_DIR": str(folder / ".site"), "OMP_NUM_THREADS": "1", **more}
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}",
+        "PYTHONPATH": str(folder),
+        "DVC_NO_ANALYTICS": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "HOME": str(folder),
+        "HF_HUB_OFFLINE": "1",
+        "DVC_SITE_CACHE_DIR": str(folder / ".site"),
+        "OMP_NUM_THREADS": "1",
+        **more,
+    }
 
 
 def call(folder: Path, *command: str, **more: str) -> str:
     """Output and errors of a command that must succeed."""
-    done = subprocess.run(command, cwd=folder, env=environment(folder, **more), capture_output=True, text=True,
-                          check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=environment(folder, **more), capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
 
 
 def run_directly(folder: Path, count: int) -> None:
     """All stages one after the other in one process, without DVC: the uninterrupted run to compare with."""
-    calls = ["init.init()", "evaluate.evaluate('init')", *(
-        f"{stage}.{stage}('{round}')" for round in rounds(count) for stage in STAGES[1:-1]), "summary.summary()"]
+    calls = [
+        "init.init()",
+        "evaluate.evaluate('init')",
+        *(f"{stage}.{stage}('{round}')" for round in rounds(count) for stage in STAGES[1:-1]),
+        "summary.summary()",
+    ]
     lines = [f"from stages import {', '.join(STAGES)}", *calls]
     call(folder, sys.executable, "-c", "\n".join(lines))

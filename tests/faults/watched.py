@@ -28,9 +28,13 @@ from dfusion_core.store.paths import ROUND_STAGES
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 STAGES = ["init", "evaluate@init", *(f"{stage}@r00" for stage in ROUND_STAGES), "summary"]
-SMALL = {"rounds": {"r00": {"prev": "init"}}, "sample": {"num_steps": 3, "images_per_prompt": 2, "batch_size": 2},
-         "fuse": {"first_t": 2, "batch_size": 1}, "reward": {"batch_size": 2},
-         "evaluate": {"images_per_prompt": 1, "batch_size": 2}}
+SMALL = {
+    "rounds": {"r00": {"prev": "init"}},
+    "sample": {"num_steps": 3, "images_per_prompt": 2, "batch_size": 2},
+    "fuse": {"first_t": 2, "batch_size": 1},
+    "reward": {"batch_size": 2},
+    "evaluate": {"images_per_prompt": 1, "batch_size": 2},
+}
 
 
 def make_project(folder: Path) -> Path:
@@ -47,11 +51,16 @@ def run_watched(project: Path, *arguments: str) -> Iterator[dict[str, Any]]:
     """Results of experiments, one by one, from a process with the shim below it. Raises RuntimeError if it fails."""
     with tempfile.TemporaryDirectory() as built, tempfile.TemporaryFile("w+") as errors:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "DFUSION_"))}
-        environment = kept | {"LD_PRELOAD": str(build(Path(built))), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
-                              "PYTHONPATH": os.pathsep.join([str(project), str(HERE)])}
+        environment = kept | {
+            "LD_PRELOAD": str(build(Path(built))),
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "PYTHONPATH": os.pathsep.join([str(project), str(HERE)]),
+        }
         command = [sys.executable, str(HERE / "experiments.py"), *arguments]
-        with subprocess.Popen(command, cwd=project, text=True, env=environment, stdout=subprocess.PIPE,
-                              stderr=errors) as process:
+        with subprocess.Popen(
+            command, cwd=project, text=True, env=environment, stdout=subprocess.PIPE, stderr=errors
+        ) as process:
             assert process.stdout
             yield from (json.loads(line) for line in process.stdout if line.startswith("{"))
         if process.returncode:

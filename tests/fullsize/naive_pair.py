@@ -35,8 +35,12 @@ class NaivePair:
     @torch.no_grad()
     def mean(self) -> Tensor:
         """Eq. (1): the mean of the next state, (2, c, h, w)."""
-        noise = torch.cat([guided(self.policy, *(one_row(self.policy, x[None], self.step, text) for text in self.texts))
-                           for x in self.x]).double()
+        noise = torch.cat(
+            [
+                guided(self.policy, *(one_row(self.policy, x[None], self.step, text) for text in self.texts))
+                for x in self.x
+            ]
+        ).double()
         x_0 = (self.x.double() - math.sqrt(1 - self.a) * noise) / math.sqrt(self.a)
         return math.sqrt(self.b) * x_0 + math.sqrt(1 - self.b - self.std**2) * noise
 
@@ -56,5 +60,12 @@ class NaivePair:
         states[:, 0, self.step], states[:, 0, self.step + 1] = self.x, self.x_next
         seen = torch.full((1, T), math.nan)
         seen[0, self.step] = self.old[1]
-        return Pairs(winner=states[0], loser=states[1], prompts=[prompt], prompt_row=torch.tensor([0]),
-                     first_index=torch.tensor([self.step]), log_prob=seen, advantage=torch.zeros(2, 1))
+        return Pairs(
+            winner=states[0],
+            loser=states[1],
+            prompts=[prompt],
+            prompt_row=torch.tensor([0]),
+            first_index=torch.tensor([self.step]),
+            log_prob=seen,
+            advantage=torch.zeros(2, 1),
+        )

@@ -20,8 +20,11 @@ KV = tuple[Tensor, Tensor]
 
 def modules(unet: Any, kind: str, blocks: Sequence[str]) -> dict[str, Any]:
     """The attention modules (attn1 or attn2) of these blocks, by path."""
-    return {path: module for path, module in unet.named_modules()
-            if path.endswith(f".{kind}") and path.startswith(tuple(f"{block}." for block in blocks))}
+    return {
+        path: module
+        for path, module in unet.named_modules()
+        if path.endswith(f".{kind}") and path.startswith(tuple(f"{block}." for block in blocks))
+    }
 
 
 def one_row(policy: Policy, x: Tensor, step: int, text: Text) -> Tensor:
@@ -60,8 +63,11 @@ def watched(attentions: dict[str, Any], parts: Sequence[str]) -> Iterator[dict[s
 
         return hook
 
-    handles = [getattr(module, part).register_forward_hook(keep(path, part))
-               for path, module in attentions.items() for part in parts]
+    handles = [
+        getattr(module, part).register_forward_hook(keep(path, part))
+        for path, module in attentions.items()
+        for part in parts
+    ]
     try:
         yield seen
     finally:

@@ -40,7 +40,7 @@ def filled(unet: Any) -> Any:
             continue
         offset = (offset + 1_234_577) % (len(pool) - weight.numel())
         scale = weight[0].numel() ** -0.5 * (SHARPNESS if name.endswith(ATTENTION) else 1)
-        weight.copy_(pool[offset:offset + weight.numel()].view(weight.shape) * scale)
+        weight.copy_(pool[offset : offset + weight.numel()].view(weight.shape) * scale)
     return unet
 
 
@@ -48,8 +48,15 @@ def random_policy(family: str) -> Policy:
     """The U-Net with the scheduler, steps and guidance of the paper; no autoencoder, and texts are random."""
     unet = random_unet(family)
     steps = schedule(SCHEDULER | {"prediction_type": "epsilon"}, num_steps=20, eta=1.0)
-    return Policy(unet=unet, vae=None, encode=RandomTexts(unet.config.cross_attention_dim), tokenizer=None,
-                  schedule=steps, guidance_scale=5.0, device=torch.device("cpu"))
+    return Policy(
+        unet=unet,
+        vae=None,
+        encode=RandomTexts(unet.config.cross_attention_dim),
+        tokenizer=None,
+        schedule=steps,
+        guidance_scale=5.0,
+        device=torch.device("cpu"),
+    )
 
 
 @dataclass(frozen=True)

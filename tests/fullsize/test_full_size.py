@@ -66,8 +66,10 @@ class Half:
     map: Tensor
 
 
-@pytest.fixture(scope="module", params=[
-    pytest.param("sd15", marks=pytest.mark.slow), pytest.param("sd21", marks=pytest.mark.slow), "narrow sdxl"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param("sd15", marks=pytest.mark.slow), pytest.param("sd21", marks=pytest.mark.slow), "narrow sdxl"],
+)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     if request.param == "narrow sdxl":
         folder = tiny_sdxl(tmp_path_factory.mktemp("model"))
@@ -87,8 +89,11 @@ def reference(case: Case) -> list[Half]:
     cross, own = naive.modules(unet, "attn2", [case.maps[1]]), naive.modules(unet, "attn1", list(case.layers.values()))
     halves = []
     for text in case.texts:
-        with (torch.no_grad(), naive.watched(cross, ["to_q", "to_k"]) as seen,
-              naive.watched(own, ["to_k", "to_v"]) as self_attention):
+        with (
+            torch.no_grad(),
+            naive.watched(cross, ["to_q", "to_k"]) as seen,
+            naive.watched(own, ["to_k", "to_v"]) as self_attention,
+        ):
             noise = naive.one_row(case.policy, case.latent(1), STEP, text)
         halves.append(Half(noise, self_attention, naive.attention_map(seen)))
     return halves
@@ -108,7 +113,8 @@ def test_guided_forward_and_captured_maps(case: Case, reference: list[Half]) -> 
     text = case.text
     plain = case.policy.predict_noise(case.latent(1), STEP, text)
     torch.testing.assert_close(
-        plain, naive.guided(case.policy, *(half.noise for half in reference)), rtol=0, atol=ROUNDING)
+        plain, naive.guided(case.policy, *(half.noise for half in reference)), rtol=0, atol=ROUNDING
+    )
     with capturing(case.policy.unet, case.maps[0]) as tap:
         assert torch.equal(case.policy.predict_noise(case.latent(1), STEP, text), plain)
     maps = tap.maps()
@@ -147,7 +153,8 @@ def test_training_step(case: Case) -> None:
     before = {name: p.detach().clone() for name, p in trainer.parameters.items()}
     gradient: dict[str, Tensor] = {}
     trainer.optimizer.register_step_pre_hook(
-        lambda *_: gradient.update({name: p.grad.clone() for name, p in trainer.parameters.items()}))
+        lambda *_: gradient.update({name: p.grad.clone() for name, p in trainer.parameters.items()})
+    )
     trainer.update()
 
     figures = trainer.diagnostics.updates[0]
@@ -157,7 +164,8 @@ def test_training_step(case: Case) -> None:
         g = gradient[name]
         assert bool(g.any()) == ("lora_B" in name)  # B is zero, so A has no gradient yet
         torch.testing.assert_close(
-            parameter, before[name] - train.learning_rate * g / (g.abs() + train.epsilon), rtol=1e-4, atol=1e-9)
+            parameter, before[name] - train.learning_rate * g / (g.abs() + train.epsilon), rtol=1e-4, atol=1e-9
+        )
         parameter.data.copy_(before[name])
     B, g = trainer.parameters[CHECKED], gradient[CHECKED]
     for direction, h in ((one_hot(g, g.abs().argmax()), 5e-3), (g.sign(), 1e-4)):

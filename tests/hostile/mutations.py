@@ -12,19 +12,131 @@ from typing import Any
 import yaml
 
 WORDS = (
-    "", " ", "nan", ".nan", "inf", "-.inf", "1e309", "-1", "0", "1", "0.5", "1e-400", "9" * 30, "9" * 5000, "0x1f",
-    "1_0", "true", "null", "~", "NA", "'", '"', "`", "#", ",", ",,,", ";", ":", "? ", "- ", "{", "}", "[", "]", "[[",
-    "]]", "<<", "=", "%", "@", "|", ">", "&a", "*a", "&a [*a]", "<<: *a", "!!python/object/apply:os.system [id]",
-    "!!binary aGk=", "!!set {a}", "!!timestamp 2020-01-01", "!!int x", "!!float x", "!!bool x", "!!null x", "\\", "\0",
-    "\t", "\r", "\n", "\r\n", "\x1b[2J", '"\\e[31m"', '"\\ud800"', "\x85", "\u2028", "\ufeff", "\u202e",
-    "\U0001f600", "e\u0301", "\u0663", "=cmd|' /C calc'!A0", "../../../etc/passwd", "/dev/zero", "~root", "$HOME",
-    "$(id)", "; id", "%00", "%s%n", "<script>alert(1)</script>", "&amp;", "{{7*7}}", "${model.id}", "x" * 5000,
-    "[" * 200, "{a: " * 200, "a: b\n" * 50,
+    "",
+    " ",
+    "nan",
+    ".nan",
+    "inf",
+    "-.inf",
+    "1e309",
+    "-1",
+    "0",
+    "1",
+    "0.5",
+    "1e-400",
+    "9" * 30,
+    "9" * 5000,
+    "0x1f",
+    "1_0",
+    "true",
+    "null",
+    "~",
+    "NA",
+    "'",
+    '"',
+    "`",
+    "#",
+    ",",
+    ",,,",
+    ";",
+    ":",
+    "? ",
+    "- ",
+    "{",
+    "}",
+    "[",
+    "]",
+    "[[",
+    "]]",
+    "<<",
+    "=",
+    "%",
+    "@",
+    "|",
+    ">",
+    "&a",
+    "*a",
+    "&a [*a]",
+    "<<: *a",
+    "!!python/object/apply:os.system [id]",
+    "!!binary aGk=",
+    "!!set {a}",
+    "!!timestamp 2020-01-01",
+    "!!int x",
+    "!!float x",
+    "!!bool x",
+    "!!null x",
+    "\\",
+    "\0",
+    "\t",
+    "\r",
+    "\n",
+    "\r\n",
+    "\x1b[2J",
+    '"\\e[31m"',
+    '"\\ud800"',
+    "\x85",
+    "\u2028",
+    "\ufeff",
+    "\u202e",
+    "\U0001f600",
+    "e\u0301",
+    "\u0663",
+    "=cmd|' /C calc'!A0",
+    "../../../etc/passwd",
+    "/dev/zero",
+    "~root",
+    "$HOME",
+    "$(id)",
+    "; id",
+    "%00",
+    "%s%n",
+    "<script>alert(1)</script>",
+    "&amp;",
+    "{{7*7}}",
+    "${model.id}",
+    "x" * 5000,
+    "[" * 200,
+    "{a: " * 200,
+    "a: b\n" * 50,
 )
 VALUES: tuple[Any, ...] = (
-    None, True, False, 0, 1, -1, 2**31, 2**63, -(2**70), 10**400, 0.5, -0.0, 1e308, float("inf"), float("nan"), "", " ",
-    "x", "r00", "init", "nan", "1", "../x", "x" * 5000, "\x1b[2J", "a\nb", [], {}, [[]], [None], [1, "a"], {"a": {}},
-    {"": ""}, [[[[[[[[1]]]]]]]], {"x": [{"y": None}]}, list(range(300)),
+    None,
+    True,
+    False,
+    0,
+    1,
+    -1,
+    2**31,
+    2**63,
+    -(2**70),
+    10**400,
+    0.5,
+    -0.0,
+    1e308,
+    float("inf"),
+    float("nan"),
+    "",
+    " ",
+    "x",
+    "r00",
+    "init",
+    "nan",
+    "1",
+    "../x",
+    "x" * 5000,
+    "\x1b[2J",
+    "a\nb",
+    [],
+    {},
+    [[]],
+    [None],
+    [1, "a"],
+    {"a": {}},
+    {"": ""},
+    [[[[[[[[1]]]]]]]],
+    {"x": [{"y": None}]},
+    list(range(300)),
 )
 Mutation = Callable[[random.Random, bytes], bytes]
 
@@ -40,9 +152,9 @@ def by_bytes(rng: random.Random, data: bytes) -> bytes:
         elif kind == 1:
             changed[at:at] = rng.randbytes(size)
         elif kind == 2:
-            del changed[at:at + size]
+            del changed[at : at + size]
         elif kind == 3:
-            changed[at:at] = changed[at:at + 10 * size]
+            changed[at:at] = changed[at : at + 10 * size]
         elif rng.random() < 0.2:
             del changed[at:]
     return bytes(changed)
@@ -64,12 +176,13 @@ def by_words(rng: random.Random, data: bytes) -> bytes:
             found = list(re.finditer(r"[\w.+-]+|[^\w\s]", lines[at]))
             if found:
                 word = rng.choice(found)
-                lines[at] = lines[at][:word.start()] + rng.choice(WORDS) + lines[at][word.end():]
+                lines[at] = lines[at][: word.start()] + rng.choice(WORDS) + lines[at][word.end() :]
     return "".join(lines).encode(errors="surrogatepass")
 
 
 def by_nodes(dump: Callable[[Any], str]) -> Mutation:
     """Values and keys of the parsed content replaced, left out, added or moved, written by ``dump``."""
+
     def mutate(rng: random.Random, data: bytes) -> bytes:
         try:
             content = copy.deepcopy(yaml.safe_load(data))

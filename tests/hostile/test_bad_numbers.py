@@ -83,13 +83,15 @@ def value_of_a_reference(patch: Patch) -> None:
 
 def log_prob(update: int) -> Callable[[Patch], None]:
     """In the U-Net's answer for one row of training. Two micro-batches and a look ahead precede the second update."""
+
     def broken(patch: Patch) -> None:
         def spoil(result: torch.Tensor) -> None:
             with torch.no_grad():
                 result[-1] = NAN
 
-        patch.setattr("dfusion_core.training.trainer.ddim.log_prob",
-                      at_call(0 if update == 0 else 5, ddim.log_prob, spoil))
+        patch.setattr(
+            "dfusion_core.training.trainer.ddim.log_prob", at_call(0 if update == 0 else 5, ddim.log_prob, spoil)
+        )
 
     return broken
 
@@ -108,17 +110,33 @@ def weight(patch: Patch) -> None:
 
 IN_MEMORY: dict[str, tuple[str, Callable[[Patch], None], str]] = {
     "sample: picture": ("sample", decoded, rf"the decoded picture of image 1 \('a heart.*', {SEED}\) is NaN"),
-    "sample: map": ("sample", cross_map, rf"'cross_map' of r00 has a inf at image 5, image 5 \('a blue.*', {SEED}\), "
-                                         r"i 2 \(t = 2\)"),
+    "sample: map": (
+        "sample",
+        cross_map,
+        rf"'cross_map' of r00 has a inf at image 5, image 5 \('a blue.*', {SEED}\), "
+        r"i 2 \(t = 2\)",
+    ),
     "score": ("score", embedded, rf"the score of image 2 \('a heart holding a balloon', {SEED}\) is NaN"),
-    "extract": ("extract", value_of_a_reference, rf"V of up_2.0 of reference 0 \('a heart.*', {SEED}\) is NaN or "
-                                                 "infinite at t = 2"),
+    "extract": (
+        "extract",
+        value_of_a_reference,
+        rf"V of up_2.0 of reference 0 \('a heart.*', {SEED}\) is NaN or "
+        "infinite at t = 2",
+    ),
     "fuse: picture": ("fuse", decoded, rf"the decoded picture of pair 1 \('a heart.*', base {SEED}\) is NaN"),
     "adopt": ("adopt", embedded, rf"the score of pair 2 \('a blue and dotted square', base {SEED}\) is NaN"),
-    "train: log_prob": ("train", log_prob(0), rf"in update 0, log_prob of the loser of pair \d "
-                        rf"\('a .*', base {SEED}\) is NaN or infinite at t = \d"),
-    "train: later": ("train", log_prob(1), rf"in update 1, log_prob of the loser of pair \d "
-                        rf"\('a .*', base {SEED}\) is NaN or infinite at t = \d"),
+    "train: log_prob": (
+        "train",
+        log_prob(0),
+        rf"in update 0, log_prob of the loser of pair \d "
+        rf"\('a .*', base {SEED}\) is NaN or infinite at t = \d",
+    ),
+    "train: later": (
+        "train",
+        log_prob(1),
+        rf"in update 1, log_prob of the loser of pair \d "
+        rf"\('a .*', base {SEED}\) is NaN or infinite at t = \d",
+    ),
     "train: weight": ("train", weight, r"the weight of down_blocks\.\S+lora_\S+ is NaN or infinite in update 0 of r00"),
     "evaluate: picture": ("evaluate", decoded, rf"the decoded picture of evaluation image 1 \('a heart.*', {SEED}\)"),
     "evaluate: score": ("evaluate", embedded, rf"the score of evaluation image 2 \('a blue.*', {SEED}\) is NaN"),
@@ -167,14 +185,38 @@ def spoil_reward(file: Path) -> None:
 
 
 IN_A_FILE: dict[str, tuple[str, str, str, Callable[[Path], None], type[DFusionError], str]] = {
-    "adapter, sampling": ("sample", "train", "adapter/pytorch_lora_weights.safetensors", spoil_weights, ModelError,
-                          r"adapter: runs/r00/train/adapter/\S+ cannot be read: unet\.\S+ is NaN or infinite"),
-    "adapter, training": ("train", "train", "adapter/pytorch_lora_weights.safetensors", spoil_weights, ModelError,
-                          r"adapter: runs/r00/train/adapter/\S+ cannot be read: unet\.\S+ is NaN or infinite"),
-    "moments": ("train", "train", "optimizer.safetensors", spoil_weights, StoreError,
-                r"runs/r00/train/optimizer.safetensors cannot be used: exp_avg\S+ is NaN or infinite"),
-    "reward history": ("train", "train", "reward_history.csv", spoil_reward, StoreError,
-                       r"runs/r00/train/reward_history.csv row 5 has inf in the column 'reward'"),
+    "adapter, sampling": (
+        "sample",
+        "train",
+        "adapter/pytorch_lora_weights.safetensors",
+        spoil_weights,
+        ModelError,
+        r"adapter: runs/r00/train/adapter/\S+ cannot be read: unet\.\S+ is NaN or infinite",
+    ),
+    "adapter, training": (
+        "train",
+        "train",
+        "adapter/pytorch_lora_weights.safetensors",
+        spoil_weights,
+        ModelError,
+        r"adapter: runs/r00/train/adapter/\S+ cannot be read: unet\.\S+ is NaN or infinite",
+    ),
+    "moments": (
+        "train",
+        "train",
+        "optimizer.safetensors",
+        spoil_weights,
+        StoreError,
+        r"runs/r00/train/optimizer.safetensors cannot be used: exp_avg\S+ is NaN or infinite",
+    ),
+    "reward history": (
+        "train",
+        "train",
+        "reward_history.csv",
+        spoil_reward,
+        StoreError,
+        r"runs/r00/train/reward_history.csv row 5 has inf in the column 'reward'",
+    ),
 }
 
 
@@ -232,7 +274,8 @@ def test_a_bad_key_inside_the_mask(project: Path, finished: Path, monkeypatch: P
         run("fuse")
     seed = read_stage("extract", "r00").table("pairs").base_seed[0]
     assert caught.value.message == (
-        f"the fused latent of pair 0 ('a heart holding a balloon', base seed {seed}) is NaN or infinite at t = 3.")
+        f"the fused latent of pair 0 ('a heart holding a balloon', base seed {seed}) is NaN or infinite at t = 3."
+    )
     run("fuse")
     assert content(Path("runs/r00/fuse")) == content(finished / "runs/r00/fuse")
 

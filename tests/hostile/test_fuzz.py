@@ -132,11 +132,16 @@ TARGETS = {
     "history": Target("runs/r00/train/reward_history.csv", history, None, r"train/reward_history\.csv|no image of '"),
     "evaluation": Target("runs/r00/evaluate/images.csv", evaluated, None, r"evaluate/images\.csv|evaluat"),
     "round": Target("results/rounds/r00.json", rounds, JSON, r"results/rounds/r00\.json"),
-    "updates": Target("results/training/r00.json", lambda: (read_training_result("r00"), updates(["r00"])), JSON,
-                      r"results/training/r00\.json"),
+    "updates": Target(
+        "results/training/r00.json",
+        lambda: (read_training_result("r00"), updates(["r00"])),
+        JSON,
+        r"results/training/r00\.json",
+    ),
     "reward": Target("runs/r00/score/reward.json", reward, JSON, r"score/reward\.json|come from different rewards"),
-    "pin": Target("runs/r00/train/pin.json", lambda: read_pin(Path("runs/r00/train/adapter")), JSON,
-                  r"train/pin\.json"),
+    "pin": Target(
+        "runs/r00/train/pin.json", lambda: read_pin(Path("runs/r00/train/adapter")), JSON, r"train/pin\.json"
+    ),
     "array": Target("runs/r00/fuse/arrays.zarr/x/zarr.json", arrays, JSON, r"runs/r00/fuse"),
     "group": Target("runs/r00/fuse/arrays.zarr/zarr.json", arrays, JSON, r"runs/r00/fuse"),
     "manifest": Target("runs/r00/fuse/manifest.json", arrays, JSON, r"runs/r00/fuse"),
@@ -161,7 +166,7 @@ def limited() -> Iterator[None]:
 
 
 def outcome(target: Target) -> str:
-    """"read", "refused", or what is wrong with how it was dealt with."""
+    """ "read", "refused", or what is wrong with how it was dealt with."""
     try:
         with limited():
             target.read()

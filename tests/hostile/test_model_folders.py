@@ -52,6 +52,7 @@ def world(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 def edit(file: str, **changes: Any) -> Callable[[], None]:
     def change() -> None:
         Path(file).write_text(json.dumps(json.loads(Path(file).read_text()) | changes))
+
     return change
 
 
@@ -60,6 +61,7 @@ def drop(file: str, part: str) -> Callable[[], None]:
         tensors = load_file(file)
         del tensors[next(name for name in sorted(tensors) if part in name)]
         save_file(tensors, file, {"format": "pt"})
+
     return change
 
 
@@ -82,12 +84,18 @@ MODELS: dict[str, tuple[Callable[[], None], list[str]]] = {
     "a pipeline of its own": (edit("model/model_index.json", _class_name=["evil", "Evil"]), ["evil"]),
     "a scheduler of its own": (edit("model/model_index.json", scheduler=["os", "system"]), ["scheduler", "os"]),
     "auto_map": (edit("model/text_encoder/config.json", auto_map={"AutoModel": "evil.Evil"}), ["auto_map"]),
-    "auto_map of the tokenizer": (edit("model/tokenizer/tokenizer_config.json", auto_map={"AutoTokenizer": [
-        "evil.Evil", None]}), ["auto_map", "tokenizer"]),
-    "kernels of the Hub": (edit("model/text_encoder/config.json", _attn_implementation="some/kernel"),
-                           ["_attn_implementation", "some/kernel"]),
-    "an adapter beside": (lambda: write_text(Path("model/text_encoder/adapter_config.json"), "{}"),
-                          ["LoRA", "adapter"]),
+    "auto_map of the tokenizer": (
+        edit("model/tokenizer/tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Evil", None]}),
+        ["auto_map", "tokenizer"],
+    ),
+    "kernels of the Hub": (
+        edit("model/text_encoder/config.json", _attn_implementation="some/kernel"),
+        ["_attn_implementation", "some/kernel"],
+    ),
+    "an adapter beside": (
+        lambda: write_text(Path("model/text_encoder/adapter_config.json"), "{}"),
+        ["LoRA", "adapter"],
+    ),
 }
 
 
@@ -120,6 +128,7 @@ def clip(**text: Any) -> Callable[[], None]:
         config = json.loads(file.read_text())
         config["model_cfg"]["text_cfg"] |= text
         file.write_text(json.dumps(config))
+
     return change
 
 
@@ -164,7 +173,8 @@ def test_a_plug_in_without_identity_is_refused_before_it_scores() -> None:
 
 
 def test_an_ignored_folder_is_found_from_the_project_s_root(
-        world: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    world: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path_factory.mktemp("copy"))
     monkeypatch.setenv("HOME", str(world))
     for name in ("~/model", "model"):
@@ -173,23 +183,29 @@ def test_an_ignored_folder_is_found_from_the_project_s_root(
         monkeypatch.setenv("DVC_ROOT", str(world))
 
 
-XL, SD1 = "model.diffusion_model.label_emb.0.0.weight", \
-    "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+XL, SD1 = (
+    "model.diffusion_model.label_emb.0.0.weight",
+    "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight",
+)
 
 
-@pytest.mark.parametrize("keys, header, config, zero", [
-    ({XL: (2,)}, {}, "sdxl", False),
-    ({XL: (2,), "v_pred": (0,), "ztsnr": (0,)}, {"modelspec.prediction_type": "v"}, "sdxl-v", True),
-    ({XL: (2,)}, {"modelspec.prediction_type": "v"}, "sdxl-v", False),
-    ({XL: (2,)}, {"modelspec.prediction_type": "epsilon"}, "sdxl", False),
-    ({XL: (2,)}, {"ss_v_parameterization": "False"}, "sdxl", False),
-    ({XL: (2,)}, {"ss_v_parameterization": "True", "ss_zero_terminal_snr": "True"}, "sdxl-v", True),
-    ({XL: (2,)}, {"modelspec.architecture": "stable-diffusion-xl-v1-base"}, "sdxl", False),
-    ({SD1: (2, 768), "v_pred": (0,)}, {}, "sd15-v", False),
-    ({SD1: (2, 1024)}, {"modelspec.architecture": "stable-diffusion-v2-768-v"}, "sd21-v", False),
-])
+@pytest.mark.parametrize(
+    "keys, header, config, zero",
+    [
+        ({XL: (2,)}, {}, "sdxl", False),
+        ({XL: (2,), "v_pred": (0,), "ztsnr": (0,)}, {"modelspec.prediction_type": "v"}, "sdxl-v", True),
+        ({XL: (2,)}, {"modelspec.prediction_type": "v"}, "sdxl-v", False),
+        ({XL: (2,)}, {"modelspec.prediction_type": "epsilon"}, "sdxl", False),
+        ({XL: (2,)}, {"ss_v_parameterization": "False"}, "sdxl", False),
+        ({XL: (2,)}, {"ss_v_parameterization": "True", "ss_zero_terminal_snr": "True"}, "sdxl-v", True),
+        ({XL: (2,)}, {"modelspec.architecture": "stable-diffusion-xl-v1-base"}, "sdxl", False),
+        ({SD1: (2, 768), "v_pred": (0,)}, {}, "sd15-v", False),
+        ({SD1: (2, 1024)}, {"modelspec.architecture": "stable-diffusion-v2-768-v"}, "sd21-v", False),
+    ],
+)
 def test_what_a_single_file_says_of_itself(
-        tmp_path: Path, keys: dict[str, tuple[int, ...]], header: dict[str, str], config: str, zero: bool) -> None:
+    tmp_path: Path, keys: dict[str, tuple[int, ...]], header: dict[str, str], config: str, zero: bool
+) -> None:
     save_file({name: torch.zeros(shape) for name, shape in keys.items()}, tmp_path / "m.safetensors", header)
     found = read_markers(tmp_path / "m.safetensors", Model(id="m.safetensors"))
     assert (found.config, found.zero_snr) == (config, zero)

@@ -131,8 +131,18 @@ def test_a_folder_that_is_a_link_to_outside(project: Path, tmp_path_factory: pyt
 # --- texts ---
 
 
-@pytest.mark.parametrize("text", ['"\\e[2J a [cat]"', '"a [cat]\\0"', '"a [cat]\\r\\nb"', '"a [cat]\\x9b31m"',
-                                  '"a [cat] \\ud800"', "!!python/object/apply:os.system ['id']", "!!binary aGk="])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"\\e[2J a [cat]"',
+        '"a [cat]\\0"',
+        '"a [cat]\\r\\nb"',
+        '"a [cat]\\x9b31m"',
+        '"a [cat] \\ud800"',
+        "!!python/object/apply:os.system ['id']",
+        "!!binary aGk=",
+    ],
+)
 def test_no_control_character_or_tag_in_yaml(tmp_path: Path, text: str) -> None:
     (tmp_path / "prompts.yaml").write_text(f"train:\n- {text}\n")
     with pytest.raises(PromptsError, match=r"line 2: (the (control character|tag)|'.*' is no binary|\\ud83d)"):
@@ -192,8 +202,10 @@ def know_signs(file: Path) -> None:
 @pytest.fixture
 def evil(project: Path) -> Path:
     """The project with one round on a prompt that is a page of its own, in a test prompt too."""
-    prompts = {"train": [EVIL.replace("![z]", "![[z]]"), "a blue and dotted [square]"],
-               "test": [PROMPTS["test"][0], "some " + EVIL.replace("![z]", "![[z]]")]}
+    prompts = {
+        "train": [EVIL.replace("![z]", "![[z]]"), "a blue and dotted [square]"],
+        "test": [PROMPTS["test"][0], "some " + EVIL.replace("![z]", "![[z]]")],
+    }
     Path("prompts.yaml").write_text(yaml.safe_dump(prompts, allow_unicode=True))
     for file in ("model/tokenizer/tokenizer.json", "clip/tokenizer.json"):
         know_signs(Path(file))

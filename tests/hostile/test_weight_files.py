@@ -79,8 +79,11 @@ def replaced(project: Path, file: Path, change: Any) -> None:
     tensors = {name: torch.from_numpy(value) for name, value in load_file(file).items()}
     header = {}
     if file.name == FILE:
-        header = {"lora_adapter_metadata": json.dumps({"unet.r": 2, "unet.lora_alpha": 2, "unet.target_modules": [
-            "to_k", "to_out.0", "to_q", "to_v"]})}
+        header = {
+            "lora_adapter_metadata": json.dumps(
+                {"unet.r": 2, "unet.lora_alpha": 2, "unet.target_modules": ["to_k", "to_out.0", "to_q", "to_v"]}
+            )
+        }
     change(tensors, header)
     save_file(tensors, file, header)
     reseal("train")
@@ -134,8 +137,10 @@ def test_a_text_encoder_under_other_names_is_not_filled_with_random_numbers(proj
     tensors = {name: torch.from_numpy(value) for name, value in load_file(file).items()}
     norm = next(name for name in tensors if name.endswith("final_layer_norm.weight"))
     renames: dict[str, Callable[[str], str]] = {
-        "names": lambda name: f"clip.{name}", "one name": lambda name: f"{name}x" if name == norm else name,
-        "nothing": lambda name: name}
+        "names": lambda name: f"clip.{name}",
+        "one name": lambda name: f"{name}x" if name == norm else name,
+        "nothing": lambda name: name,
+    }
     rename = renames[change]
     save_file({rename(name): value for name, value in tensors.items()}, file, {"format": "pt"})
     model = load_params("model").model

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 HARMLESS = {  # file: what is replaced, and by what; empty: at the end
     "dfusion_core/diffusion/ddim.py": ("", "# a comment\n"),
     "dfusion_core/attention/masks.py": ('"""', '"""Edited. '),
-    "dfusion_core/models/loading.py": ('raise ModelError(\n', 'raise ModelError(  # edited\n            "edited: "\n'),
+    "dfusion_core/models/loading.py": ("raise ModelError(\n", 'raise ModelError(  # edited\n            "edited: "\n'),
     "stages/adopt.py": ("targets adopted", "targets were adopted"),
     "dfusion_core/store/publish.py": ("", "SOMETHING = 1\n"),
     "dfusion_core/params/loading.py": ("", "SOMETHING = 1\n"),
@@ -81,8 +81,14 @@ def test_a_formula_reruns_what_it_must(clone: Path) -> None:
 def test_the_stage_itself_runs_with_the_code_that_dvc_compared(clone: Path) -> None:
     """`dvc repro -s` of one stage compares digests that may be old: it says how to make new ones."""
     edit(clone / "dfusion_core/adoption/rule.py", "", "EDITED = 1\n")
-    done = subprocess.run(("dvc", "repro", "-f", "-s", "adopt@r00"), cwd=clone, env=environment(clone), text=True,
-                          capture_output=True, check=False)
+    done = subprocess.run(
+        ("dvc", "repro", "-f", "-s", "adopt@r00"),
+        cwd=clone,
+        env=environment(clone),
+        text=True,
+        capture_output=True,
+        check=False,
+    )
     assert done.returncode and "dfusion_core/adoption/rule.py" in done.stderr
     assert "'dvc repro -s code adopt@r00'" in done.stderr
     said = call(clone, "dvc", "repro", "-s", "code", "adopt@r00")

@@ -35,19 +35,27 @@ def parts(stage: str) -> int:
     return len(list(Path(".dfusion/r00", stage).rglob("parts/*.safetensors")))
 
 
-@pytest.mark.parametrize(("stage", "method", "changes", "key"), [
-    ("sample", "write_arrays", {"sample": {"eta": 0.5}}, "sample.eta"),
-    ("sample", "write_table", {"prompts": {"train_count": 1}}, "prompts.train_count"),
-    ("score", "write_arrays", {"reward": {"weight": 2.0}}, "reward.weight"),
-    ("extract", "write_arrays", {"pairing": {"mode": "top_quarter_twice"}}, "pairing.mode"),
-    ("fuse", "write_arrays", {"fuse": {"first_t": 2}}, "fuse.first_t"),
-    ("adopt", "write_table", {"adopt": {"threshold": 0.1}}, "adopt.threshold"),
-    ("train", "save_state", {"train": {"learning_rate": 0.5}}, "train.learning_rate"),
-    ("train", "write_table", {"seed": 3}, "seed"),
-    ("evaluate", "write_arrays", {"evaluate": {"seed": 7}}, "evaluate.seed"),
-])
+@pytest.mark.parametrize(
+    ("stage", "method", "changes", "key"),
+    [
+        ("sample", "write_arrays", {"sample": {"eta": 0.5}}, "sample.eta"),
+        ("sample", "write_table", {"prompts": {"train_count": 1}}, "prompts.train_count"),
+        ("score", "write_arrays", {"reward": {"weight": 2.0}}, "reward.weight"),
+        ("extract", "write_arrays", {"pairing": {"mode": "top_quarter_twice"}}, "pairing.mode"),
+        ("fuse", "write_arrays", {"fuse": {"first_t": 2}}, "fuse.first_t"),
+        ("adopt", "write_table", {"adopt": {"threshold": 0.1}}, "adopt.threshold"),
+        ("train", "save_state", {"train": {"learning_rate": 0.5}}, "train.learning_rate"),
+        ("train", "write_table", {"seed": 3}, "seed"),
+        ("evaluate", "write_arrays", {"evaluate": {"seed": 7}}, "evaluate.seed"),
+    ],
+)
 def test_parameters(
-    project: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, stage: str, method: str, changes: dict[str, Any],
+    project: Path,
+    finished: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: str,
+    method: str,
+    changes: dict[str, Any],
     key: str,
 ) -> None:
     forget(stage)
@@ -68,16 +76,23 @@ def test_an_edit_that_the_stage_does_not_read_is_none_of_its_business(
     """Another section, a comment, another order, another round."""
     forget("score")
     text = Path("params.yaml").read_text()
-    meanwhile(monkeypatch, StageRun, "write_arrays", lambda: (
-        change(train={"learning_rate": 0.5}, rounds={"r00": {"prev": "init"}}),
-        Path("params.yaml").write_text(f"# a comment\n{Path('params.yaml').read_text()}")))
+    meanwhile(
+        monkeypatch,
+        StageRun,
+        "write_arrays",
+        lambda: (
+            change(train={"learning_rate": 0.5}, rounds={"r00": {"prev": "init"}}),
+            Path("params.yaml").write_text(f"# a comment\n{Path('params.yaml').read_text()}"),
+        ),
+    )
     run("score")
     assert Path("params.yaml").read_text() != text
     assert content(Path("runs/r00/score")) == content(finished / "runs/r00/score")
 
 
-@pytest.mark.parametrize("edit", [
-    lambda: Path("params.yaml").unlink(), lambda: Path("params.yaml").write_text("sample: [")])
+@pytest.mark.parametrize(
+    "edit", [lambda: Path("params.yaml").unlink(), lambda: Path("params.yaml").write_text("sample: [")]
+)
 def test_parameters_that_can_no_longer_be_read(project: Path, monkeypatch: pytest.MonkeyPatch, edit: Edit) -> None:
     forget("score")
     meanwhile(monkeypatch, StageRun, "write_arrays", edit)
@@ -88,8 +103,9 @@ def test_parameters_that_can_no_longer_be_read(project: Path, monkeypatch: pytes
 
 def test_the_round_before(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree("runs/r01/sample")
-    meanwhile(monkeypatch, StageRun, "write_arrays", lambda: change(
-        rounds={"r00": {"prev": "init"}, "r01": {"prev": "init"}}))
+    meanwhile(
+        monkeypatch, StageRun, "write_arrays", lambda: change(rounds={"r00": {"prev": "init"}, "r01": {"prev": "init"}})
+    )
     with pytest.raises(StoreError, match="rounds.r01 changed"):
         run("sample", "r01")
 
@@ -113,10 +129,16 @@ def test_the_second_output_of_a_command(project: Path, monkeypatch: pytest.Monke
     assert not Path("runs/r00/kv").exists()
 
 
-@pytest.mark.parametrize(("stage", "file"), [
-    ("sample", "prompts.yaml"), ("extract", "prompts.yaml"), ("evaluate", "prompts.yaml"),
-    ("score", "clip/open_clip_model.safetensors"), ("evaluate", "clip/open_clip_config.json"),
-])
+@pytest.mark.parametrize(
+    ("stage", "file"),
+    [
+        ("sample", "prompts.yaml"),
+        ("extract", "prompts.yaml"),
+        ("evaluate", "prompts.yaml"),
+        ("score", "clip/open_clip_model.safetensors"),
+        ("evaluate", "clip/open_clip_config.json"),
+    ],
+)
 def test_files(project: Path, monkeypatch: pytest.MonkeyPatch, stage: str, file: str) -> None:
     """The prompt file, and the reward's."""
     forget(stage)

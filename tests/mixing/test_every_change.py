@@ -30,8 +30,9 @@ OTHER_TEXT = {"model.device": "cpu", "model.id": "another-model"}  # where not a
 def declared(stage: str) -> tuple[str, ...]:
     """The sections that a stage asks for; of extract.py the second call is kv's."""
     tree = ast.parse((ROOT / "stages" / f"{'extract' if stage == 'kv' else stage}.py").read_text())
-    calls = [node for node in ast.walk(tree)
-             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "load_params"]
+    calls = [
+        node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "load_params"
+    ]
     call = sorted(calls, key=lambda node: node.lineno)[1 if stage == "kv" else 0]
     return tuple(ast.literal_eval(argument) for argument in call.args)
 
@@ -53,8 +54,23 @@ def candidates(key: str, value: Any) -> Iterator[Any]:
         yield from (value[:-1], [0.5, 0.5])
     elif isinstance(value, dict):
         yield {"mine:Reward": 0.5}
-    yield from (3, "or", "relative", "naive", "ddpo", "fp16", "up_2", "log_ratio", "drop", "top_quarter_twice", "none",
-                "equal", "head", "another", True)
+    yield from (
+        3,
+        "or",
+        "relative",
+        "naive",
+        "ddpo",
+        "fp16",
+        "up_2",
+        "log_ratio",
+        "drop",
+        "top_quarter_twice",
+        "none",
+        "equal",
+        "head",
+        "another",
+        True,
+    )
 
 
 def params_with(key: str, value: Any, sections: tuple[str, ...]) -> Any:
@@ -118,8 +134,11 @@ def test_a_parameter_that_the_stage_does_not_declare(workspace: Path, capsys: py
     """One interrupted run of each stage for all of them: it continues with the rows that it had."""
     for number, stage in enumerate(STAGES):
         sections, round = declared(stage), f"r{number:02}"
-        before = {key: open_stage(stage, round=round, params=params_with(key, KEYS[key], sections)).fingerprint
-                  for name, key in OTHERS if name == stage}
+        before = {
+            key: open_stage(stage, round=round, params=params_with(key, KEYS[key], sections)).fingerprint
+            for name, key in OTHERS
+            if name == stage
+        }
         for key, fingerprint in before.items():
             assert open_stage(stage, round=round, params=changed(key, sections)[0]).fingerprint == fingerprint, key
         interrupted(open_stage(stage, round=round, params=params_with(key, KEYS[key], sections)))
@@ -132,8 +151,11 @@ def test_a_parameter_that_the_stage_does_not_declare(workspace: Path, capsys: py
 def test_launcher_and_other_rounds_change_nothing(workspace: Path) -> None:
     """They say how a stage is started, and which others there are."""
     first = open_stage("sample", round="r00", params=params_with("seed", 0, declared("sample")))
-    Path("params.yaml").write_text(yaml.safe_dump({
-        "rounds": {"r00": {"prev": "init"}, "r01": {"prev": "r00"}}, "launcher": {"sample": "torchrun"}}))
+    Path("params.yaml").write_text(
+        yaml.safe_dump(
+            {"rounds": {"r00": {"prev": "init"}, "r01": {"prev": "r00"}}, "launcher": {"sample": "torchrun"}}
+        )
+    )
     again = open_stage("sample", round="r00", params=load_params(*declared("sample")))
     assert again.fingerprint == first.fingerprint
 

@@ -49,24 +49,36 @@ def alone(clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
 
 def published(folder: Path) -> Found:
     """What runs made; the digests of the code, which only DVC notes, are left out."""
-    return {f"{area}/{name}": sha for area in ("runs", "results") for name, sha in content(folder / area).items()
-            if not name.startswith("code/")}
+    return {
+        f"{area}/{name}": sha
+        for area in ("runs", "results")
+        for name, sha in content(folder / area).items()
+        if not name.startswith("code/")
+    }
 
 
 def applied(clone: Path, experiment: str) -> Found:
     """All that is published once an experiment is brought into the workspace."""
-    subprocess.run(("dvc", "exp", "apply", experiment), cwd=clone, env=environment(clone), check=False,
-                   capture_output=True)  # complains of the stages that nothing has run yet
+    subprocess.run(
+        ("dvc", "exp", "apply", experiment), cwd=clone, env=environment(clone), check=False, capture_output=True
+    )  # complains of the stages that nothing has run yet
     call(clone, "dvc", "checkout", "init", TARGET)
     return published(clone)
 
 
 def test_two_temporary_experiments_at_once(clone: Path, alone: Callable[[float], Found]) -> None:
     etas = {"low": 0.5, "high": 0.75}
-    started = [subprocess.Popen(
-        ("dvc", "exp", "run", "--temp", "-S", f"+sample.eta={eta}", "-n", name, TARGET), cwd=clone,
-        env=environment(clone), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for name, eta in etas.items()]
+    started = [
+        subprocess.Popen(
+            ("dvc", "exp", "run", "--temp", "-S", f"+sample.eta={eta}", "-n", name, TARGET),
+            cwd=clone,
+            env=environment(clone),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for name, eta in etas.items()
+    ]
     said = [process.communicate(timeout=300)[0] for process in started]
     assert [process.returncode for process in started] == [0, 0], said
     found = {name: applied(clone, name) for name in etas}
@@ -80,8 +92,14 @@ def test_a_queue_with_two_workers(clone: Path, alone: Callable[[float], Found]) 
     etas = {"first": 0.6, "second": 0.9}
     for name, eta in etas.items():
         call(clone, "dvc", "exp", "run", "--queue", "-S", f"+sample.eta={eta}", "-n", name, TARGET)
-    subprocess.run(("dvc", "queue", "start", "-j", "2"), cwd=clone, env=environment(clone), check=True,
-                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # its workers would keep a pipe open
+    subprocess.run(
+        ("dvc", "queue", "start", "-j", "2"),
+        cwd=clone,
+        env=environment(clone),
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # its workers would keep a pipe open
     until = time.monotonic() + 300
     while "Queued" in (status := call(clone, "dvc", "queue", "status")) or "Running" in status:
         assert time.monotonic() < until, status

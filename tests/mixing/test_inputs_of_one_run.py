@@ -19,11 +19,18 @@ def put(of: str, here: str) -> None:
     shutil.copytree(Path("runs", of), Path("runs", here))
 
 
-@pytest.mark.parametrize(("of", "here", "reader"), [
-    ("r01/score", "r00/score", "extract"), ("r01/sample", "r00/sample", "score"), ("r01/kv", "r00/kv", "fuse"),
-    ("r01/train", "r00/train", "evaluate"), ("r00/extract", "r00/kv", "fuse"),
-    ("r00/evaluate", "init/evaluate", "evaluate"), ("r00/train", "init/train", "sample"),
-])
+@pytest.mark.parametrize(
+    ("of", "here", "reader"),
+    [
+        ("r01/score", "r00/score", "extract"),
+        ("r01/sample", "r00/sample", "score"),
+        ("r01/kv", "r00/kv", "fuse"),
+        ("r01/train", "r00/train", "evaluate"),
+        ("r00/extract", "r00/kv", "fuse"),
+        ("r00/evaluate", "init/evaluate", "evaluate"),
+        ("r00/train", "init/train", "sample"),
+    ],
+)
 def test_an_output_of_another_round_or_stage(project: Path, of: str, here: str, reader: str) -> None:
     put(of, here)
     with pytest.raises(StoreError, match=f"runs/{here}/manifest.json is that of .*'rm -r runs/{here}'"):
@@ -46,15 +53,21 @@ def other(project: Path) -> Path:
     return Path("second")
 
 
-@pytest.mark.parametrize(("from_second", "reader", "named"), [
-    (["score"], "extract", "score"),
-    *(pytest.param(*one, marks=pytest.mark.slow) for one in [
-        (["extract", "kv"], "fuse", "extract"),
-        (["fuse"], "adopt", "fuse"),
-        (["adopt"], "train", "adopt"),
-        (["sample", "score"], "extract", "sample"),
-    ]),
-])
+@pytest.mark.parametrize(
+    ("from_second", "reader", "named"),
+    [
+        (["score"], "extract", "score"),
+        *(
+            pytest.param(*one, marks=pytest.mark.slow)
+            for one in [
+                (["extract", "kv"], "fuse", "extract"),
+                (["fuse"], "adopt", "fuse"),
+                (["adopt"], "train", "adopt"),
+                (["sample", "score"], "extract", "sample"),
+            ]
+        ),
+    ],
+)
 def test_outputs_of_two_runs(other: Path, from_second: list[str], reader: str, named: str) -> None:
     """Made with other parameters, or from another input than the one that is there."""
     for stage in from_second:
@@ -66,16 +79,19 @@ def test_outputs_of_two_runs(other: Path, from_second: list[str], reader: str, n
     assert f"'dvc repro -f -s {named}@r00'" in caught.value.hint
 
 
-@pytest.mark.parametrize(("reader", "changes", "key", "input"), [
-    ("fuse", {"sample": {"num_steps": 5}}, "sample.num_steps", "sample"),
-    ("train", {"sample": {"eta": 0.5}}, "sample.eta", "sample"),
-    ("extract", {"sample": {"guidance_scale": 2.0}}, "sample.guidance_scale", "sample"),
-    ("adopt", {"reward": {"weight": 2.0}}, "reward.weight", "score"),
-    ("fuse", {"fuse": {"last_t": 2}}, "fuse.last_t", "extract"),
-    ("evaluate", {"evaluate": {"seed": 5}}, "evaluate.seed", "evaluate"),
-    ("sample", {"model": {"dtype": "bf16"}}, "model.dtype", "train"),
-    ("train", {"seed": 4}, "seed", "train"),
-])
+@pytest.mark.parametrize(
+    ("reader", "changes", "key", "input"),
+    [
+        ("fuse", {"sample": {"num_steps": 5}}, "sample.num_steps", "sample"),
+        ("train", {"sample": {"eta": 0.5}}, "sample.eta", "sample"),
+        ("extract", {"sample": {"guidance_scale": 2.0}}, "sample.guidance_scale", "sample"),
+        ("adopt", {"reward": {"weight": 2.0}}, "reward.weight", "score"),
+        ("fuse", {"fuse": {"last_t": 2}}, "fuse.last_t", "extract"),
+        ("evaluate", {"evaluate": {"seed": 5}}, "evaluate.seed", "evaluate"),
+        ("sample", {"model": {"dtype": "bf16"}}, "model.dtype", "train"),
+        ("train", {"seed": 4}, "seed", "train"),
+    ],
+)
 def test_parameters_that_an_input_was_not_made_with(
     project: Path, reader: str, changes: dict[str, Any], key: str, input: str
 ) -> None:
@@ -87,8 +103,9 @@ def test_parameters_that_an_input_was_not_made_with(
     assert "dvc repro -f -s" in caught.value.hint and f"put {key} back" in caught.value.hint
 
 
-@pytest.mark.parametrize("changes", [
-    {"sample": {"batch_size": 1}}, {"fuse": {"batch_size": 1}}, {"model": {"device": "cpu"}}])
+@pytest.mark.parametrize(
+    "changes", [{"sample": {"batch_size": 1}}, {"fuse": {"batch_size": 1}}, {"model": {"device": "cpu"}}]
+)
 def test_what_changes_rounding_only_may_differ(project: Path, changes: dict[str, Any]) -> None:
     """A node with less memory goes on with what another made."""
     forget("fuse")

@@ -29,8 +29,9 @@ with open_stage("sample", round="r00") as run:
 @pytest.fixture
 def holder(workspace: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process in the middle of sample r00."""
-    process = subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True,
-                               env={**os.environ, "PYTHONPATH": str(ROOT)})
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
     assert process.stdout is not None and process.stdout.readline() == "holds\n"
     yield process
     process.kill()
@@ -41,7 +42,8 @@ def test_the_second_is_refused_with_pid_and_host(holder: subprocess.Popen[str]) 
     with pytest.raises(StoreError) as caught, open_stage("sample", round="r00"):
         raise AssertionError("two processes are in the same stage")
     assert caught.value.message == (
-        f"store: stage sample of r00 is being run by pid {holder.pid} on {socket.gethostname()}.")
+        f"store: stage sample of r00 is being run by pid {holder.pid} on {socket.gethostname()}."
+    )
     assert caught.value.hint == "Wait for it, or stop it first."
     assert caught.value.exit_code == 1
 

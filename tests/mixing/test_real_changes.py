@@ -55,15 +55,24 @@ def goes_on_as_new(stage: str, because: str, capsys: pytest.CaptureFixture[str])
     assert content(Path("runs/r00", stage)) == found
 
 
-@pytest.mark.parametrize(("stage", "changes", "because"), [
-    ("sample", {"sample": {"eta": 0.5}}, "sample.eta changed from 1.0 to 0.5."),
-    ("sample", {"prompts": {"train_count": 1}}, "prompts.train_count changed from nothing to 1."),
-    ("fuse", {"pairs": "inversion"}, 'pairs changed from "dfusion" to "inversion".'),
-    ("train", {"train": {"learning_rate": 1e-4}}, "train.learning_rate changed from 0.001 to 0.0001."),
-    ("evaluate", {"evaluate": {"seed": 5}}, "evaluate.seed changed from 1 to 5; the input 'base' changed."),
-])
-def test_parameters(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-                    stage: str, changes: dict[str, Any], because: str) -> None:
+@pytest.mark.parametrize(
+    ("stage", "changes", "because"),
+    [
+        ("sample", {"sample": {"eta": 0.5}}, "sample.eta changed from 1.0 to 0.5."),
+        ("sample", {"prompts": {"train_count": 1}}, "prompts.train_count changed from nothing to 1."),
+        ("fuse", {"pairs": "inversion"}, 'pairs changed from "dfusion" to "inversion".'),
+        ("train", {"train": {"learning_rate": 1e-4}}, "train.learning_rate changed from 0.001 to 0.0001."),
+        ("evaluate", {"evaluate": {"seed": 5}}, "evaluate.seed changed from 1 to 5; the input 'base' changed."),
+    ],
+)
+def test_parameters(
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    stage: str,
+    changes: dict[str, Any],
+    because: str,
+) -> None:
     interrupted(monkeypatch, stage)
     change(**changes)
     if stage == "evaluate":
@@ -157,20 +166,31 @@ def test_the_code(project: Path) -> None:
     forget("sample")
 
     def started(setup: str) -> subprocess.CompletedProcess[str]:
-        script = (f"import runpy, sys\nsys.argv = ['sample', 'r00']\n{setup}\n"
-                  "runpy.run_module('stages.sample', run_name='__main__')")
-        return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False,
-                              env={**os.environ, "PYTHONPATH": str(project)})
+        script = (
+            f"import runpy, sys\nsys.argv = ['sample', 'r00']\n{setup}\n"
+            "runpy.run_module('stages.sample', run_name='__main__')"
+        )
+        return subprocess.run(
+            [sys.executable, "-c", script],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": str(project)},
+        )
 
-    killed = started("import os, signal\nfrom dfusion_core.store.parts import Parts\nreal = Parts.write\n"
-                     "def write(*a):\n    real(*a)\n    os.kill(os.getpid(), signal.SIGKILL)\nParts.write = write")
+    killed = started(
+        "import os, signal\nfrom dfusion_core.store.parts import Parts\nreal = Parts.write\n"
+        "def write(*a):\n    real(*a)\n    os.kill(os.getpid(), signal.SIGKILL)\nParts.write = write"
+    )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert len(list(Path(".dfusion/r00/sample").rglob("parts/*"))) == 1
     with Path("dfusion_core/diffusion/ddim.py").open("a") as file:
         file.write("EDITED = 1\n")
     edit = 'open("dfusion_core/diffusion/ddim.py", "a").write("AGAIN = 1\\n")'
-    meanwhile = started("from dfusion_core.store.parts import Parts\nreal = Parts.write\n"
-                        f"def write(*a):\n    real(*a)\n    {edit}\nParts.write = write")
+    meanwhile = started(
+        "from dfusion_core.store.parts import Parts\nreal = Parts.write\n"
+        f"def write(*a):\n    real(*a)\n    {edit}\nParts.write = write"
+    )
     assert "starts from the beginning, because the code dfusion_core/diffusion/ddim.py changed." in meanwhile.stdout
     assert meanwhile.returncode == 1 and "the code dfusion_core/diffusion/ddim.py changed" in meanwhile.stderr
     assert not Path("runs/r00/sample").exists()

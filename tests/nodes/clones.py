@@ -21,10 +21,24 @@ NOBODY = 65534
 ELSEWHERE = "node-of-another-network"  # the host's name where it can be changed
 BECOME = f"import os, socket, sys; socket.sethostname({ELSEWHERE!r}); os.execvp(sys.argv[1], sys.argv[1:])"
 SMALL: dict[str, Any] = {
-    "rounds": {"r00": {"prev": "init"}}, "sample": {"num_steps": 3}, "fuse": {"first_t": 2},
-    "evaluate": {"images_per_prompt": 1}}
-STAGES = ("code", "init", "evaluate_base", "sample@r00", "score@r00", "extract@r00", "fuse@r00", "adopt@r00",
-          "train@r00", "evaluate@r00", "summary")
+    "rounds": {"r00": {"prev": "init"}},
+    "sample": {"num_steps": 3},
+    "fuse": {"first_t": 2},
+    "evaluate": {"images_per_prompt": 1},
+}
+STAGES = (
+    "code",
+    "init",
+    "evaluate_base",
+    "sample@r00",
+    "score@r00",
+    "extract@r00",
+    "fuse@r00",
+    "adopt@r00",
+    "train@r00",
+    "evaluate@r00",
+    "summary",
+)
 
 
 def repository(folder: Path) -> Path:
@@ -49,18 +63,38 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     """That of a user whose home is in the clone: no cache, no configuration and no setting of this machine."""
     ours = ("DVC_", "DFUSION_", "GIT_", "PYTHON", "AWS_", "HF_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    git = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory",
-           "GIT_CONFIG_VALUE_0": "*"}
+    git = {
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": "safe.directory",
+        "GIT_CONFIG_VALUE_0": "*",
+    }
     who = {f"GIT_{role}_{what}": "t@localhost" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    return kept | git | who | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "HOME": str(folder / ".home"),
-        "DVC_SITE_CACHE_DIR": str(folder / ".home"), "DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1"} | more
+    return (
+        kept
+        | git
+        | who
+        | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "HOME": str(folder / ".home"),
+            "DVC_SITE_CACHE_DIR": str(folder / ".home"),
+            "DVC_NO_ANALYTICS": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+        | more
+    )
 
 
 def call(folder: Path, *command: str, prefix: Sequence[str] = (), env: Mapping[str, str] | None = None) -> str:
     """Output and errors of a command that must succeed."""
-    done = subprocess.run([*prefix, *command], cwd=folder, env=environment(folder, **(env or {})), text=True,
-                          capture_output=True, check=False)
+    done = subprocess.run(
+        [*prefix, *command],
+        cwd=folder,
+        env=environment(folder, **(env or {})),
+        text=True,
+        capture_output=True,
+        check=False,
+    )
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
 
@@ -81,8 +115,10 @@ def declared(stage: str) -> list[str]:
     name, _, round = stage.partition("@")
     one = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][name]
     deps = [dep.replace("${key}", round).replace("${item.prev}", "init") for dep in one.get("do", one)["deps"]]
-    files = {"results/rounds": ["results/rounds/init.json", "results/rounds/r00.json"],
-             "results/training": ["results/training/r00.json"]}
+    files = {
+        "results/rounds": ["results/rounds/init.json", "results/rounds/r00.json"],
+        "results/training": ["results/training/r00.json"],
+    }
     return [file for dep in deps if dep.startswith(("runs/", "results/")) for file in files.get(dep, [dep])]
 
 
@@ -107,8 +143,9 @@ def without_network() -> list[str]:
 @cache
 def _works(prefix: tuple[str, ...]) -> bool:
     try:
-        done = subprocess.run([*prefix, "sh", "-c", "python -c ''"], env=environment(ROOT), capture_output=True,
-                              check=False)
+        done = subprocess.run(
+            [*prefix, "sh", "-c", "python -c ''"], env=environment(ROOT), capture_output=True, check=False
+        )
     except OSError:  # no such program
         return False
     return done.returncode == 0

@@ -31,8 +31,14 @@ from dfusion_core.store import read_stage  # noqa: E402
 
 # torch's own kernels, oneDNN and MKL without AVX: what they choose on a processor of another kind.
 FEWER_INSTRUCTIONS = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"}
-STAGES = {"sample": ("sample",), "score": ("score",), "extract": ("extract", "kv"), "fuse": ("fuse",),
-          "train": ("train",), "evaluate": ("evaluate",)}
+STAGES = {
+    "sample": ("sample",),
+    "score": ("score",),
+    "extract": ("extract", "kv"),
+    "fuse": ("fuse",),
+    "train": ("train",),
+    "evaluate": ("evaluate",),
+}
 AGAIN = Path("again")
 
 
@@ -44,8 +50,13 @@ def differences(folder: Path, variables: dict[str, str], device: str | None = No
             params = yaml.safe_load((copy / "params.yaml").read_text())
             params["model"] = {**params["model"], "device": device}
             (copy / "params.yaml").write_text(yaml.safe_dump(params))
-        done = subprocess.run([sys.executable, __file__, str(copy), "--again"], text=True, capture_output=True,
-                              check=False, env={**os.environ, "PYTHONPATH": str(ROOT), **variables})
+        done = subprocess.run(
+            [sys.executable, __file__, str(copy), "--again"],
+            text=True,
+            capture_output=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
+        )
         if done.returncode:
             raise RuntimeError(done.stdout + done.stderr)
         return compared(copy)
@@ -69,8 +80,12 @@ def compared(folder: Path) -> dict[str, float]:
     here = Path.cwd()
     os.chdir(folder)
     try:
-        return {f"{name}/{array}": value for outputs in STAGES.values() for name in outputs
-                for array, value in of_output(name).items()}
+        return {
+            f"{name}/{array}": value
+            for outputs in STAGES.values()
+            for name in outputs
+            for array, value in of_output(name).items()
+        }
     finally:
         os.chdir(here)
 
@@ -95,8 +110,10 @@ def of_training() -> dict[str, float]:
     apart = max(np.abs(before[name] - now[name]).max() for name in before)
     old, new = (load_file(Path(folder, "train", moments)) for folder in ("runs/r00", AGAIN))
     first = [name for name in old if name.startswith("exp_avg/")]
-    return {"adapter": float(apart / moved), "exp_avg": largest(
-        *(np.concatenate([moment[name].ravel() for name in first]) for moment in (old, new)))}
+    return {
+        "adapter": float(apart / moved),
+        "exp_avg": largest(*(np.concatenate([moment[name].ravel() for name in first]) for moment in (old, new))),
+    }
 
 
 def largest(before: np.ndarray[Any, Any], now: np.ndarray[Any, Any]) -> float:

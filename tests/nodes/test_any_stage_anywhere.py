@@ -32,8 +32,9 @@ def s3() -> Iterator[str]:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     address = f"http://127.0.0.1:{server.get_host_and_port()[1]}"
-    client = boto3.client("s3", endpoint_url=address, aws_access_key_id="key", aws_secret_access_key="secret",
-                          region_name="us-east-1")
+    client = boto3.client(
+        "s3", endpoint_url=address, aws_access_key_id="key", aws_secret_access_key="secret", region_name="us-east-1"
+    )
     client.create_bucket(Bucket=BUCKET)
     yield address
     server.stop()
@@ -109,8 +110,11 @@ def test_the_nodes_were_as_unlike_as_they_should_be() -> None:
 
 def test_nothing_says_where_or_when_it_was_made(nodes: Path, whole: Path) -> None:
     """No path, host, user or day in any published file or in dvc.lock."""
-    today = [time.strftime(form, when(time.time())) for form in ("%Y-%m-%d", "%Y%m%d", "%d/%b/%Y", "%b %d")
-             for when in (time.gmtime, time.localtime)]
+    today = [
+        time.strftime(form, when(time.time()))
+        for form in ("%Y-%m-%d", "%Y%m%d", "%d/%b/%Y", "%b %d")
+        for when in (time.gmtime, time.localtime)
+    ]
     words = [whole.parent.name, host(), "t@localhost", "nobody", *today]
     pattern = re.compile("|".join(re.escape(word) for word in words).encode())
     files = [path for clone in (whole, *nodes.iterdir()) for path in (clone / "dvc.lock", *clone.glob("r*/**/*"))]
@@ -143,5 +147,7 @@ def test_one_command_on_a_node_with_a_folder_as_remote(nodes: Path, origin: Path
     said = call(clone, "dvc", "repro", "-s", "--pull", "fuse@r00")
     assert "Running stage 'fuse@r00'" in said
     assert {path.relative_to(clone).as_posix() for path in clone.glob("r*/*/*")} == {
-        *declared("fuse@r00"), "runs/r00/fuse"}
+        *declared("fuse@r00"),
+        "runs/r00/fuse",
+    }
     assert locked(clone) == stages

@@ -58,8 +58,9 @@ def test_a_killed_process_costs_one_step(copied: Path) -> None:
     set_params(copied, "train", inner_epochs=20)
     set_params(copied, "launcher", train=TWO)
     command = ["dvc", "repro", "-s", "train@r00"]
-    process = subprocess.Popen(command, cwd=copied, env=environment(copied), text=True, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        command, cwd=copied, env=environment(copied), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     kill_second_rank(process, copied)
     said, _ = process.communicate(timeout=120)
     assert process.returncode != 0, said

@@ -55,8 +55,10 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(("stage", "section", "size"), [
-    ("sample", "sample", 3), ("score", "reward", 3), ("fuse", "fuse", 3), ("evaluate", "evaluate", 3)])
+@pytest.mark.parametrize(
+    ("stage", "section", "size"),
+    [("sample", "sample", 3), ("score", "reward", 3), ("fuse", "fuse", 3), ("evaluate", "evaluate", 3)],
+)
 def test_batch_sizes(project: Path, stage: str, section: str, size: int) -> None:
     before = arrays(stage)
     change(**{section: {"batch_size": size}})

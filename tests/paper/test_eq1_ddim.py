@@ -40,9 +40,7 @@ def test_sd_schedule_at_20_steps() -> None:
     assert float(schedule.abar_prev[-1]) == pytest.approx(0.99915, abs=1e-6)
     assert float(schedule.std[-1]) == pytest.approx(0.0206, abs=5e-5)
     assert (schedule.std > 0).all()
-    assert torch.equal(
-        schedule.abar_t[1:-1], schedule.abar_prev[:-2]
-    )  # each step starts where the last ended
+    assert torch.equal(schedule.abar_t[1:-1], schedule.abar_prev[:-2])  # each step starts where the last ended
 
 
 def test_last_std_is_positive_where_alpha_would_be_one() -> None:
@@ -119,9 +117,7 @@ def test_log_prob_gradient_by_finite_differences() -> None:
     x_t, x_prev = noise(0, torch.float64), noise(1, torch.float64)
 
     def f(eps: Tensor) -> Tensor:
-        return ddim.log_prob(
-            x_prev, ddim.mean(schedule, torch.tensor([3, 10, 19]), x_t, eps), torch.tensor(0.7)
-        )
+        return ddim.log_prob(x_prev, ddim.mean(schedule, torch.tensor([3, 10, 19]), x_t, eps), torch.tensor(0.7))
 
     assert torch.autograd.gradcheck(f, noise(2, torch.float64).requires_grad_())
 

@@ -31,16 +31,22 @@ TABLE_3 = {  # the column D-Fusion
     "train.inner_epochs": 2,
 }
 ELSEWHERE = {
-    "algo": "dpo", "pairs": "dfusion", "adopt.enabled": True,
+    "algo": "dpo",
+    "pairs": "dfusion",
+    "adopt.enabled": True,
     "adopt.fallback": "reference",  # Section 4.3
     "sample.maps": "up_1",  # Section 4.1: cross-attention of the first up-sampling layer
     "extract.merge": "xor",  # Eq. (4)
     "extract.threshold": "absolute",  # Tables 4-6
     "pairing.mode": "halves",  # Algorithm 1
-    "train.dpo_form": "ratio", "train.timestep_weight": "none",  # Eq. (6)
-    "train.dpok_alpha": 0.99, "train.dpok_beta": 0.01,  # Eq. (9), appendix C
-    "train.first_t": None, "train.last_t": 1,  # Algorithm 1: every timestep is trained on
-    "reward.model": "ViT-H-14", "reward.pretrained": "laion2b_s32b_b79k",
+    "train.dpo_form": "ratio",
+    "train.timestep_weight": "none",  # Eq. (6)
+    "train.dpok_alpha": 0.99,
+    "train.dpok_beta": 0.01,  # Eq. (9), appendix C
+    "train.first_t": None,
+    "train.last_t": 1,  # Algorithm 1: every timestep is trained on
+    "reward.model": "ViT-H-14",
+    "reward.pretrained": "laion2b_s32b_b79k",
 }
 KNOWN = TABLE_3 | ELSEWHERE
 

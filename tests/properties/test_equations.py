@@ -22,8 +22,16 @@ from dfusion_core.diffusion import ddim
 from dfusion_core.pairing.algorithm1 import pair
 from dfusion_core.training.advantages import SMALLEST_STD, advantages
 
-CONFIG = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000,
-          "timestep_spacing": "leading", "steps_offset": 1, "clip_sample": False, "set_alpha_to_one": False}
+CONFIG = {
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "num_train_timesteps": 1000,
+    "timestep_spacing": "leading",
+    "steps_offset": 1,
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+}
 SCORES = st.floats(-10, 10, width=32)
 ALWAYS = settings(derandomize=True, deadline=None, database=None, max_examples=100)
 
@@ -65,8 +73,12 @@ def test_a_step_is_the_printed_gaussian(T: int, eta: float, kind: str, data: st.
 
 
 @ALWAYS
-@given(maps=numbers(2, 3, 4, 5, low=0, high=1), thr=st.lists(st.floats(0, 1, width=32), min_size=3, max_size=3),
-       how=st.sampled_from(["xor", "or"]), relative=st.booleans())
+@given(
+    maps=numbers(2, 3, 4, 5, low=0, high=1),
+    thr=st.lists(st.floats(0, 1, width=32), min_size=3, max_size=3),
+    how=st.sampled_from(["xor", "or"]),
+    relative=st.booleans(),
+)
 def test_a_mask_is_one_comparison_a_position(maps: Any, thr: list[float], how: Any, relative: bool) -> None:
     mode: Any = "relative" if relative else "absolute"
     found = item_mask(torch.from_numpy(maps), thr, mode)
@@ -106,14 +118,22 @@ def test_every_position_comes_from_one_side(K: Any, mask: Any, spoilt: float) ->
         assert torch.equal(K_new[row, :, token], side_K[row, :, token])
         assert torch.equal(V_new[row, :, token], side_V[row, :, token])
     inside = chosen.flatten(1)[:, None, :, None]
-    again = fuse_kv(K_r.masked_fill(~inside, spoilt), V_r.masked_fill(~inside, spoilt),
-                    K_a.masked_fill(inside, spoilt), V_a.masked_fill(inside, spoilt), chosen)
+    again = fuse_kv(
+        K_r.masked_fill(~inside, spoilt),
+        V_r.masked_fill(~inside, spoilt),
+        K_a.masked_fill(inside, spoilt),
+        V_a.masked_fill(inside, spoilt),
+        chosen,
+    )
     assert torch.equal(again[0], K_new) and torch.equal(again[1], V_new)
 
 
 @ALWAYS
-@given(mask=arrays(bool, st.tuples(st.just(1), st.integers(1, 9), st.integers(1, 9))), y=st.integers(1, 12),
-       x=st.integers(1, 12))
+@given(
+    mask=arrays(bool, st.tuples(st.just(1), st.integers(1, 9), st.integers(1, 9))),
+    y=st.integers(1, 12),
+    x=st.integers(1, 12),
+)
 def test_resizing_takes_the_pixel_below(mask: Any, y: int, x: int) -> None:
     """Nearest neighbour: row i of y is row floor(i * height / y)."""
     found = resize(torch.from_numpy(mask), (y, x))[0]
@@ -151,7 +171,7 @@ def test_every_image_is_in_one_pair_and_no_base_beats_a_reference(scores: list[f
     left = [scores[k] for k in range(len(scores)) if k not in used]
     assert all(max(scores[b] for b in bases) <= one <= min(scores[r] for r in references) for one in left)
     ranks = sorted(range(len(scores)), key=lambda k: (-scores[k], k))
-    assert list(references) == ranks[:len(pairs)] and list(bases) == ranks[len(ranks) - len(pairs):]
+    assert list(references) == ranks[: len(pairs)] and list(bases) == ranks[len(ranks) - len(pairs) :]
 
 
 @ALWAYS
@@ -189,7 +209,9 @@ def test_advantages_are_those_of_the_prompt_alone(rewards: list[tuple[str, float
 @given(rewards=st.lists(st.integers(-64, 64), min_size=4, max_size=20), shift=st.integers(-8, 8))
 def test_advantages_do_not_know_the_scale(rewards: list[int], shift: int) -> None:
     """Numbers that are exact in binary, so that equal means equal."""
-    tables = [pd.DataFrame({"round": "r00", "prompt": "a", "reward": [4.0 * one + shift for one in rewards]}),
-              pd.DataFrame({"round": "r00", "prompt": "a", "reward": [float(one) for one in rewards]})]
+    tables = [
+        pd.DataFrame({"round": "r00", "prompt": "a", "reward": [4.0 * one + shift for one in rewards]}),
+        pd.DataFrame({"round": "r00", "prompt": "a", "reward": [float(one) for one in rewards]}),
+    ]
     shifted, plain = (advantages(one.prompt, one.reward, one, 5.0) for one in tables)
     np.testing.assert_allclose(shifted, plain, atol=1e-5)

@@ -27,8 +27,15 @@ def test_no_seed_twice_in_a_million() -> None:
     """Of neighbouring runs, rounds, prompts and samples, twins included: by chance one collision in ten million such
     sets (a million squared over 2 * 2^63 is 5e-8). With `seed + index`, the usual way, image 1 of run 0 would be
     image 0 of run 1."""
-    seeds = np.fromiter((image_seed(*which) for which in itertools.product(
-        (0, 1, 2, 42, 43), ("r00", "r01", "evaluate-train", "evaluate-test"), range(50), range(500))), np.int64)
+    seeds = np.fromiter(
+        (
+            image_seed(*which)
+            for which in itertools.product(
+                (0, 1, 2, 42, 43), ("r00", "r01", "evaluate-train", "evaluate-test"), range(50), range(500)
+            )
+        ),
+        np.int64,
+    )
     twins = np.fromiter((twin_seed(int(seed)) for seed in seeds), np.int64)
     assert len(seeds) == 500_000
     assert len(np.unique(np.concatenate([seeds, twins]))) == 1_000_000

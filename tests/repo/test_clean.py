@@ -47,8 +47,12 @@ def texts() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("what", FORBIDDEN)
 def test_no_text_has(what: str) -> None:
-    found = [f"{name}:{number}: {line.strip()[:100]}" for name, text in texts()
-             for number, line in enumerate(text.splitlines(), 1) if re.search(FORBIDDEN[what], line)]
+    found = [
+        f"{name}:{number}: {line.strip()[:100]}"
+        for name, text in texts()
+        for number, line in enumerate(text.splitlines(), 1)
+        if re.search(FORBIDDEN[what], line)
+    ]
     assert not found, "\n".join(found)
 
 

@@ -29,7 +29,10 @@ sys.exit(code)
 def command(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{RUN}", *arguments],
-        capture_output=True, text=True, cwd=cwd)
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+    )
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -44,8 +47,22 @@ def test_help_of_a_stage(stage: str) -> None:
 def test_help_of_dfusion() -> None:
     whole = command("dfusion_core.commands.cli", "--help")
     assert whole.returncode == 0 and whole.stdout.endswith("loaded:\n")
-    for name in ("inspect", "verify", "params", "thresholds", "profile", "plan", "export", "doctor", "report", "compare",
-                 "label", "judge", "prune", "picture"):
+    for name in (
+        "inspect",
+        "verify",
+        "params",
+        "thresholds",
+        "profile",
+        "plan",
+        "export",
+        "doctor",
+        "report",
+        "compare",
+        "label",
+        "judge",
+        "prune",
+        "picture",
+    ):
         assert f" {name} " in whole.stdout
         done = command("dfusion_core.commands.cli", name, "--help")
         assert done.returncode == 0 and done.stdout.endswith("loaded:\n")

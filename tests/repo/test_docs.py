@@ -14,8 +14,17 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 OF_THE_REPOSITORY = ("benchmarks", "dfusion_core", "docs", "stages", "studies", "tests")  # folders
 TABLES = [  # of docs/store.md, with where a finished tiny project has them
-    "sample/images.csv", "score/scores.csv", "extract/references.csv", "extract/pairs.csv", "adopt/targets.csv",
-    "adopt/training.csv", "train/updates.csv", "train/timesteps.csv", "train/reward_history.csv", "evaluate/images.csv"]
+    "sample/images.csv",
+    "score/scores.csv",
+    "extract/references.csv",
+    "extract/pairs.csv",
+    "adopt/targets.csv",
+    "adopt/training.csv",
+    "train/updates.csv",
+    "train/timesteps.csv",
+    "train/reward_history.csv",
+    "evaluate/images.csv",
+]
 OPTIONAL = {"right", "oracle_log_prob", "human"}  # columns that a tiny project has not
 
 
@@ -72,12 +81,20 @@ def test_files_that_are_named_exist(page: Path) -> None:
     if "scattered" in page.parts:  # its commands are those of the commit that it names
         named = [name for name in named if not name.startswith("studies/")]
     if page.stem == "guarantees":
-        named += [f"tests/{name}" for name in re.findall(r"`((?:faults|stages|unit|repo|mixing|hostile)/\w+\.py)`",
-                                                          page.read_text())]
+        named += [
+            f"tests/{name}"
+            for name in re.findall(r"`((?:faults|stages|unit|repo|mixing|hostile)/\w+\.py)`", page.read_text())
+        ]
     placeholder = re.compile(r"[A-Z]{4,}|[_-]$|/build/")  # docs/evidence/STUDY, micro_{behaviour,relation}.yaml
     tests = ROOT / "tests" if page.stem == "guarantees" else ROOT
-    assert [name for name in named if not placeholder.search(name) and not (ROOT / name).exists()
-            and not (tests / name).exists() and not (page.parent / name).exists()] == []
+    assert [
+        name
+        for name in named
+        if not placeholder.search(name)
+        and not (ROOT / name).exists()
+        and not (tests / name).exists()
+        and not (page.parent / name).exists()
+    ] == []
 
 
 def test_every_dfusion_command_parses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +136,7 @@ def test_every_python_command_has_its_program() -> None:
     lines = [(page, shlex.split(line)) for page, line in shell_lines() if re.match(r"(\w+=\S+ )*python ", line)]
     assert len(lines) > 10
     for page, words in lines:
-        words = words[words.index("python") + 1:]
+        words = words[words.index("python") + 1 :]
         if words[0] != "-m":
             assert (ROOT / words[0]).is_file() or words[0].startswith("-"), f"{page}: {words}"
         elif words[1].split(".")[0] == "stages":

@@ -111,8 +111,10 @@ def test_inputs_of_the_fingerprint_are_dependencies(stage: str) -> None:
     """`output("x", ...)` in a stage's code is `runs/.../x` in its deps, and the other way round."""
     text = file_of(stage).read_text()
     asked = set(re.findall(r'output\("(\w+)"', text)) | {
-        name for group in re.findall(r"output\(name, round\) for name in \((.*?)\)", text)
-        for name in re.findall(r'"(\w+)"', group)}
+        name
+        for group in re.findall(r"output\(name, round\) for name in \((.*?)\)", text)
+        for name in re.findall(r'"(\w+)"', group)
+    }
     deps = {dep.rsplit("/", 1)[1] for dep in STAGES[stage]["deps"] if dep.startswith("runs/")}
     own = {out.rsplit("/", 1)[1] for out in named(STAGES[stage]["outs"])}
     if stage == "evaluate_base":  # of itself it is no dependency
@@ -126,10 +128,13 @@ def test_the_closure_follows_what_runs(tmp_path: Path, monkeypatch: pytest.Monke
     for name, text in {
         "__init__.py": '"""Docstring."""\n__version__ = "1"\n',
         "a.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from . import typed\n"
-                "def f():\n    from .inner import b\n",
-        "typed.py": "", "unused.py": "",
-        "inner/__init__.py": "from .c import thing\n", "inner/b.py": "import package.d\n",
-        "inner/c.py": "thing = 1\n", "d.py": "",
+        "def f():\n    from .inner import b\n",
+        "typed.py": "",
+        "unused.py": "",
+        "inner/__init__.py": "from .c import thing\n",
+        "inner/b.py": "import package.d\n",
+        "inner/c.py": "thing = 1\n",
+        "d.py": "",
     }.items():
         (package / name).parent.mkdir(parents=True, exist_ok=True)
         (package / name).write_text(text)
@@ -137,5 +142,11 @@ def test_the_closure_follows_what_runs(tmp_path: Path, monkeypatch: pytest.Monke
     stage.write_text("import json\nfrom package.a import f\n")
     monkeypatch.setattr(closure, "PACKAGE", package)
     found = [path.relative_to(tmp_path).as_posix() for path in code_of(stage)]
-    assert found == ["package/a.py", "package/d.py", "package/inner/__init__.py", "package/inner/b.py",
-                     "package/inner/c.py", "stage.py"]
+    assert found == [
+        "package/a.py",
+        "package/d.py",
+        "package/inner/__init__.py",
+        "package/inner/b.py",
+        "package/inner/c.py",
+        "stage.py",
+    ]

@@ -16,17 +16,33 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted([*ROOT.glob("dfusion_core/**/*.py"), *ROOT.glob("stages/*.py")])
 GROUND = ("errors", "params", "runtime", "store")  # from below: none imports what stands after it
 PAPER = (  # one equation or algorithm of the paper each
-    "adoption.rule", "attention.control", "attention.fusion", "attention.layers", "attention.masks",
-    "attention.processor", "diffusion.ddim", "diffusion.denoise", "diffusion.finite", "diffusion.noise",
-    "diffusion.window", "pairing.algorithm1", "training.losses")
+    "adoption.rule",
+    "attention.control",
+    "attention.fusion",
+    "attention.layers",
+    "attention.masks",
+    "attention.processor",
+    "diffusion.ddim",
+    "diffusion.denoise",
+    "diffusion.finite",
+    "diffusion.noise",
+    "diffusion.window",
+    "pairing.algorithm1",
+    "training.losses",
+)
 LIBRARIES = {"torch", "numpy", "diffusers"}  # of diffusers the interfaces that a U-Net and a scheduler have
 
 
 @cache
 def graph(for_types: bool = False) -> grimp.ImportGraph:
     """Modules of the package and the stages, imports inside functions included; with those for type checkers or not."""
-    return grimp.build_graph("dfusion_core", "stages", include_external_packages=True, cache_dir=None,
-                             exclude_type_checking_imports=not for_types)
+    return grimp.build_graph(
+        "dfusion_core",
+        "stages",
+        include_external_packages=True,
+        cache_dir=None,
+        exclude_type_checking_imports=not for_types,
+    )
 
 
 def imports(of: str, for_types: bool = False) -> set[str]:
@@ -48,7 +64,7 @@ def test_no_circles() -> None:
 
 @pytest.mark.parametrize("layer", GROUND)
 def test_ground_imports_only_what_is_below_it(layer: str) -> None:
-    below = set().union(*(within(f"dfusion_core.{name}") for name in GROUND[:GROUND.index(layer) + 1]))
+    below = set().union(*(within(f"dfusion_core.{name}") for name in GROUND[: GROUND.index(layer) + 1]))
     below.add("dfusion_core")  # the version number
     found = set().union(*(imports(module, for_types=True) for module in within(f"dfusion_core.{layer}")))
     assert found
@@ -72,7 +88,8 @@ def test_stages_do_not_import_each_other() -> None:
 def test_one_module_knows_the_micro_world() -> None:
     world = within("dfusion_core.microworld")
     assert {module for module in within("dfusion_core") - world if imports(module, for_types=True) & world} == {
-        "dfusion_core.models.builtin"}
+        "dfusion_core.models.builtin"
+    }
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -83,8 +100,12 @@ def test_paper_files_import_the_paper_and_torch(name: str) -> None:
 
 
 def test_functions_and_files_are_short() -> None:
-    functions = [node.end_lineno - node.lineno + 1 for file in SOURCES for node in ast.walk(ast.parse(file.read_text()))
-                 if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None]
+    functions = [
+        node.end_lineno - node.lineno + 1
+        for file in SOURCES
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None
+    ]
     assert len(functions) > 1000
     assert statistics.quantiles(functions, n=10)[-1] <= 20
     assert max(functions) <= 40

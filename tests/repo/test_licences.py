@@ -12,8 +12,8 @@ import pytest
 from packaging.requirements import Requirement
 
 PERMISSIVE = re.compile(
-    r"MIT\b|BSD|Apache|\bISC\b|\bPSF\b|Python Software Foundation|Zope|\bCNRI\b|HPND|Unlicense|zlib",
-    re.IGNORECASE)
+    r"MIT\b|BSD|Apache|\bISC\b|\bPSF\b|Python Software Foundation|Zope|\bCNRI\b|HPND|Unlicense|zlib", re.IGNORECASE
+)
 COPYLEFT = re.compile(r"GPL|General Public|MPL|Mozilla|\bEPL|Eclipse|CDDL|EUPL|Proprietary|Commercial", re.IGNORECASE)
 ACCEPTED = {
     "asyncssh": "EPL-2.0 or GPL; DVC's way to Git over SSH, not imported here",
@@ -62,14 +62,27 @@ def is_permissive(text: str) -> bool:
 def test_every_licence_is_known() -> None:
     found = required("dfusion", ("study", "inspect", ""), {})
     assert len(found) > 50
-    unknown = {name: licence(one) for name, one in sorted(found.items())
-               if not is_permissive(licence(one)) and name not in ACCEPTED and not CUDA.fullmatch(name)}
+    unknown = {
+        name: licence(one)
+        for name, one in sorted(found.items())
+        if not is_permissive(licence(one)) and name not in ACCEPTED and not CUDA.fullmatch(name)
+    }
     assert {name: text for name, text in unknown.items() if name != "dfusion"} == {}
 
 
-@pytest.mark.parametrize(("text", "permissive"), [
-    ("MIT", True), ("Apache-2.0", True), ("BSD License", True), ("GPL-2.0-or-later", False), ("none given", False),
-    ("GNU Lesser General Public License v3 (LGPLv3)", False), ("Apache-2.0 OR GPL-2.0-or-later", False),
-    ("LicenseRef-NVIDIA-Proprietary", False), ("Mozilla Public License 2.0 (MPL 2.0)", False)])
+@pytest.mark.parametrize(
+    ("text", "permissive"),
+    [
+        ("MIT", True),
+        ("Apache-2.0", True),
+        ("BSD License", True),
+        ("GPL-2.0-or-later", False),
+        ("none given", False),
+        ("GNU Lesser General Public License v3 (LGPLv3)", False),
+        ("Apache-2.0 OR GPL-2.0-or-later", False),
+        ("LicenseRef-NVIDIA-Proprietary", False),
+        ("Mozilla Public License 2.0 (MPL 2.0)", False),
+    ],
+)
 def test_what_counts_as_permissive(text: str, permissive: bool) -> None:
     assert is_permissive(text) is permissive

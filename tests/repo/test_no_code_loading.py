@@ -19,10 +19,33 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = sorted([*(ROOT / "dfusion_core").rglob("*.py"), *(ROOT / "stages").rglob("*.py")])
 EVERYTHING = sorted([*PROGRAM, *(ROOT / "benchmarks").rglob("*.py"), *(ROOT / "docs").rglob("*.py")])
 
-UNPICKLERS = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal",
-              "jsonpickle", "code"}
-NETWORK = {"requests", "urllib", "urllib3", "http", "httpx", "aiohttp", "socket", "ssl", "ftplib", "smtplib", "boto3",
-           "huggingface_hub", "webbrowser"}
+UNPICKLERS = {
+    "pickle",
+    "_pickle",
+    "cPickle",
+    "dill",
+    "cloudpickle",
+    "joblib",
+    "shelve",
+    "marshal",
+    "jsonpickle",
+    "code",
+}
+NETWORK = {
+    "requests",
+    "urllib",
+    "urllib3",
+    "http",
+    "httpx",
+    "aiohttp",
+    "socket",
+    "ssl",
+    "ftplib",
+    "smtplib",
+    "boto3",
+    "huggingface_hub",
+    "webbrowser",
+}
 TRACKERS = {"wandb", "mlflow", "comet_ml", "neptune", "sentry_sdk", "posthog", "segment"}
 MAY_TALK = {  # and to whom
     "dfusion_core/models/source.py": {"huggingface_hub"},  # downloads the model that model.id names
@@ -33,14 +56,35 @@ MAY_TALK = {  # and to whom
     "dfusion_core/store/lock.py": {"socket"},  # the name of this machine
 }
 CALLS = {  # what a dotted call must not be, unless a keyword makes it harmless
-    "torch.load": ("weights_only", True), "eval": None, "exec": None,
-    "compile": None, "__import__": None, "os.system": None, "os.popen": None, "os.execv": None, "os.spawnv": None,
-    "subprocess.getoutput": None, "subprocess.getstatusoutput": None, "yaml.load": None, "yaml.full_load": None,
-    "yaml.unsafe_load": None, "yaml.load_all": None, "torch.hub.load": None, "torch.jit.load": None,
-    "torch.package.PackageImporter": None, "pandas.read_pickle": None, "pandas.eval": None, "torch.save": None,
+    "torch.load": ("weights_only", True),
+    "eval": None,
+    "exec": None,
+    "compile": None,
+    "__import__": None,
+    "os.system": None,
+    "os.popen": None,
+    "os.execv": None,
+    "os.spawnv": None,
+    "subprocess.getoutput": None,
+    "subprocess.getstatusoutput": None,
+    "yaml.load": None,
+    "yaml.full_load": None,
+    "yaml.unsafe_load": None,
+    "yaml.load_all": None,
+    "torch.hub.load": None,
+    "torch.jit.load": None,
+    "torch.package.PackageImporter": None,
+    "pandas.read_pickle": None,
+    "pandas.eval": None,
+    "torch.save": None,
 }
-SUBPROCESS = {"subprocess.run", "subprocess.Popen", "subprocess.call", "subprocess.check_call",
-              "subprocess.check_output"}
+SUBPROCESS = {
+    "subprocess.run",
+    "subprocess.Popen",
+    "subprocess.call",
+    "subprocess.check_call",
+    "subprocess.check_output",
+}
 
 
 class Module:
@@ -51,16 +95,21 @@ class Module:
         self.names: dict[str, str] = {}
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Import):
-                self.names |= {(one.asname or one.name.split(".")[0]): (one.name if one.asname else
-                               one.name.split(".")[0]) for one in node.names}
+                self.names |= {
+                    (one.asname or one.name.split(".")[0]): (one.name if one.asname else one.name.split(".")[0])
+                    for one in node.names
+                }
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 self.names |= {(one.asname or one.name): f"{node.module}.{one.name}" for one in node.names}
 
     def imports(self) -> set[str]:
         """The first part of every module that is imported, wherever."""
         found = {name.split(".")[0] for name in self.names.values()}
-        literal = [call.args[0] for name, call in self.calls() if name in ("importlib.import_module", "__import__")
-                   and call.args]
+        literal = [
+            call.args[0]
+            for name, call in self.calls()
+            if name in ("importlib.import_module", "__import__") and call.args
+        ]
         return found | {str(one.value).split(".")[0] for one in literal if isinstance(one, ast.Constant)}
 
     def calls(self) -> Iterator[tuple[str, ast.Call]]:
@@ -97,23 +146,44 @@ def breaches(source: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("source", [
-    "import pickle", "from dill import loads", "import numpy\nnumpy.load(f, allow_pickle=True)",
-    "import torch as t\nt.load(f)", "from torch import load as l\nl(f, weights_only=False)", "eval(x)", "exec('1')",
-    "compile(x, '', 'exec')", "import os as o\no.system(x)", "import yaml\nyaml.load(x, Loader=yaml.Loader)",
-    "from subprocess import run\nrun(f'ls {x}')", "import subprocess as s\ns.run(x, shell=True)",
-    "import subprocess\nsubprocess.run('ls ' + x)", "import importlib\nimportlib.import_module('pickle')",
-    "def f():\n    import wandb", "import pandas as pd\npd.read_pickle(f)",
-    "M.from_pretrained(x, trust_remote_code=True)",
-])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "from dill import loads",
+        "import numpy\nnumpy.load(f, allow_pickle=True)",
+        "import torch as t\nt.load(f)",
+        "from torch import load as l\nl(f, weights_only=False)",
+        "eval(x)",
+        "exec('1')",
+        "compile(x, '', 'exec')",
+        "import os as o\no.system(x)",
+        "import yaml\nyaml.load(x, Loader=yaml.Loader)",
+        "from subprocess import run\nrun(f'ls {x}')",
+        "import subprocess as s\ns.run(x, shell=True)",
+        "import subprocess\nsubprocess.run('ls ' + x)",
+        "import importlib\nimportlib.import_module('pickle')",
+        "def f():\n    import wandb",
+        "import pandas as pd\npd.read_pickle(f)",
+        "M.from_pretrained(x, trust_remote_code=True)",
+    ],
+)
 def test_a_breach_is_seen(source: str) -> None:
     assert breaches(source)
 
 
-@pytest.mark.parametrize("source", [
-    "import torch\ntorch.load(f, weights_only=True)", "import subprocess\nsubprocess.run(['ls', x])", "model.eval()",
-    "import re\nre.compile(x)", "import numpy\nnumpy.load(f, allow_pickle=False)", "# eval(x)", "'pickle.load'",
-])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import torch\ntorch.load(f, weights_only=True)",
+        "import subprocess\nsubprocess.run(['ls', x])",
+        "model.eval()",
+        "import re\nre.compile(x)",
+        "import numpy\nnumpy.load(f, allow_pickle=False)",
+        "# eval(x)",
+        "'pickle.load'",
+    ],
+)
 def test_harmless_code_is_left_alone(source: str) -> None:
     assert breaches(source) == []
 

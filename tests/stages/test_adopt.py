@@ -61,8 +61,9 @@ def test_equation_7(project: Path, threshold: float) -> None:
     for row, pair in zip(table.itertuples(), training().itertuples(), strict=True):
         keeps = row.target_reward - row.base_reward >= threshold * (row.reference_reward - row.base_reward)
         assert row.adopted == keeps
-        winner = ("fuse", row.pair, row.target_reward) if keeps else (
-            "sample", row.reference_image, row.reference_reward)
+        winner = (
+            ("fuse", row.pair, row.target_reward) if keeps else ("sample", row.reference_image, row.reference_reward)
+        )
         assert (pair.winner_stage, pair.winner_row) == winner[:2]
         assert pair.winner_reward == pytest.approx(winner[2], abs=1e-7)
         assert (pair.loser_stage, pair.loser_row, pair.loser_reward) == ("sample", row.base_image, row.base_reward)
@@ -104,9 +105,15 @@ def test_the_figures_of_the_pairs(project: Path) -> None:
     assert figures["mask_coverage"] == pytest.approx(mask.mean())
     assert figures["target_distance"] == pytest.approx(np.abs(target - base).mean(), rel=1e-5)
     assert figures["reference_distance"] == pytest.approx(
-        np.abs(sampled[pairs.reference_image] - base).mean(), rel=1e-5)
-    outside = [np.abs(target[p, y, x] - base[p, y, x]).mean() for p in range(4) for y in range(16) for x in range(16)
-               if not mask[p, :, y // 4, x // 4].any()]
+        np.abs(sampled[pairs.reference_image] - base).mean(), rel=1e-5
+    )
+    outside = [
+        np.abs(target[p, y, x] - base[p, y, x]).mean()
+        for p in range(4)
+        for y in range(16)
+        for x in range(16)
+        if not mask[p, :, y // 4, x // 4].any()
+    ]
     assert figures["target_distance_outside"] == (pytest.approx(np.mean(outside), rel=1e-5) if outside else None)
 
 
@@ -134,7 +141,8 @@ def test_nothing_is_left_to_train_on(project: Path) -> None:
         run("adopt")
     assert str(caught.value) == (
         "adopt: none of 4 targets is good enough, and adopt.fallback is drop: there is nothing to train on. "
-        "Lower adopt.threshold (now 1.0), or set adopt.fallback to reference.")
+        "Lower adopt.threshold (now 1.0), or set adopt.fallback to reference."
+    )
     assert not Path("runs/r00/adopt").exists()
 
 

@@ -47,7 +47,7 @@ def test_the_tables_and_the_picture(project: Path) -> None:
     sheet = np.asarray(Image.open("results/compare.png"))
     base = read_side("init", Path()).evaluated.rows("picture", [0])[0]
     size = base.shape[0] * 4  # enlarged to 64
-    tops = [top for top in range(sheet.shape[0] - size) if (sheet[top:top + size:4, :size:4] == base).all()]
+    tops = [top for top in range(sheet.shape[0] - size) if (sheet[top : top + size : 4, :size:4] == base).all()]
     assert 32 in tops  # the first tile, below a title and a label
 
 
@@ -118,9 +118,15 @@ def test_another_reward_is_refused_by_name(project: Path) -> None:
     assert code == 1 and "rewards" in out and "'r00' and 'other:r00'" in out
 
 
-@pytest.mark.parametrize(("names", "said"), [
-    (("r00",), "dfusion compare init r00"), (("r00", "r07"), "dvc repro evaluate@r07"),
-    (("r00", "empty"), "empty"), (("r00", "nothing"), "'nothing'")])
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("r00",), "dfusion compare init r00"),
+        (("r00", "r07"), "dvc repro evaluate@r07"),
+        (("r00", "empty"), "empty"),
+        (("r00", "nothing"), "'nothing'"),
+    ],
+)
 def test_what_cannot_be_compared(project: Path, names: tuple[str, ...], said: str) -> None:
     (project / "empty" / "runs").mkdir(parents=True)
     code, out = compare(*names)

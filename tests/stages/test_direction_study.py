@@ -40,8 +40,7 @@ def test_the_gradient_is_that_of_the_summed_log_probs(project: Path) -> None:
             for weight, part in zip(weights, direction, strict=True):
                 weight += sign * part  # type: ignore[misc]
             for i in steps:
-                mean = ddim.mean(policy.schedule, i, x[:, i], policy.predict_noise(
-                    x[:, i], i, policy.embed(prompts)))
+                mean = ddim.mean(policy.schedule, i, x[:, i], policy.predict_noise(x[:, i], i, policy.embed(prompts)))
                 total += float(ddim.log_prob(x[:, i + 1].double(), mean.double(), policy.schedule.std[i]).sum())
             for weight, part in zip(weights, direction, strict=True):
                 weight -= sign * part  # type: ignore[misc]
@@ -64,8 +63,7 @@ def test_distillation_descends_the_divergence_from_the_fused_policy(project: Pat
 
     divergence = torch.zeros(())
     for i in range(params.sample.num_steps):
-        mean = ddim.mean(policy.schedule, i, target[:, i], policy.predict_noise(
-            target[:, i], i, policy.embed(prompts)))
+        mean = ddim.mean(policy.schedule, i, target[:, i], policy.predict_noise(target[:, i], i, policy.embed(prompts)))
         fused_mean = target[:, i + 1] - std[i] * eps[:, i]
         divergence = divergence + ddim.gaussian_kl(fused_mean, mean, std[i].expand(2)).sum()
     expected = torch.autograd.grad(-divergence, list(trainable(policy.unet).values()))
@@ -92,7 +90,13 @@ def test_the_table(project: Path) -> None:
     weights = Path("runs/init/train/adapter/pytorch_lora_weights.safetensors").read_bytes()
     table = study_directions("r00", 2, 2, [0.0, 0.05], project / "out")
     assert table.direction.tolist()[::2] == [
-        "naive", "dfusion", "all targets", "distillation", "all targets without distillation", "random"]
+        "naive",
+        "dfusion",
+        "all targets",
+        "distillation",
+        "all targets without distillation",
+        "random",
+    ]
     assert (table[table["size"] == 0].reward == 0).all() and (table[table["size"] > 0].reward != 0).all()
     pd.testing.assert_frame_equal(pd.read_csv(project / "out/directions.csv"), table.round(6))
     assert Path("runs/init/train/adapter/pytorch_lora_weights.safetensors").read_bytes() == weights

@@ -78,18 +78,33 @@ def test_a_sound_project(sound: Path) -> None:
 def test_the_topology(sound: Path) -> None:
     """The tiny U-Net: one attention a down block, two an up block, two heads of 8, 16 channels everywhere."""
     report = doctor()
-    shown = {row["layer"]: (row["resolution"], row["tokens"], row["heads"], row["channels a head"],
-                            row["self-attention"], row["cross-attention"], row["fused"], row["maps"], row["adapted"])
-             for row in report["topology"]["details"]}
+    shown = {
+        row["layer"]: (
+            row["resolution"],
+            row["tokens"],
+            row["heads"],
+            row["channels a head"],
+            row["self-attention"],
+            row["cross-attention"],
+            row["fused"],
+            row["maps"],
+            row["adapted"],
+        )
+        for row in report["topology"]["details"]
+    }
     assert shown == {
-        "down_0": ("8x8", 64, 2, 8, 1, 1, 0, 0, 8), "down_1": ("4x4", 16, 2, 8, 1, 1, 0, 0, 8),
+        "down_0": ("8x8", 64, 2, 8, 1, 1, 0, 0, 8),
+        "down_1": ("4x4", 16, 2, 8, 1, 1, 0, 0, 8),
         "mid": ("2x2", 4, 2, 8, 1, 1, 1, 0, 8),
-        "up_1": ("4x4", 16, 2, 8, 2, 2, 2, 2, 16), "up_2": ("8x8", 64, 2, 8, 2, 2, 2, 0, 16)}
+        "up_1": ("4x4", 16, 2, 8, 2, 2, 2, 2, 16),
+        "up_2": ("8x8", 64, 2, 8, 2, 2, 2, 0, 16),
+    }
     assert report["sample.maps"]["found"] == "2 cross-attention modules of up_1, maps of 4x4"
     assert report["fuse.layers"]["found"] == "5 self-attention modules of mid, up_1, up_2"
     weights = 14 * 4 * 2 * (2 * 16)  # modules, projections, A and B, rank by width
     assert report["lora.targets"]["found"] == (
-        f"layers: to_q 14, to_k 14, to_v 14, to_out.0 14; {weights:,} trainable weights of rank 2")
+        f"layers: to_q 14, to_k 14, to_v 14, to_out.0 14; {weights:,} trainable weights of rank 2"
+    )
 
 
 def test_the_table_for_people(sound: Path) -> None:
@@ -103,10 +118,12 @@ def test_the_table_for_people(sound: Path) -> None:
 
 
 def test_help_loads_nothing_heavy() -> None:
-    code = ("import sys; from dfusion_core.commands.cli import app\n"
-            "try: app(['doctor', '--help'])\nexcept SystemExit: pass\n"
-            "print('loaded', [name for name in ('torch', 'diffusers', 'dvc', 'pandas', 'rich.table') "
-            "if name in sys.modules and name != 'rich.table'])")
+    code = (
+        "import sys; from dfusion_core.commands.cli import app\n"
+        "try: app(['doctor', '--help'])\nexcept SystemExit: pass\n"
+        "print('loaded', [name for name in ('torch', 'diffusers', 'dvc', 'pandas', 'rich.table') "
+        "if name in sys.modules and name != 'rich.table'])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert "--json" in done.stdout and "loaded []" in done.stdout
 
@@ -128,12 +145,21 @@ def test_an_old_package(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.remedy == "pip install --upgrade 'pandas>=3.1'"
 
 
-@pytest.mark.parametrize(("lines", "said", "remedy"), [
-    (["Requires-Dist: nowhere-at-all>=2"], "nowhere-at-all is not installed",
-     "pip install --upgrade 'nowhere-at-all>=2'"),
-    (["Requires-Dist: nowhere-at-all>=2; extra == 'dev'", "Requires-Python: >=4"], "and >=4 is needed",
-     "Use another Python."),
-])
+@pytest.mark.parametrize(
+    ("lines", "said", "remedy"),
+    [
+        (
+            ["Requires-Dist: nowhere-at-all>=2"],
+            "nowhere-at-all is not installed",
+            "pip install --upgrade 'nowhere-at-all>=2'",
+        ),
+        (
+            ["Requires-Dist: nowhere-at-all>=2; extra == 'dev'", "Requires-Python: >=4"],
+            "and >=4 is needed",
+            "Use another Python.",
+        ),
+    ],
+)
 def test_what_is_declared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str], said: str, remedy: str
 ) -> None:
@@ -169,34 +195,70 @@ def test_no_parameters(workspace: Path) -> None:
 
 ONE_WRONG: dict[str, tuple[dict[str, Any], str, str, str, str]] = {  # changes, check, verdict, found, remedy
     "a layer without attention for maps": (
-        {"sample": {"maps": "up_0"}}, "sample.maps", "failed",
+        {"sample": {"maps": "up_0"}},
+        "sample.maps",
+        "failed",
         "layer 'up_0' of this U-Net has no attention. Layers with attention: down_0, down_1, mid, up_1, up_2",
-        "Set sample.maps to up_1"),
+        "Set sample.maps to up_1",
+    ),
     "a layer that is not there for maps": (
-        {"sample": {"maps": "up_3"}}, "sample.maps", "failed", "this U-Net has no layer 'up_3'",
-        "Set sample.maps to up_1"),
+        {"sample": {"maps": "up_3"}},
+        "sample.maps",
+        "failed",
+        "this U-Net has no layer 'up_3'",
+        "Set sample.maps to up_1",
+    ),
     "a later layer for maps": (
-        {"sample": {"maps": "up_2"}}, "sample.maps", "warning", "maps of 8x8; up_1 comes before it",
-        "Set sample.maps to up_1"),
+        {"sample": {"maps": "up_2"}},
+        "sample.maps",
+        "warning",
+        "maps of 8x8; up_1 comes before it",
+        "Set sample.maps to up_1",
+    ),
     "no layer to fuse": (
-        {"fuse": {"layers": ["up_0"]}}, "fuse.layers", "failed", "no attention in up_0",
-        "Set fuse.layers to [mid, up_1, up_2]"),
+        {"fuse": {"layers": ["up_0"]}},
+        "fuse.layers",
+        "failed",
+        "no attention in up_0",
+        "Set fuse.layers to [mid, up_1, up_2]",
+    ),
     "layers to fuse that are not there": (
-        {"fuse": {"layers": ["mid", "up_1", "up_3"]}}, "fuse.layers", "failed",
-        "no attention in up_3", "down_0, down_1, mid, up_1, up_2. Set fuse.layers to [mid, up_1, up_2]"),
+        {"fuse": {"layers": ["mid", "up_1", "up_3"]}},
+        "fuse.layers",
+        "failed",
+        "no attention in up_3",
+        "down_0, down_1, mid, up_1, up_2. Set fuse.layers to [mid, up_1, up_2]",
+    ),
     "no layer to adapt": (
-        {"lora": {"targets": ["to_qq"]}}, "lora.targets", "failed", "'to_qq' names no layer of this U-Net",
-        "Did you mean 'to_q'?"),
-    "no model": ({"model": {"id": "nowhere"}}, "model files", "failed", "there is no folder or file 'nowhere'",
-                 "Set model.id to a folder"),
-    "no reward": (
-        {"reward": {"model": "local-dir:nowhere"}}, "reward", "failed", "'nowhere'",
-        "reward.model"),
-    "no prompts": ({"prompts": {"file": "nowhere.yaml"}}, "prompts", "failed", "there is no file nowhere.yaml",
-                   "Set prompts.file in params.yaml"),
+        {"lora": {"targets": ["to_qq"]}},
+        "lora.targets",
+        "failed",
+        "'to_qq' names no layer of this U-Net",
+        "Did you mean 'to_q'?",
+    ),
+    "no model": (
+        {"model": {"id": "nowhere"}},
+        "model files",
+        "failed",
+        "there is no folder or file 'nowhere'",
+        "Set model.id to a folder",
+    ),
+    "no reward": ({"reward": {"model": "local-dir:nowhere"}}, "reward", "failed", "'nowhere'", "reward.model"),
+    "no prompts": (
+        {"prompts": {"file": "nowhere.yaml"}},
+        "prompts",
+        "failed",
+        "there is no file nowhere.yaml",
+        "Set prompts.file in params.yaml",
+    ),
     "fewer prompts": ({"prompts": {"train_count": 9}}, "prompts", "failed", "9 train prompts are asked for", "Lower"),
-    "a threshold above the paper's": ({"adopt": {"threshold": 1.5}}, "params.yaml", "warning", "the paper's range",
-                                      "Correct it in params.yaml"),
+    "a threshold above the paper's": (
+        {"adopt": {"threshold": 1.5}},
+        "params.yaml",
+        "warning",
+        "the paper's range",
+        "Correct it in params.yaml",
+    ),
 }
 
 
@@ -322,11 +384,24 @@ def scheduler(**config: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | config))
 
 
-@pytest.mark.parametrize(("config", "verdict", "found", "remedy"), [
-    ({"timestep_spacing": "trailing"}, "warning", "trailing spacing, 4 steps from timestep 999 to 249", "Nothing has"),
-    ({"set_alpha_to_one": True}, "warning", "epsilon, leading spacing, 4 steps from timestep 751 to 1", "Nothing has"),
-    ({"prediction_type": "v_prediction"}, "ok", "v_prediction, leading spacing", ""),
-])
+@pytest.mark.parametrize(
+    ("config", "verdict", "found", "remedy"),
+    [
+        (
+            {"timestep_spacing": "trailing"},
+            "warning",
+            "trailing spacing, 4 steps from timestep 999 to 249",
+            "Nothing has",
+        ),
+        (
+            {"set_alpha_to_one": True},
+            "warning",
+            "epsilon, leading spacing, 4 steps from timestep 751 to 1",
+            "Nothing has",
+        ),
+        ({"prediction_type": "v_prediction"}, "ok", "v_prediction, leading spacing", ""),
+    ],
+)
 def test_schedulers(sound: Path, config: dict[str, Any], verdict: str, found: str, remedy: str) -> None:
     scheduler(**config)
     report = doctor()
@@ -334,11 +409,14 @@ def test_schedulers(sound: Path, config: dict[str, Any], verdict: str, found: st
     assert found in report["scheduler"]["found"] and remedy in report["scheduler"]["remedy"]
 
 
-@pytest.mark.parametrize(("config", "said"), [
-    ({"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}, "a zero-SNR first step needs v_prediction"),
-    ({"thresholding": True}, "clips samples"),
-    ({"prediction_type": "sample"}, "prediction_type must be one of"),
-])
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}, "a zero-SNR first step needs v_prediction"),
+        ({"thresholding": True}, "clips samples"),
+        ({"prediction_type": "sample"}, "prediction_type must be one of"),
+    ],
+)
 def test_schedulers_that_ddim_cannot_follow(sound: Path, config: dict[str, Any], said: str) -> None:
     scheduler(**config)
     report = doctor(code=1)
@@ -359,7 +437,12 @@ def test_sdxl(workspace: Path) -> None:
     assert "down_1, down_2, mid, up_0, up_1. Set fuse.layers to [mid, up_0, up_1]" in report["fuse.layers"]["remedy"]
     modules = {row["layer"]: (row["resolution"], row["self-attention"]) for row in report["topology"]["details"]}
     assert modules == {
-        "down_1": ("4x4", 4), "down_2": ("2x2", 20), "mid": ("2x2", 10), "up_0": ("2x2", 30), "up_1": ("4x4", 6)}
+        "down_1": ("4x4", 4),
+        "down_2": ("2x2", 20),
+        "mid": ("2x2", 10),
+        "up_0": ("2x2", 30),
+        "up_1": ("4x4", 6),
+    }
     layers = {"layers": ["mid", "up_0", "up_1"]}
     tiny_params(workspace, lora={"targets": ["to_v"]}, sample={"maps": "up_3"}, fuse=layers)
     report = doctor(code=1)

@@ -34,8 +34,17 @@ def result(round: str) -> dict[str, dict[str, dict[str, float]]]:
 def test_every_round_shows_the_same_images(project: Path) -> None:
     """Two of each of two training prompts and one unseen one; no oracle outside the micro-world."""
     table = images("r00")
-    assert list(table.columns) == ["image", "split", "prompt_id", "prompt", "sample", "seed", "reward", "clip",
-                                   "diversity"]
+    assert list(table.columns) == [
+        "image",
+        "split",
+        "prompt_id",
+        "prompt",
+        "sample",
+        "seed",
+        "reward",
+        "clip",
+        "diversity",
+    ]
     assert table.split.tolist() == ["train"] * 4 + ["test"] * 2
     assert table.prompt[4] == "the star above the moon"
     assert table.seed[:4].tolist() == [image_seed(1, "evaluate-train", p, n) for p in range(2) for n in range(2)]
@@ -87,8 +96,8 @@ def test_the_grid_shows_every_picture(project: Path) -> None:
     assert grid.shape[0] == 3 * (2 * text + side + GAP) - GAP
     for image, picture in enumerate(array("evaluate", "picture", "r00").numpy()):
         top, left = 2 * text + image // 2 * (2 * text + side + GAP), image % 2 * (side + GAP)
-        np.testing.assert_array_equal(grid[top:top + side:4, left:left + side:4], picture)
-        assert (grid[top - text:top, left:left + side] < 128).any()  # its reward
+        np.testing.assert_array_equal(grid[top : top + side : 4, left : left + side : 4], picture)
+        assert (grid[top - text : top, left : left + side] < 128).any()  # its reward
     said = Image.open("runs/r00/evaluate/grid.png").info["parameters"]
     assert said.startswith("Steps: 4, Sampler: DDIM, CFG scale: 5.0, Size: 16x16, Model: model, ")
 
@@ -124,7 +133,8 @@ def test_the_base_comes_first(project: Path) -> None:
         run("evaluate")
     assert str(caught.value) == (
         "evaluate: its input 'base' is missing: there is no runs/init/evaluate. "
-        "Make it with 'dvc repro -s evaluate_base'.")
+        "Make it with 'dvc repro -s evaluate_base'."
+    )
     with pytest.raises(MissingStage, match="its input 'adapter' is missing: there is no runs/r07/train"):
         run("evaluate", "r07")
     assert not Path("results/rounds/r07.json").exists()
@@ -138,7 +148,8 @@ def test_two_rewards_are_not_compared(project: Path) -> None:
         run("evaluate")
     assert "dvc repro -f -s evaluate_base" in caught.value.hint
     assert RESULT.read_text() == before and read_identity(read_stage("evaluate", "r00")) == read_identity(
-        read_stage("evaluate", "init"))
+        read_stage("evaluate", "init")
+    )
     forget("evaluate", "init")
     run("evaluate", "init")
     run("evaluate")  # what the message says mends it

@@ -66,8 +66,15 @@ def test_what_is_written(project: Path) -> None:
     assert export().exit_code == 0
     out = Path("exports/r01")
     names = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()}
-    assert names == {"README.md", "grid.png", PEFT, KOHYA, "samples/00-train.png", "samples/01-train.png",
-                     "samples/02-test.png"}
+    assert names == {
+        "README.md",
+        "grid.png",
+        PEFT,
+        KOHYA,
+        "samples/00-train.png",
+        "samples/01-train.png",
+        "samples/02-test.png",
+    }
     assert (out / PEFT).read_bytes() == Path("runs/r01/train/adapter", PEFT).read_bytes()
     assert (out / "grid.png").read_bytes() == Path("runs/r01/evaluate/grid.png").read_bytes()
     with safe_open(out / KOHYA, "pt") as opened:
@@ -86,8 +93,10 @@ def test_sample_pictures_say_how_they_were_made(project: Path) -> None:
     assert np.array_equal(np.asarray(image), pictures[row.image].numpy())
     prompt, settings = image.info["parameters"].split("\n")
     assert prompt == "the star above the moon <lora:cats:1>"
-    assert settings.startswith(f"Steps: 4, Sampler: DDIM, CFG scale: 5.0, Seed: {row.seed}, Size: 16x16, Model: model, "
-                               'Eta DDIM: 1.0, Lora hashes: "cats: ')
+    assert settings.startswith(
+        f"Steps: 4, Sampler: DDIM, CFG scale: 5.0, Seed: {row.seed}, Size: 16x16, Model: model, "
+        'Eta DDIM: 1.0, Lora hashes: "cats: '
+    )
 
 
 def test_the_card(project: Path) -> None:
@@ -95,10 +104,15 @@ def test_the_card(project: Path) -> None:
     card = Path("out/README.md").read_text()
     _, head, body = card.split("---\n", 2)
     assert yaml.safe_load(head) == {
-        "library_name": "diffusers", "pipeline_tag": "text-to-image", "license": "other",
-        "tags": ["text-to-image", "diffusers", "lora", "d-fusion", "dpo"]}
-    for split, prompts in (("train", ("a heart holding a balloon", "a blue and dotted square")),
-                           ("test", ("the star above the moon",))):
+        "library_name": "diffusers",
+        "pipeline_tag": "text-to-image",
+        "license": "other",
+        "tags": ["text-to-image", "diffusers", "lora", "d-fusion", "dpo"],
+    }
+    for split, prompts in (
+        ("train", ("a heart holding a balloon", "a blue and dotted square")),
+        ("test", ("the star above the moon",)),
+    ):
         numbers = read_results(["r01"]).rounds["r01"][split]["reward"]
         known = f"\\[{numbers['gain_low'] or 0:+.4f}, {numbers['gain_high'] or 0:+.4f}\\]"
         bounds = "\\[one prompt: no interval\\]" if split == "test" else known
@@ -190,8 +204,10 @@ def test_prompts_cannot_break_out_of_the_card(project: Path) -> None:
     inline = [one for token in found for one in token.children or []]
     assert not [token for token in found if token.type == "html_block" and "script" in token.content]
     assert not [token for token in inline if token.type == "html_inline" and token.content != "<br>"]
-    assert any("".join(c.content for c in token.children or []) == "</details><script>alert(1)</script> | `x` # y"
-               for token in found)
+    assert any(
+        "".join(c.content for c in token.children or []) == "</details><script>alert(1)</script> | `x` # y"
+        for token in found
+    )
     assert "base_model: org/model\n" in card and "base_model_relation: adapter\n" in card
     assert "A1111: put it into `models/Lora`, and write `<lora:cats:1>` into the prompt." in card
 

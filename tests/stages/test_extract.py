@@ -17,8 +17,12 @@ from dfusion_core.store.schema import ARRAYS
 
 FUSED = 3  # steps: from t = 3 to t = 1
 SELF_ATTENTION = {  # of the layers mid, up_1, up_2
-    "mid.0": "mid_block.attentions.0", "up_1.0": "up_blocks.1.attentions.0", "up_1.1": "up_blocks.1.attentions.1",
-    "up_2.0": "up_blocks.2.attentions.0", "up_2.1": "up_blocks.2.attentions.1"}
+    "mid.0": "mid_block.attentions.0",
+    "up_1.0": "up_blocks.1.attentions.0",
+    "up_1.1": "up_blocks.1.attentions.1",
+    "up_2.0": "up_blocks.2.attentions.0",
+    "up_2.1": "up_blocks.2.attentions.1",
+}
 
 
 def ranked() -> list[list[int]]:
@@ -91,7 +95,13 @@ def test_as_many_keys_and_values_as_asked(project: Path, keep_kv: Any, count: in
     assert data.names == (sorted(f"{name}/{part}" for name in SELF_ATTENTION for part in "KV") if count else [])
     for name in data.names:
         assert data.array(name).metadata.dimension_names == (
-            "reference", "fused_step", "half", "head", "token", "channel")
+            "reference",
+            "fused_step",
+            "half",
+            "head",
+            "token",
+            "channel",
+        )
         assert torch.equal(array("kv", name), everything[name][:count])
 
 
@@ -103,13 +113,12 @@ def test_keys_and_values_are_what_the_modules_compute(project: Path) -> None:
     for name, path in SELF_ATTENTION.items():
         for part, layer in (("K", "to_k"), ("V", "to_v")):
             module = policy.unet.get_submodule(f"{path}.transformer_blocks.0.attn1.{layer}")
-            module.register_forward_hook(
-                lambda _, __, out, key=f"{name}/{part}": caught.__setitem__(key, out))
+            module.register_forward_hook(lambda _, __, out, key=f"{name}/{part}": caught.__setitem__(key, out))
     for row, (image, prompt) in enumerate(zip(references.image, references.prompt, strict=True)):
         for k in range(FUSED):
             i = T - FUSED + k
             with torch.no_grad():
-                policy.predict_noise(array("sample", "x")[image:image + 1, i], i, policy.embed([prompt]))
+                policy.predict_noise(array("sample", "x")[image : image + 1, i], i, policy.embed([prompt]))
             for name, out in caught.items():
                 heads = out.unflatten(-1, (2, -1)).transpose(1, 2)  # (half, head, token, channel)
                 torch.testing.assert_close(array("kv", name)[row, k], heads, rtol=0, atol=1e-5)
@@ -120,7 +129,6 @@ def test_the_same_bytes_again(project: Path, finished: Path) -> None:
     run("extract")
     for stage in ("extract", "kv"):
         assert content(Path("runs/r00", stage)) == content(finished / "runs/r00" / stage)
-
 
 
 def test_absolute_thresholds_that_are_not_there(project: Path) -> None:

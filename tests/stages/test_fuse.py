@@ -24,7 +24,8 @@ ATTENTION = {  # path and how its grid follows from the 4x4 mask
     "up_blocks.1.attentions.0": lambda M: M,
     "up_blocks.1.attentions.1": lambda M: M,
     "up_blocks.2.attentions.0": lambda M: M.repeat_interleave(2, 0).repeat_interleave(2, 1),
-    "up_blocks.2.attentions.1": lambda M: M.repeat_interleave(2, 0).repeat_interleave(2, 1)}
+    "up_blocks.2.attentions.1": lambda M: M.repeat_interleave(2, 0).repeat_interleave(2, 1),
+}
 
 
 def test_arrays_are_those_of_the_schema(project: Path) -> None:
@@ -41,8 +42,8 @@ def test_arrays_are_those_of_the_schema(project: Path) -> None:
 def test_a_target_is_its_base_until_fusion_starts(project: Path) -> None:
     pairs = read_stage("extract", "r00").table("pairs")
     target, base = array("fuse", "x"), array("sample", "x")[pairs.base_image]
-    assert torch.equal(target[:, :SHARED + 1], base[:, :SHARED + 1])
-    assert ((target[:, SHARED + 1:] - base[:, SHARED + 1:]).abs().amax(dim=(2, 3, 4)) > 0.1).all()
+    assert torch.equal(target[:, : SHARED + 1], base[:, : SHARED + 1])
+    assert ((target[:, SHARED + 1 :] - base[:, SHARED + 1 :]).abs().amax(dim=(2, 3, 4)) > 0.1).all()
 
 
 def test_each_step_is_equation_5(project: Path) -> None:
@@ -77,8 +78,7 @@ def test_each_step_is_equation_5(project: Path) -> None:
                 now["M"] = mask[pair.reference, i]
                 eps = policy.predict_noise(target[pair.pair, i][None], i, text)
             expected = their.step(eps, their.timesteps[i], target[pair.pair, i][None], eta=1.0, variance_noise=z[:, i])
-            torch.testing.assert_close(
-                target[pair.pair, i + 1], expected.prev_sample[0], rtol=0, atol=BATCH_TOLERANCE)
+            torch.testing.assert_close(target[pair.pair, i + 1], expected.prev_sample[0], rtol=0, atol=BATCH_TOLERANCE)
 
 
 @pytest.mark.parametrize("keep_kv", ["none", 2])
@@ -185,7 +185,8 @@ def test_a_nan_is_located_and_nothing_is_published(
         run("fuse")
     assert caught.value.message == (
         f"the fused latent of pair 3 ('a blue and dotted square', base seed {pairs.base_seed[3]}) "
-        "is NaN or infinite at t = 2.")
+        "is NaN or infinite at t = 2."
+    )
     assert not Path("runs/r00/fuse").exists()
     capsys.readouterr()
     run("fuse")

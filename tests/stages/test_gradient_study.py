@@ -31,9 +31,15 @@ def test_coherence_by_hand() -> None:
 def test_figures_of_equal_and_opposite_pairs() -> None:
     naive = torch.tensor([[1.0, 2.0], [3.0, 0.0]])
     assert figures(naive, naive)["cosine"] == pytest.approx(1.0)
-    assert figures(naive, -2 * naive) == pytest.approx({
-        "naive_norm": (5**0.5 + 3) / 2, "fused_norm": 5**0.5 + 3, "cosine": -1.0,
-        "naive_coherence": coherence(naive), "fused_coherence": coherence(naive)})
+    assert figures(naive, -2 * naive) == pytest.approx(
+        {
+            "naive_norm": (5**0.5 + 3) / 2,
+            "fused_norm": 5**0.5 + 3,
+            "cosine": -1.0,
+            "naive_coherence": coherence(naive),
+            "fused_coherence": coherence(naive),
+        }
+    )
 
 
 def test_gradients_against_finite_differences(project: Path) -> None:
@@ -43,9 +49,10 @@ def test_gradients_against_finite_differences(project: Path) -> None:
     text, i = policy.embed(["a heart holding a balloon"] * 2), 2
     found = gradients(policy, x, i, text)
     name, weight = max(trainable(policy.unet).items(), key=lambda item: float(item[1].detach().abs().sum()))
-    start = sum(p.numel() for other, p in list(trainable(policy.unet).items())[
-        :list(trainable(policy.unet)).index(name)])
-    best = int(found[1, start:start + weight.numel()].abs().argmax())
+    start = sum(
+        p.numel() for other, p in list(trainable(policy.unet).items())[: list(trainable(policy.unet)).index(name)]
+    )
+    best = int(found[1, start : start + weight.numel()].abs().argmax())
 
     def log_prob(step: float) -> float:
         with torch.no_grad():

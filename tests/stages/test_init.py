@@ -30,8 +30,7 @@ def test_the_adapter_does_nothing_yet(project: Path) -> None:
     bare, adapted = load_policy(params.model, params.sample, None), policy_of("init")
     x_t = torch.randn(2, *bare.latent_shape, generator=torch.Generator().manual_seed(0))
     text = bare.embed(["the star above the moon"] * 2)
-    torch.testing.assert_close(
-        adapted.predict_noise(x_t, 1, text), bare.predict_noise(x_t, 1, text), rtol=0, atol=1e-6)
+    torch.testing.assert_close(adapted.predict_noise(x_t, 1, text), bare.predict_noise(x_t, 1, text), rtol=0, atol=1e-6)
 
 
 def test_rank_and_targets(project: Path) -> None:
@@ -47,8 +46,12 @@ def test_rank_and_targets(project: Path) -> None:
 def test_the_pin_names_every_file_of_the_model(project: Path) -> None:
     pin = json.loads(Path("runs/init/train/pin.json").read_text())
     files = [path for path in Path("model").rglob("*") if path.is_file()]
-    assert pin == {"id": "model", "revision": None, "variant": None,
-                   "files": {str(path.relative_to("model")): hash_file(path) for path in files}}
+    assert pin == {
+        "id": "model",
+        "revision": None,
+        "variant": None,
+        "files": {str(path.relative_to("model")): hash_file(path) for path in files},
+    }
     assert verify("runs/init") == []
 
 

@@ -18,10 +18,20 @@ from dfusion_core.store.paths import ROUND_STAGES
 from dfusion_core.testing import tiny_params
 
 ROOT = Path(__file__).parents[2]
-SMALL = {"sample": {"num_steps": 3, "images_per_prompt": 2}, "fuse": {"first_t": 2},
-         "prompts": {"train_count": 1}, "evaluate": {"images_per_prompt": 1}, "train": {"inner_epochs": 1}}
-STAGES = ["code", "init", "evaluate_base", *(f"{stage}@{name}" for name in ("r00", "r01") for stage in ROUND_STAGES),
-          "summary"]
+SMALL = {
+    "sample": {"num_steps": 3, "images_per_prompt": 2},
+    "fuse": {"first_t": 2},
+    "prompts": {"train_count": 1},
+    "evaluate": {"images_per_prompt": 1},
+    "train": {"inner_epochs": 1},
+}
+STAGES = [
+    "code",
+    "init",
+    "evaluate_base",
+    *(f"{stage}@{name}" for name in ("r00", "r01") for stage in ROUND_STAGES),
+    "summary",
+]
 
 pytestmark = pytest.mark.slow
 
@@ -30,8 +40,13 @@ def call(folder: Path, *command: str) -> str:
     """Output and errors of a command that must succeed, run in the clone with this Python first on the path."""
     ours = ("DVC_", "DFUSION_", "GIT_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    environment |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1",
-                    "GIT_CONFIG_GLOBAL": os.devnull, "HOME": str(folder), "DVC_SITE_CACHE_DIR": str(folder / ".site")}
+    environment |= {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "DVC_NO_ANALYTICS": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "HOME": str(folder),
+        "DVC_SITE_CACHE_DIR": str(folder / ".site"),
+    }
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
@@ -96,7 +111,7 @@ def test_metrics_and_plots(clone: Path, done: str) -> None:
     assert metrics[os.path.join("results", "metrics.json")]["data"]["round"] == "r01"
     assert metrics.keys() == {os.path.join("results", "metrics.json")}
     shown = call(clone, "dvc", "plots", "show", "--json")
-    plots = json.loads(shown[shown.index("{"):])
+    plots = json.loads(shown[shown.index("{") :])
     assert len(plots["data"]) == 2 and not plots.get("errors"), shown
     for (drawn,) in plots["data"].values():
         assert len(drawn["content"]["data"]["values"]) >= 4  # two curves of as many points as rounds or more
@@ -106,9 +121,15 @@ def test_a_changed_threshold_reruns_from_adoption_on(clone: Path, done: str) -> 
     commit(clone, "first run")
     tiny_params(clone, **SMALL, adopt={"threshold": 0.0})
     status = json.loads(call(clone, "dvc", "status", "--json"))
-    assert [stage for stage in status if any("changed deps" in one and "params.yaml" in one["changed deps"]
-                                             for one in status[stage] if isinstance(one, dict))] == [
-        "adopt@r00", "adopt@r01"]
+    assert [
+        stage
+        for stage in status
+        if any(
+            "changed deps" in one and "params.yaml" in one["changed deps"]
+            for one in status[stage]
+            if isinstance(one, dict)
+        )
+    ] == ["adopt@r00", "adopt@r01"]
     output = call(clone, "dvc", "repro", "train@r00")
     assert ran(output)[0] == "adopt@r00" and set(ran(output)) <= {"adopt@r00", "train@r00"}
     for stage in ("init", "sample@r00", "score@r00", "extract@r00", "fuse@r00"):
@@ -148,7 +169,8 @@ def test_a_study_runs_its_cells_and_goes_on(clone: Path, done: str) -> None:
     tiny_params(clone, **SMALL)
     (clone / "study.yaml").write_text(
         'common: {"~rounds.r01": null}\nfactors:\n  seed: {"0": {seed: 0}}\n'
-        "  method: {naive: {pairs: naive}, dfusion: {pairs: dfusion}}\n")
+        "  method: {naive: {pairs: naive}, dfusion: {pairs: dfusion}}\n"
+    )
     commit(clone, "study")
     before = (clone / "params.yaml").read_text()
     python = (sys.executable, "-m", "dfusion_core.commands.cli", "study")

@@ -47,13 +47,27 @@ def counted() -> Iterator[dict[str, int]]:
         AutoencoderKL.decode = decode
 
 
-@pytest.mark.parametrize("changes", [{}, *(pytest.param(one, marks=pytest.mark.slow, id=str(one)) for one in [
-    {"extract": {"keep_kv": 2}, "fuse": {"batch_size": 2}},  # those of the first prompt, not of the second
-    {"extract": {"keep_kv": "none"}, "fuse": {"last_t": 2}, "train": {"last_t": 2}},
-    {"train": {"pairs_per_update": 3, "micro_batch": 5}},  # two updates an epoch, neither a multiple of the micro-batch
-    {"pairing": {"mode": "top_quarter_twice"}},
-    {"pairs": "naive"}, {"pairs": "same_noise"}, {"pairs": "inversion"},
-])], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        *(
+            pytest.param(one, marks=pytest.mark.slow, id=str(one))
+            for one in [
+                {"extract": {"keep_kv": 2}, "fuse": {"batch_size": 2}},  # those of the first prompt, not of the second
+                {"extract": {"keep_kv": "none"}, "fuse": {"last_t": 2}, "train": {"last_t": 2}},
+                {
+                    "train": {"pairs_per_update": 3, "micro_batch": 5}
+                },  # two updates an epoch, neither a multiple of the micro-batch
+                {"pairing": {"mode": "top_quarter_twice"}},
+                {"pairs": "naive"},
+                {"pairs": "same_noise"},
+                {"pairs": "inversion"},
+            ]
+        ),
+    ],
+    ids=str,
+)
 def test_work_of_every_stage(workspace: Path, changes: dict[str, Any]) -> None:
     change(algo="ddpo", **changes)  # DPO leaves out what winner and loser share, so there training is an upper bound
     planned = workload(load_everything()).stages
@@ -90,5 +104,8 @@ def test_bytes_on_disk(project: Path) -> None:
 def array_bytes(store: Path) -> int:
     import zarr
 
-    return sum(array.nbytes for _, array in zarr.open_group(store, mode="r").members(max_depth=None)
-               if isinstance(array, zarr.Array))
+    return sum(
+        array.nbytes
+        for _, array in zarr.open_group(store, mode="r").members(max_depth=None)
+        if isinstance(array, zarr.Array)
+    )

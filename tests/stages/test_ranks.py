@@ -29,8 +29,15 @@ def start(folder: Path, stage: str, round: str) -> subprocess.Popen[str]:
     """A stage under torchrun, in a session of its own so that it can be killed whole."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     arguments = [] if stage in ("init", "summary") else [round]
-    return subprocess.Popen([*TORCHRUN, "-m", f"stages.{stage}", *arguments], cwd=folder, env=environment, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    return subprocess.Popen(
+        [*TORCHRUN, "-m", f"stages.{stage}", *arguments],
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
 
 
 def finish(process: subprocess.Popen[str]) -> str:
@@ -50,8 +57,12 @@ def test_two_processes_make_what_one_makes(finished: Path, tmp_path: Path, algo:
     else:
         tiny_params(folder, algo=algo)
         alone = Path(shutil.copytree(folder, tmp_path / "alone"))
-        subprocess.run([sys.executable, "-m", "stages.train", "r00"], cwd=alone, check=True,
-                       env=os.environ | {"PYTHONPATH": str(ROOT)})
+        subprocess.run(
+            [sys.executable, "-m", "stages.train", "r00"],
+            cwd=alone,
+            check=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
         stages = ["train"]
     for stage in stages:
         assert finish(start(folder, stage, "r00")).count("\n") <= 1  # one of them speaks
@@ -101,8 +112,13 @@ def test_a_process_that_dies_leaves_a_stage_that_goes_on(finished: Path, tmp_pat
     finish(start(folder, "sample", "r00"))
     alone = Path(shutil.copytree(finished, tmp_path / "alone"))
     tiny_params(alone, sample={"batch_size": 1})
-    subprocess.run([sys.executable, "-m", "stages.sample", "r00"], cwd=alone, check=True, capture_output=True,
-                   env=os.environ | {"PYTHONPATH": str(ROOT)})
+    subprocess.run(
+        [sys.executable, "-m", "stages.sample", "r00"],
+        cwd=alone,
+        check=True,
+        capture_output=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
     assert content(folder / "runs/r00/sample") == content(alone / "runs/r00/sample")
 
 

@@ -77,7 +77,7 @@ def test_numbers_of_every_round_are_in_it(project: Path) -> None:
 def test_maps_are_those_of_the_stores(project: Path) -> None:
     """Every item of the first pair's prompt at every timestep, then the mask; the largest value is white."""
     found = page()
-    section = found[found.index("Cross-attention by timestep, r01"):found.index("<h2>Learning")]
+    section = found[found.index("Cross-attention by timestep, r01") : found.index("<h2>Learning")]
     steps = read_stage("sample", "r01").array("cross_map").shape[1]
     captions = re.findall(r"<figcaption>(t = \d+)</figcaption>", section)
     names = re.findall("<h3>(.*?)</h3>", section)
@@ -95,7 +95,7 @@ def test_the_sheet_has_a_line_a_round_and_the_base_first(project: Path) -> None:
     assert sheet.shape[0] == 3 * (text + side + GAP) - GAP
     for row, picture in enumerate(pictures):
         top = row * (text + side + GAP) + text
-        assert (sheet[top:top + side:4, :side:4] == picture).all()
+        assert (sheet[top : top + side : 4, :side:4] == picture).all()
 
 
 def test_the_table_of_a_study(project: Path) -> None:
@@ -117,7 +117,7 @@ def test_of_many_rounds_some_have_pictures(project: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("dfusion_core.commands.report.run.ROUNDS_SHOWN", 1)
     found = page()
     assert "Pairs of r00" in found and "Pairs of r01" not in found
-    rows = re.findall(r"<tr><td>(r\d+)</td>", found[found.index("Pairs, round by round"):found.index("Pairs of r00")])
+    rows = re.findall(r"<tr><td>(r\d+)</td>", found[found.index("Pairs, round by round") : found.index("Pairs of r00")])
     assert rows == ["r00", "r01"]
     monkeypatch.setattr("dfusion_core.commands.report.run.ROUNDS_SHOWN", 8)
     run = read_run()
@@ -161,7 +161,7 @@ def test_versions_and_code(project: Path) -> None:
 def test_rounds_that_are_not_finished(project: Path) -> None:
     change(rounds={"r00": {"prev": "init"}, "r01": {"prev": "r00"}, "r02": {"prev": "r01"}})
     found = page()
-    assert "r02" in found[found.index("Not finished"):found.index("Not finished") + 80] and "2 rounds" in found
+    assert "r02" in found[found.index("Not finished") : found.index("Not finished") + 80] and "2 rounds" in found
     for round in ("r00", "r01"):
         forget("evaluate", round)
     with pytest.raises(MissingStage, match="dvc repro"):
@@ -235,8 +235,12 @@ def test_a_chart_is_svg_in_the_pages_colours() -> None:
     x, y = pd.Series([0.0, 5.0, 10.0]), pd.Series([0.0, 0.5, 1.0])
     svg = figures.line_chart({"a<b $x$": {"x": x, "y": y, "low": y - 0.1, "high": y + 0.1}}, "images", "reward")
     assert svg.startswith("<svg") and "viewBox" in svg and "a&lt;b $x$" in svg and "images" in svg
-    assert "currentColor" in svg and figures.INK not in svg and "<metadata" not in svg and "http://" not in re.sub(
-        r'xmlns(:xlink)?="[^"]*"', "", svg)
+    assert (
+        "currentColor" in svg
+        and figures.INK not in svg
+        and "<metadata" not in svg
+        and "http://" not in re.sub(r'xmlns(:xlink)?="[^"]*"', "", svg)
+    )
     curves = [re.findall(r"[ML] ([\d.]+) ([\d.]+)", d) for d in re.findall(r'<path d="([^"]*)" clip-path', svg)]
     left, middle, right = next([(float(x), float(y)) for x, y in one] for one in curves if len(one) == 3)
     assert middle == pytest.approx(((left[0] + right[0]) / 2, (left[1] + right[1]) / 2), abs=0.01)

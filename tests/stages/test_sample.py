@@ -25,8 +25,20 @@ BATCH_TOLERANCE = 1e-4  # of a latent of size 7: another batch shape sums in ano
 
 
 def test_arrays_are_those_of_the_schema(project: Path) -> None:
-    sizes = {"image": 8, "state": T + 1, "i": T, "item": 2, "channel": 4, "height": 8, "width": 8,
-             "map_y": 4, "map_x": 4, "row": 16, "column": 16, "rgb": 3}
+    sizes = {
+        "image": 8,
+        "state": T + 1,
+        "i": T,
+        "item": 2,
+        "channel": 4,
+        "height": 8,
+        "width": 8,
+        "map_y": 4,
+        "map_x": 4,
+        "row": 16,
+        "column": 16,
+        "rgb": 3,
+    }
     data = read_stage("sample", "r00")
     assert data.names == sorted(one.name for one in ARRAYS["sample"])
     for declared in ARRAYS["sample"]:
@@ -149,7 +161,8 @@ def test_a_nan_is_located_and_nothing_is_published(
         break_unet(patch, i=2, part=1, row=1)
         run("sample")
     assert caught.value.message == (
-        f"the latent of image 5 ('a blue and dotted square', seed {seed}) is NaN or infinite at t = 2.")
+        f"the latent of image 5 ('a blue and dotted square', seed {seed}) is NaN or infinite at t = 2."
+    )
     assert "try fp32" in caught.value.hint
     assert not Path("runs/r00/sample").exists()
     capsys.readouterr()
@@ -161,8 +174,7 @@ def test_a_nan_is_located_and_nothing_is_published(
 def test_an_unknown_round(project: Path) -> None:
     with pytest.raises(ParamsError) as caught:
         run("sample", "r07")
-    assert str(caught.value) == (
-        "rounds: params.yaml has no round 'r07', only r00, r01. Did you mean 'r01'?")
+    assert str(caught.value) == ("rounds: params.yaml has no round 'r07', only r00, r01. Did you mean 'r01'?")
 
 
 def test_the_round_before_is_missing(project: Path) -> None:
@@ -170,7 +182,8 @@ def test_the_round_before_is_missing(project: Path) -> None:
     with pytest.raises(MissingStage) as caught:
         run("sample")
     assert str(caught.value) == (
-        "sample: its input 'adapter' is missing: there is no runs/init/train. Make it with 'dvc repro -s init'.")
+        "sample: its input 'adapter' is missing: there is no runs/init/train. Make it with 'dvc repro -s init'."
+    )
 
 
 def test_an_item_that_is_not_in_the_prompt(project: Path) -> None:

@@ -91,7 +91,8 @@ def test_a_plugin_through_the_stages(project: Path) -> None:
     assert list(table.columns) == ["image", "prompt_id", "reward", "clip", "own_reward:Redness"]
     np.testing.assert_allclose(table.reward, 2 * pictures[..., 0].float().mean(dim=(1, 2)) / 255, rtol=1e-5)
     assert json.loads(Path("runs/r00/score/reward.json").read_text())["plugins"] == {
-        "own_reward:Redness": {"weight": 2.0, "identity": "redness 1"}}
+        "own_reward:Redness": {"weight": 2.0, "identity": "redness 1"}
+    }
     for stage in ("extract", "fuse", "adopt", "train"):
         run(stage)
     winners = read_stage("adopt", "r00").table("training")
@@ -116,7 +117,12 @@ def test_a_plugin_is_no_clipscore(project: Path, capsys: pytest.CaptureFixture[s
     run("summary")
     head = capsys.readouterr().out.splitlines()[2]
     assert [column.strip() for column in head.strip("┃").split("┃")] == [
-        "round", "reward", "CLIPScore clip", "own_reward:Redness", "diversity"]
+        "round",
+        "reward",
+        "CLIPScore clip",
+        "own_reward:Redness",
+        "diversity",
+    ]
     results = read_results(["r00", "r01"])
     assert shown(results.measures, results.reward)["reward"] == "reward"
     write_report(Path("report.html"))

@@ -48,8 +48,8 @@ def test_prompts_are_embedded_as_by_diffusers(policy: Policy, pipeline: StableDi
     for row, text in enumerate(TEXTS):
         states, none, pooled, none_pooled = pipeline.encode_prompt(text or "any", do_classifier_free_guidance=True)
         expected = (states, pooled) if text else (none, none_pooled)
-        torch.testing.assert_close(found.states[row:row + 1], expected[0], rtol=0, atol=1e-6)
-        torch.testing.assert_close(found.pooled[row:row + 1], expected[1], rtol=0, atol=1e-6)
+        torch.testing.assert_close(found.states[row : row + 1], expected[0], rtol=0, atol=1e-6)
+        torch.testing.assert_close(found.pooled[row : row + 1], expected[1], rtol=0, atol=1e-6)
     assert not found.states[1].any() and found.states[0].any()
 
 
@@ -68,8 +68,15 @@ def test_noise_is_that_of_the_pipeline(policy: Policy, pipeline: StableDiffusion
     pipeline.scheduler.step = catch
     x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     pipeline.set_progress_bar_config(disable=True)
-    pipeline(TEXTS[0], num_inference_steps=4, guidance_scale=3.0, latents=x.clone(), height=16, width=16,
-             output_type="latent")
+    pipeline(
+        TEXTS[0],
+        num_inference_steps=4,
+        guidance_scale=3.0,
+        latents=x.clone(),
+        height=16,
+        width=16,
+        output_type="latent",
+    )
     found = policy.predict_noise(x, 0, policy.embed(TEXTS[:1]))
     torch.testing.assert_close(caught[0], found, rtol=0, atol=1e-5)
 
@@ -77,8 +84,9 @@ def test_noise_is_that_of_the_pipeline(policy: Policy, pipeline: StableDiffusion
 def test_layers_by_topology(policy: Policy) -> None:
     """Attention in down_1, down_2, mid, up_0, up_1; 2 and 10 transformer blocks an attention."""
     assert first_cross_up_block(policy.unet) == "up_0"
-    count = {name: len(self_attention_modules(policy.unet, [name]))
-             for name in ("down_1", "down_2", "mid", "up_0", "up_1")}
+    count = {
+        name: len(self_attention_modules(policy.unet, [name])) for name in ("down_1", "down_2", "mid", "up_0", "up_1")
+    }
     assert count == {"down_1": 4, "down_2": 20, "mid": 10, "up_0": 30, "up_1": 6}
     assert len(cross_attention_modules(policy.unet, "up_0")) == 30
     same = cross_attention_modules(policy.unet, "same_resolution")  # the lowest: down_2, mid, up_0
@@ -89,8 +97,14 @@ def test_layers_by_topology(policy: Policy) -> None:
 def test_a_round(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every stage, from this model's maps to a trained adapter and its export, which loads what it wrote."""
     monkeypatch.chdir(tmp_path)
-    tiny_params(tmp_path, model={"id": str(folder)}, sample={"maps": "up_0"}, lora={"targets": ["to_v"]},
-                fuse={"layers": ["mid", "up_0", "up_1"]}, extract={"keep_kv": 1})
+    tiny_params(
+        tmp_path,
+        model={"id": str(folder)},
+        sample={"maps": "up_0"},
+        lora={"targets": ["to_v"]},
+        fuse={"layers": ["mid", "up_0", "up_1"]},
+        extract={"keep_kv": 1},
+    )
     run("init")
     run("evaluate", "init")
     for stage in ROUND_STAGES:
@@ -103,4 +117,5 @@ def test_a_round(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (read_stage("train", "r00").table("updates").gradient_norm > 0).all()
     export_round("r00", tmp_path / "out", "name", "fp32", force=False, check=True)
     assert "lora_unet_middle_block_1_transformer_blocks_9_attn1_to_v.alpha" in load_file(
-        tmp_path / "out/name.safetensors")
+        tmp_path / "out/name.safetensors"
+    )

@@ -28,7 +28,7 @@ def test_the_tables(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for measure in ("reward", "diversity"):
         found = numbers["train"][measure]
         cell = f"{found['gain']:+.4f} [{found['gain_low']:+.4f}, {found['gain_high']:+.4f}]"
-        assert any(cell in line for line in lines[:titles[1]])
+        assert any(cell in line for line in lines[: titles[1]])
         assert any(f"{numbers['test'][measure]['gain']:+.4f} [one prompt: no interval]" in line for line in lines)
     assert "reward (CLIPScore clip)" in lines[titles[0] + 2] and max(map(len, lines)) <= 120
     assert QUESTION in " ".join(" ".join(lines).split())
@@ -40,9 +40,13 @@ def test_metrics_are_a_few_numbers_of_the_last_round(project: Path) -> None:
     numbers = json.loads(Path("results/rounds/r01.json").read_text())
     train, test = numbers["train"]["reward"], numbers["test"]["reward"]
     assert metrics == {
-        "round": "r01", "train": round(train["mean"], 4), "train_gain": round(train["gain"], 4),
-        "test": round(test["mean"], 4), "test_gain": round(test["gain"], 4),
-        "diversity": round(numbers["test"]["diversity"]["mean"], 4)}
+        "round": "r01",
+        "train": round(train["mean"], 4),
+        "train_gain": round(train["gain"], 4),
+        "test": round(test["mean"], 4),
+        "test_gain": round(test["gain"], 4),
+        "diversity": round(numbers["test"]["diversity"]["mean"], 4),
+    }
     change(rounds={"r00": {"prev": "init"}})
     run("summary")
     assert json.loads(Path("results/metrics.json").read_text())["round"] == "r00"
@@ -69,8 +73,9 @@ def test_updates_are_numbered_through(project: Path) -> None:
     assert table["update"].tolist() == [1, 2, 3, 4]
     assert table["round"].tolist() == ["r00", "r00", "r01", "r01"]
     parts = [pd.read_csv(f"runs/{round}/train/updates.csv") for round in ("r00", "r01")]
-    pd.testing.assert_frame_equal(table.drop(columns=["update", "round"]),
-                                  pd.concat(parts, ignore_index=True).drop(columns="update"))
+    pd.testing.assert_frame_equal(
+        table.drop(columns=["update", "round"]), pd.concat(parts, ignore_index=True).drop(columns="update")
+    )
 
 
 def test_rounds_in_the_order_they_follow_each_other(project: Path) -> None:
@@ -88,6 +93,7 @@ def test_images_are_counted_along_the_chain(project: Path) -> None:
 
 def test_which_scores_do_not_fit() -> None:
     """The stages that differ from the last one are named, with the command that scores them again."""
+
     def reward(sha256: str, **plugins: float) -> dict[str, object]:
         terms = {name: {"weight": weight, "identity": "1"} for name, weight in plugins.items()}
         return {"clip": {"model": "local-dir:/some/where/clip", "weight": 1.0, "sha256": sha256}, "plugins": terms}

@@ -51,9 +51,11 @@ def maps_by_hand(round: str, item: str, images: int) -> np.ndarray:
 def best_threshold(values: np.ndarray) -> tuple[float, float]:
     """The two neighbouring values between which a cut leaves the least variance within the parts."""
     ordered = np.unique(values.astype(np.float64))
+
     def within(cut: float) -> float:
         low, high = values[values < cut].astype(np.float64), values[values >= cut].astype(np.float64)
         return len(low) * low.var() + len(high) * high.var()
+
     index = min(range(1, len(ordered)), key=lambda k: within(ordered[k]))
     return float(ordered[index - 1]), float(ordered[index])
 
@@ -85,7 +87,7 @@ def test_the_sheet(project: Path) -> None:
     picture = Image.open("out/look.png")
     top = 2 * (TEXT + GAP)  # a title and labels
     assert picture.size == (4 * 3 * (TILE + GAP) - GAP, 3 * (top + TILE + GAP) - GAP)  # two items and one
-    tile = [np.asarray(picture)[top:top + TILE, k * (TILE + GAP):k * (TILE + GAP) + TILE] for k in range(3)]
+    tile = [np.asarray(picture)[top : top + TILE, k * (TILE + GAP) : k * (TILE + GAP) + TILE] for k in range(3)]
     assert all(len(np.unique(one)) > 20 for one in tile)
     brightness = tile[2].sum(axis=-1) / np.maximum(tile[0].sum(axis=-1), 1)
     assert brightness.min() == pytest.approx(0.2, abs=0.02) and brightness.max() == pytest.approx(1, abs=0.02)
@@ -103,13 +105,14 @@ def test_without_write_nothing_is_written(project: Path) -> None:
 def test_what_was_written_is_what_extract_uses(project: Path) -> None:
     Path("prompts.yaml").write_text(
         "# kept\ntrain:\n- a [heart] holding a [balloon]  # two\n- a blue and dotted [square]\n"
-        "test:\n- the star above the moon\n")
+        "test:\n- the star above the moon\n"
+    )
     change(extract={"threshold": "absolute"})
     output = command("--write")
     assert "Written into prompts.yaml" in output and "which does not read them" not in output
     prompts = load_prompts("prompts.yaml").train
     assert prompts[0].thresholds == tuple(float(row_of(output, item)[3]) for item in prompts[0].items)
-    assert Path("prompts.yaml").read_text().startswith("# kept\ntrain:\n- {prompt: \"a [heart] holding a [balloon]\", ")
+    assert Path("prompts.yaml").read_text().startswith('# kept\ntrain:\n- {prompt: "a [heart] holding a [balloon]", ')
     forget("extract")
     for stage in ("sample", "score", "extract"):
         run(stage)
@@ -137,14 +140,20 @@ def test_as_many_prompts_as_are_trained_on(project: Path) -> None:
     assert "1 prompts, 1 images of each" in command("--images", "1")
 
 
-@pytest.mark.parametrize(("arguments", "code", "message"), [
-    (("--round", "r07"), 1, "error: thresholds: there is no runs/r07/train/adapter. Make it with "
-                            "'dvc repro -s train@r07'."),
-    (("--prompts", "none.yaml"), 1, "error: prompts: there is no file none.yaml."),
-    (("--prompts", "dfusion_core/prompts/micro_relation.yaml", "--write"), 1, "is a file of the installed package"),
-    (("--sheet", "look.jpg"), 2, "the name must end in .png"),
-    (("--images", "0"), 2, "--images"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (
+            ("--round", "r07"),
+            1,
+            "error: thresholds: there is no runs/r07/train/adapter. Make it with 'dvc repro -s train@r07'.",
+        ),
+        (("--prompts", "none.yaml"), 1, "error: prompts: there is no file none.yaml."),
+        (("--prompts", "dfusion_core/prompts/micro_relation.yaml", "--write"), 1, "is a file of the installed package"),
+        (("--sheet", "look.jpg"), 2, "the name must end in .png"),
+        (("--images", "0"), 2, "--images"),
+    ],
+)
 def test_refused_before_anything_is_sampled(
     project: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], code: int, message: str
 ) -> None:

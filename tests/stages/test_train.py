@@ -51,7 +51,7 @@ def terms() -> list[Term]:
     for row in read_stage("adopt", "r00").table("training").itertuples():
         winner = fused[row.winner_row] if row.winner_stage == "fuse" else x[row.winner_row]
         loser = x[row.loser_row]
-        steps = [i for i in range(T) if not torch.equal(winner[i:i + 2], loser[i:i + 2])]
+        steps = [i for i in range(T) if not torch.equal(winner[i : i + 2], loser[i : i + 2])]
         assert steps == list(range(1 if row.winner_stage == "fuse" else 0, T))
         found += [(str(row.prompt), winner, loser, i) for i in steps if first >= T - i >= train.last_t]
     return found
@@ -92,14 +92,21 @@ def trainer_of(policy: Policy) -> Trainer:
 
 @pytest.mark.parametrize(
     ("form", "first_t", "last_t", "fallback", "count"),
-    [("ratio", None, 1, "reference", 14), ("log_ratio", None, 1, "reference", 14), ("ratio", None, 2, "reference", 10),
-     ("ratio", 2, 1, "reference", 8), ("ratio", None, 1, "drop", 6)])
+    [
+        ("ratio", None, 1, "reference", 14),
+        ("log_ratio", None, 1, "reference", 14),
+        ("ratio", None, 2, "reference", 10),
+        ("ratio", 2, 1, "reference", 8),
+        ("ratio", None, 1, "drop", 6),
+    ],
+)
 def test_the_gradient_is_that_of_a_naive_loop(
     project: Path, form: str, first_t: int | None, last_t: int, fallback: str, count: int
 ) -> None:
     """At both updates of the round: at ratio 1, and after a step away from it."""
-    change(train={"dpo_form": form, "clip_norm": 1e9, "first_t": first_t, "last_t": last_t},
-           adopt={"fallback": fallback})
+    change(
+        train={"dpo_form": form, "clip_norm": 1e9, "first_t": first_t, "last_t": last_t}, adopt={"fallback": fallback}
+    )
     run("adopt")
     assert len(terms()) == count  # of four pairs, two of them with targets, over four steps
     trainer, naive = trainer_of(policy_of("init", train=True)), policy_of("init", train=True)
@@ -322,8 +329,9 @@ def test_a_model_in_16_bits_trains_in_fp32(project: Path) -> None:
     change(model={"dtype": "bf16"}, train={"learning_rate": 1.0e-6})
     for stage, round in (("init", "init"), *((stage, "r00") for stage in SIX)):
         run(stage, round)
-    before, after = (load_file(f"runs/{name}/train/adapter/pytorch_lora_weights.safetensors")
-                     for name in ("init", "r00"))
+    before, after = (
+        load_file(f"runs/{name}/train/adapter/pytorch_lora_weights.safetensors") for name in ("init", "r00")
+    )
     moved = [float(np.abs(after[name] - before[name]).max()) for name in before if "lora_A" in name]
     updates = len(read_stage("train", "r00").table("updates"))
     assert 0 < max(moved) < 2 * updates * 1.0e-6  # lost in bf16, where weights of 0.1 are 4e-4 apart

@@ -41,8 +41,10 @@ def images(rounds: list[str], clip: float = 5.0) -> list[Image]:
     found: list[Image] = []
     for row in read_stage("adopt", round).table("training").itertuples():
         winner = fused[row.winner_row] if row.winner_stage == "fuse" else x[row.winner_row]
-        found += [(row.prompt, winner, normalised(row.prompt, row.winner_reward, rounds, clip)),
-                  (row.prompt, x[row.loser_row], normalised(row.prompt, row.loser_reward, rounds, clip))]
+        found += [
+            (row.prompt, winner, normalised(row.prompt, row.winner_reward, rounds, clip)),
+            (row.prompt, x[row.loser_row], normalised(row.prompt, row.loser_reward, rounds, clip)),
+        ]
     return found
 
 
@@ -85,8 +87,12 @@ def caught_updates(monkeypatch: pytest.MonkeyPatch, round: str) -> list[tuple[to
 
     def caught(self: torch.optim.AdamW, *given: Any) -> Any:
         parameters = self.param_groups[0]["params"]
-        found.append((torch.cat([p.detach().flatten().clone() for p in parameters]),
-                      torch.cat([p.grad.flatten().clone() for p in parameters])))
+        found.append(
+            (
+                torch.cat([p.detach().flatten().clone() for p in parameters]),
+                torch.cat([p.grad.flatten().clone() for p in parameters]),
+            )
+        )
         return step(self, *given)
 
     with monkeypatch.context() as patch:
@@ -99,15 +105,13 @@ def caught_updates(monkeypatch: pytest.MonkeyPatch, round: str) -> list[tuple[to
 def set_adapter(policy: Policy, values: torch.Tensor) -> None:
     with torch.no_grad():
         for parameter in trainable(policy.unet).values():
-            part, values = values[:parameter.numel()], values[parameter.numel():]
+            part, values = values[: parameter.numel()], values[parameter.numel() :]
             parameter.copy_(part.view_as(parameter))
             parameter.grad = None
 
 
 @pytest.mark.parametrize("algo", ["ddpo", "dpok"])
-def test_the_gradient_is_that_of_a_naive_loop(
-    project: Path, monkeypatch: pytest.MonkeyPatch, algo: str
-) -> None:
+def test_the_gradient_is_that_of_a_naive_loop(project: Path, monkeypatch: pytest.MonkeyPatch, algo: str) -> None:
     """At both updates of the first round: at ratio 1, and a large step away, where ratios are clipped and KL counts."""
     change(algo=algo, train={**SECTIONS, "learning_rate": 3e-3})
     updates = caught_updates(monkeypatch, "r00")
@@ -167,9 +171,7 @@ def test_dpo_skips_the_shared_steps_and_the_others_do_not(project: Path, monkeyp
 
 
 @pytest.mark.parametrize("algo", ["ddpo", "dpok"])
-def test_stopped_and_continued_gives_the_same_bytes(
-    project: Path, monkeypatch: pytest.MonkeyPatch, algo: str
-) -> None:
+def test_stopped_and_continued_gives_the_same_bytes(project: Path, monkeypatch: pytest.MonkeyPatch, algo: str) -> None:
     change(algo=algo)
     forget("train")
     run("train")

@@ -177,10 +177,7 @@ def test_an_unused_nan_does_not_leak() -> None:
     with recording_kv(unet(), ["up_1"]) as tap:
         run(unet(), inputs(seed=1))
     unused = ~M.flatten(1)[:, None, :, None]  # 16x24 latents are 4x6 at up_1, the size of M
-    holes = {
-        n: (K.masked_fill(unused, torch.nan), V.masked_fill(unused, torch.inf))
-        for n, (K, V) in tap.kv.items()
-    }
+    holes = {n: (K.masked_fill(unused, torch.nan), V.masked_fill(unused, torch.inf)) for n, (K, V) in tap.kv.items()}
     with fusing(unet(), ["up_1"], M, stored=tap.kv):
         expected = run(unet(), inputs())
     with fusing(unet(), ["up_1"], M, stored=holes):
@@ -232,9 +229,7 @@ class Naive:
         rows = [[self.M[:, y * my // h, x * mx // w] for x in range(w)] for y in range(h)]
         return torch.stack([torch.stack(row, 1) for row in rows], 1).flatten(1)[..., None].float()
 
-    def __call__(
-        self, attn: Attention, x: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any
-    ) -> Tensor:
+    def __call__(self, attn: Attention, x: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any) -> Tensor:
         assert encoder_hidden_states is None
         Q, K, V = attn.to_q(x), attn.to_k(x), attn.to_v(x)
         self.seen = (K, V)
@@ -253,9 +248,7 @@ def test_a_naive_implementation_agrees(levels: int) -> None:
     model, M, layers = unet(levels), random_mask(ROWS), present_layers(unet(levels), PAPER)
     paths = self_attention_modules(model, layers).values()
 
-    def naive_run(
-        x: tuple[Tensor, int, Tensor], given: dict[str, tuple[Tensor, Tensor]]
-    ) -> tuple[Tensor, Any]:
+    def naive_run(x: tuple[Tensor, int, Tensor], given: dict[str, tuple[Tensor, Tensor]]) -> tuple[Tensor, Any]:
         spies = {path: Naive(given.get(path), M, LATENT) for path in paths}
         stock = model.attn_processors
         try:
@@ -276,9 +269,7 @@ def test_fusion_is_differentiable() -> None:
     """Gradients reach the target's latent, and in lock-step the reference's too, through the keys it lent."""
     x = inputs()
     x[0].requires_grad_()
-    with fusing(
-        unet(), PAPER, random_mask(2), reference_rows=torch.tensor([0, 1]), target_rows=torch.tensor([2, 3])
-    ):
+    with fusing(unet(), PAPER, random_mask(2), reference_rows=torch.tensor([0, 1]), target_rows=torch.tensor([2, 3])):
         unet()(*x).sample[2].sum().backward()
     unet().zero_grad()
     assert x[0].grad is not None
@@ -323,9 +314,7 @@ def test_maps_are_the_mean_of_softmax_over_heads_and_modules() -> None:
         run(unet(), inputs())
     finally:
         unet().set_attn_processor(stock)
-    expected = (
-        torch.stack([A.view(ROWS, -1, 4 * 6, TOKENS).mean(1) for A in seen]).mean(0).view(ROWS, 4, 6, TOKENS)
-    )
+    expected = torch.stack([A.view(ROWS, -1, 4 * 6, TOKENS).mean(1) for A in seen]).mean(0).view(ROWS, 4, 6, TOKENS)
     with capturing(unet(), "same_resolution") as tap:
         run(unet(), inputs())
     torch.testing.assert_close(tap.maps(), expected, rtol=0, atol=1e-6)

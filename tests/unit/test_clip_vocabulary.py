@@ -16,9 +16,22 @@ from dfusion_core.prompts.reading import Prompt, load_prompts
 ORIGINAL = open_clip.tokenizer.SimpleTokenizer()
 SPLIT = {"woolen": ["woo", "len"], "computer": ["compu", "ter"]}  # all words of the 240 prompts that are two tokens
 AWKWARD = (
-    "", " ", "A CAT  eating\ta\nSandwich ", "the dog's ball isn't here, DON'T", "12 dogs in 1999, x2",
-    "a 3.5-inch disk", "café naïve Übergröße", "cafe\u0301", "日本語の猫", "🐱 a cat 😀", "ß İ ñ",
-    "don`t _a_ b-c (d) [e]", "...!?!", "\u00a0no-break\u00a0space", "word\u200bjoin", "x" * 300,
+    "",
+    " ",
+    "A CAT  eating\ta\nSandwich ",
+    "the dog's ball isn't here, DON'T",
+    "12 dogs in 1999, x2",
+    "a 3.5-inch disk",
+    "café naïve Übergröße",
+    "cafe\u0301",
+    "日本語の猫",
+    "🐱 a cat 😀",
+    "ß İ ñ",
+    "don`t _a_ b-c (d) [e]",
+    "...!?!",
+    "\u00a0no-break\u00a0space",
+    "word\u200bjoin",
+    "x" * 300,
     "antidisestablishmentarianism",
 )
 CLEANED = ("tom &amp; jerry", "“quoted” cat’s", "ﬁsh", "Ａ wide")  # open_clip repairs such text first, SD does not
@@ -101,29 +114,42 @@ def test_words_of_several_tokens(tokenizer: Any) -> None:
     words = {word for prompt in paper() for word in prompt.text.split()}
     pieces = {word: tokenizer.tokenize(word) for word in words}
     assert {word: found for word, found in pieces.items() if len(found) > 1} == {
-        word: [first, f"{last}</w>"] for word, (first, last) in SPLIT.items()}
-    moved = [(p.text, item) for p in paper() if p.thresholds for item in p.items
-             if item_tokens(tokenizer, p.text, item)[0] != p.text.split().index(item) + 1]
+        word: [first, f"{last}</w>"] for word, (first, last) in SPLIT.items()
+    }
+    moved = [
+        (p.text, item)
+        for p in paper()
+        if p.thresholds
+        for item in p.items
+        if item_tokens(tokenizer, p.text, item)[0] != p.text.split().index(item) + 1
+    ]
     assert moved == [
-        ("a black and woolen bus", "bus"), ("a red and woolen dog", "dog"), ("a yellow and woolen table", "table"),
-        ("a blue and woolen vase", "vase"), ("the computer below the counter", "counter")]
+        ("a black and woolen bus", "bus"),
+        ("a red and woolen dog", "dog"),
+        ("a yellow and woolen table", "table"),
+        ("a blue and woolen vase", "vase"),
+        ("the computer below the counter", "counter"),
+    ]
 
 
-@pytest.mark.parametrize(("text", "item", "tokens"), [
-    ("the computer below the counter", "computer", ["compu", "ter</w>"]),
-    ("the computer below the counter", "counter", ["counter</w>"]),
-    ("The Skis below the sunglasses", "skis", ["skis</w>"]),
-    ("the skis below the Sunglasses", "sunglasses", ["sunglasses</w>"]),
-    ("a teddy bear  and a  teddy\tbear", "Teddy Bear", ["teddy</w>", "bear</w>"] * 2),
-    ("the dog's bowl", "dog", ["dog</w>"]),
-    ("the dog's bowl", "dog's", ["dog</w>", "'s</w>"]),
-    ("a 'special' cat, sitting", "special", ["'s</w>", "pe", "cial</w>"]),  # so CLIP cuts it
-    ("a 'special' cat, sitting", "cat", ["cat</w>"]),
-    ("a semi-trailer in 1999", "semi-trailer", ["semi</w>", "-</w>", "trailer</w>"]),
-    ("a semi-trailer in 1999", "1999", ["1</w>", "9</w>", "9</w>", "9</w>"]),
-    ("un café, 🐱 naïve", "café", ["cafÃ©</w>"]),
-    ("🐱🐱 ÜBER the 🐱 cat", "cat", ["cat</w>"]),
-])
+@pytest.mark.parametrize(
+    ("text", "item", "tokens"),
+    [
+        ("the computer below the counter", "computer", ["compu", "ter</w>"]),
+        ("the computer below the counter", "counter", ["counter</w>"]),
+        ("The Skis below the sunglasses", "skis", ["skis</w>"]),
+        ("the skis below the Sunglasses", "sunglasses", ["sunglasses</w>"]),
+        ("a teddy bear  and a  teddy\tbear", "Teddy Bear", ["teddy</w>", "bear</w>"] * 2),
+        ("the dog's bowl", "dog", ["dog</w>"]),
+        ("the dog's bowl", "dog's", ["dog</w>", "'s</w>"]),
+        ("a 'special' cat, sitting", "special", ["'s</w>", "pe", "cial</w>"]),  # so CLIP cuts it
+        ("a 'special' cat, sitting", "cat", ["cat</w>"]),
+        ("a semi-trailer in 1999", "semi-trailer", ["semi</w>", "-</w>", "trailer</w>"]),
+        ("a semi-trailer in 1999", "1999", ["1</w>", "9</w>", "9</w>", "9</w>"]),
+        ("un café, 🐱 naïve", "café", ["cafÃ©</w>"]),
+        ("🐱🐱 ÜBER the 🐱 cat", "cat", ["cat</w>"]),
+    ],
+)
 def test_awkward_items(tokenizer: Any, text: str, item: str, tokens: list[str]) -> None:
     read = tokenizer.convert_ids_to_tokens(tokenizer(text).input_ids)
     assert [read[o] for o in item_tokens(tokenizer, text, item)] == tokens

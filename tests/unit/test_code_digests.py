@@ -95,15 +95,17 @@ def test_everything_else_does(tmp_path: Path, old: str, new: str) -> None:
 def test_a_digest_is_the_same_in_every_version_of_python(tmp_path: Path) -> None:
     """Written down by Python 3.11; ast.dump gives other texts in 3.12 and 3.13, which add fields."""
     text = 'def f(a, *, b=1.5e-3, **c):\n    return f"{a!r:>{b}} {c}" if a else [*c, None, ..., b"x", 1j, True]\n'
-    assert digest(tmp_path, text) == (
-        "f2755ee0ebce5a6174afaf66f4ee814e15f0498d2574d504243b228d58d9d240")
+    assert digest(tmp_path, text) == ("f2755ee0ebce5a6174afaf66f4ee814e15f0498d2574d504243b228d58d9d240")
 
 
 def test_what_brings_inputs_in_and_results_out_is_no_code_of_a_stage() -> None:
     files = hash_code("train")
     assert {"stages/train.py", "dfusion_core/training/losses.py", "dfusion_core/diffusion/ddim.py"} <= files.keys()
-    assert not [name for name in files if name.startswith((
-        "dfusion_core/store", "dfusion_core/params", "dfusion_core/runtime", "dfusion_core/errors"))]
+    assert not [
+        name
+        for name in files
+        if name.startswith(("dfusion_core/store", "dfusion_core/params", "dfusion_core/runtime", "dfusion_core/errors"))
+    ]
     assert hash_code("kv") == hash_code("extract") != {}
 
 

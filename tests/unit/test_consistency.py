@@ -54,8 +54,10 @@ def test_never_masked_is_what_no_step_touches() -> None:
 
 def test_epsilon_share_by_hand() -> None:
     """After one step v_hat is the squared gradient: the share is eps / (|g| + eps), averaged over the weights."""
-    weights = {"layer.lora_A.weight": torch.nn.Parameter(torch.zeros(2)), "layer.lora_B.weight": torch.nn.Parameter(
-        torch.zeros(2))}
+    weights = {
+        "layer.lora_A.weight": torch.nn.Parameter(torch.zeros(2)),
+        "layer.lora_B.weight": torch.nn.Parameter(torch.zeros(2)),
+    }
     optimizer = torch.optim.AdamW(list(weights.values()), lr=1e-3, eps=1e-3)
     assert epsilon_share(optimizer, weights) == {"A": 0.0, "B": 0.0}
     for weight, gradient in zip(weights.values(), ([1e-3, 3e-3], [0.0, 1e-3]), strict=True):

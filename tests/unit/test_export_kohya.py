@@ -25,12 +25,25 @@ from dfusion_core.params import Lora
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 SMALL = {"sample_size": 16, "norm_num_groups": 4, "cross_attention_dim": 12, "attention_head_dim": 4}
 CROSS_DOWN, CROSS_UP = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"
-SD = {**SMALL, "block_out_channels": (8, 8, 16, 16), "layers_per_block": 2,
-      "down_block_types": (CROSS_DOWN,) * 3 + ("DownBlock2D",), "up_block_types": ("UpBlock2D",) + (CROSS_UP,) * 3}
-SDXL = {**SMALL, "block_out_channels": (8, 16, 16), "layers_per_block": 2, "transformer_layers_per_block": (1, 2, 10),
-        "down_block_types": ("DownBlock2D",) + (CROSS_DOWN,) * 2, "up_block_types": (CROSS_UP,) * 2 + ("UpBlock2D",),
-        "use_linear_projection": True, "addition_embed_type": "text_time", "addition_time_embed_dim": 4,
-        "projection_class_embeddings_input_dim": 6 * 4 + 10}
+SD = {
+    **SMALL,
+    "block_out_channels": (8, 8, 16, 16),
+    "layers_per_block": 2,
+    "down_block_types": (CROSS_DOWN,) * 3 + ("DownBlock2D",),
+    "up_block_types": ("UpBlock2D",) + (CROSS_UP,) * 3,
+}
+SDXL = {
+    **SMALL,
+    "block_out_channels": (8, 16, 16),
+    "layers_per_block": 2,
+    "transformer_layers_per_block": (1, 2, 10),
+    "down_block_types": ("DownBlock2D",) + (CROSS_DOWN,) * 2,
+    "up_block_types": (CROSS_UP,) * 2 + ("UpBlock2D",),
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 4,
+    "projection_class_embeddings_input_dim": 6 * 4 + 10,
+}
 FULL = {**SD, "sample_size": 64, "norm_num_groups": 32, "block_out_channels": (320, 640, 1280, 1280)}
 MODELS: dict[str, dict[str, Any]] = {"sd15": SD, "sd21": {**SD, "use_linear_projection": True}, "sdxl": SDXL}
 BASE = Base(id="some/model", on_hub=True, version="sd_v1", v_prediction=False, sgm=False, licence=OPEN)
@@ -45,8 +58,7 @@ def fresh(model: str) -> Any:
     parts |= {"unet": unet, "scheduler": DDIMScheduler(steps_offset=1, clip_sample=False)}
     if model == "sdxl":
         return StableDiffusionXLPipeline(**parts, text_encoder_2=None, tokenizer_2=None)
-    return StableDiffusionPipeline(
-        **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    return StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
 
 
 def trained(model: str, config: LoraConfig | None = None) -> Any:
@@ -118,13 +130,20 @@ def test_merging_the_file_by_hand(model: str, tmp_path: Path) -> None:
 def test_names_of_sd15() -> None:
     """Some of kohya's keys for SD 1.5, written down by hand, with the shapes of a linear layer and a convolution."""
     tensors = kohya_tensors(adapter_tensors(trained("sd15")), 3, "fp16")
-    transformers = {f"down_blocks_{b}_attentions_{a}" for b in (0, 1, 2) for a in (0, 1)} | {
-        f"up_blocks_{b}_attentions_{a}" for b in (1, 2, 3) for a in (0, 1, 2)} | {"mid_block_attentions_0"}
+    transformers = (
+        {f"down_blocks_{b}_attentions_{a}" for b in (0, 1, 2) for a in (0, 1)}
+        | {f"up_blocks_{b}_attentions_{a}" for b in (1, 2, 3) for a in (0, 1, 2)}
+        | {"mid_block_attentions_0"}
+    )
     inner = {f"{attention}_to_{x}" for attention in ("attn1", "attn2") for x in ("q", "k", "v", "out_0")}
     inner |= {"ff_net_0_proj", "ff_net_2"}
     layers = {"proj_in", "proj_out", *(f"transformer_blocks_0_{x}" for x in inner)}
-    assert tensors.keys() == {f"lora_unet_{t}_{x}.{part}" for t in transformers for x in layers
-                              for part in ("lora_down.weight", "lora_up.weight", "alpha")}
+    assert tensors.keys() == {
+        f"lora_unet_{t}_{x}.{part}"
+        for t in transformers
+        for x in layers
+        for part in ("lora_down.weight", "lora_up.weight", "alpha")
+    }
     linear = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
     convolution = "lora_unet_down_blocks_0_attentions_0_proj_in"
     assert tensors[f"{linear}.lora_down.weight"].shape == (3, 8) and tensors[f"{linear}.lora_up.weight"].shape == (8, 3)
@@ -137,9 +156,19 @@ def test_names_of_sd15() -> None:
 def test_names_of_sdxl() -> None:
     """The transformers of SDXL's own U-Net and their depths: input blocks 4, 5, 7, 8, the middle, output blocks 0-5."""
     tensors = kohya_tensors(adapter_tensors(trained("sdxl")), 3, "fp16", 2)
-    depths = {"input_blocks_4_1": 2, "input_blocks_5_1": 2, "input_blocks_7_1": 10, "input_blocks_8_1": 10,
-              "middle_block_1": 10, "output_blocks_0_1": 10, "output_blocks_1_1": 10, "output_blocks_2_1": 10,
-              "output_blocks_3_1": 2, "output_blocks_4_1": 2, "output_blocks_5_1": 2}
+    depths = {
+        "input_blocks_4_1": 2,
+        "input_blocks_5_1": 2,
+        "input_blocks_7_1": 10,
+        "input_blocks_8_1": 10,
+        "middle_block_1": 10,
+        "output_blocks_0_1": 10,
+        "output_blocks_1_1": 10,
+        "output_blocks_2_1": 10,
+        "output_blocks_3_1": 2,
+        "output_blocks_4_1": 2,
+        "output_blocks_5_1": 2,
+    }
     found = {name.removesuffix("_attn2_to_out_0.alpha") for name in tensors if name.endswith("_attn2_to_out_0.alpha")}
     assert found == {f"lora_unet_{block}_transformer_blocks_{i}" for block, n in depths.items() for i in range(n)}
     assert "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.lora_down.weight" in tensors
@@ -160,25 +189,45 @@ def test_numbers_that_half_precision_cannot_hold() -> None:
 
 
 def test_the_header_and_its_hash(tmp_path: Path) -> None:
-    base = Base(id="stabilityai/stable-diffusion-2-1", on_hub=True, version="sd_v2_v",
-                v_prediction=True, sgm=False, licence=OPEN)
+    base = Base(
+        id="stabilityai/stable-diffusion-2-1",
+        on_hub=True,
+        version="sd_v2_v",
+        v_prediction=True,
+        sgm=False,
+        licence=OPEN,
+    )
     tensors = {"b.alpha": torch.tensor(4.0), "b.lora_up.weight": torch.ones(2, 3).half()}
     content, digest = kohya_file(tensors, kohya_metadata(base, "cats", 4, 4, (768, 512)))
     (tmp_path / "x.safetensors").write_bytes(content)
     with safe_open(tmp_path / "x.safetensors", "pt") as opened:
         found = opened.metadata()
         assert {name: opened.get_tensor(name).tolist() for name in opened.keys()} == {  # noqa: SIM118
-            "b.alpha": 4.0, "b.lora_up.weight": [[1.0] * 3] * 2}
+            "b.alpha": 4.0,
+            "b.lora_up.weight": [[1.0] * 3] * 2,
+        }
     # What follows the header: 4 bytes of the float 4.0, and six half-precision ones, 0x3c00 little endian.
     assert digest == hashlib.sha256(b"\x00\x00\x80\x40" + b"\x00\x3c" * 6).hexdigest()
     assert found == {
-        "format": "pt", "ss_network_module": "networks.lora", "ss_network_dim": "4", "ss_network_alpha": "4.0",
-        "ss_base_model_version": "sd_v2_v", "ss_v2": "True", "ss_sd_model_name": "stabilityai/stable-diffusion-2-1",
-        "ss_output_name": "cats", "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": "stable-diffusion-v2-768-v/lora", "modelspec.implementation": "diffusers",
-        "modelspec.title": "cats", "modelspec.resolution": "768x512", "modelspec.prediction_type": "v",
-        "modelspec.license": "apache-2.0", "sshs_model_hash": digest, "modelspec.hash_sha256": f"0x{digest}"}
-    header = json.loads(content[8:8 + int.from_bytes(content[:8], "little")])
+        "format": "pt",
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": "4",
+        "ss_network_alpha": "4.0",
+        "ss_base_model_version": "sd_v2_v",
+        "ss_v2": "True",
+        "ss_sd_model_name": "stabilityai/stable-diffusion-2-1",
+        "ss_output_name": "cats",
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": "stable-diffusion-v2-768-v/lora",
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": "cats",
+        "modelspec.resolution": "768x512",
+        "modelspec.prediction_type": "v",
+        "modelspec.license": "apache-2.0",
+        "sshs_model_hash": digest,
+        "modelspec.hash_sha256": f"0x{digest}",
+    }
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     assert list(header["__metadata__"]) == sorted(found)
 
 
@@ -239,8 +288,11 @@ def test_proof_refuses_an_adapter_without_effect(tmp_path: Path) -> None:
 def test_proof_at_full_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stable Diffusion 2.1's U-Net with random weights: 866 million of them, 128 projections of attention."""
     heads = (5, 10, 20, 20)
-    monkeypatch.setitem(MODELS, "full", {
-        **FULL, "cross_attention_dim": 1024, "attention_head_dim": heads, "use_linear_projection": True})
+    monkeypatch.setitem(
+        MODELS,
+        "full",
+        {**FULL, "cross_attention_dim": 1024, "attention_head_dim": heads, "use_linear_projection": True},
+    )
     unet = fresh("full").unet
     add_lora(unet, Lora(rank=4), seed=0)
     for name, parameter in trainable(unet).items():

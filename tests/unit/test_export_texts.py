@@ -21,8 +21,15 @@ from dfusion_core.commands.export.card import public
 from dfusion_core.evaluation.infotext import Adapter, pictures_text, png
 from dfusion_core.params import Sample
 
-NASTY = ["a | b `c` <script>alert(1)</script>", "1. **bold** _it_ [x](http://e.x) ![y](z)", "- a\n# b\n\n<!-- c",
-         "$a$ ~~b~~ \\| &copy; &lt;", "---", "2) ```\ncode", "a\u202eb\x07c"]
+NASTY = [
+    "a | b `c` <script>alert(1)</script>",
+    "1. **bold** _it_ [x](http://e.x) ![y](z)",
+    "- a\n# b\n\n<!-- c",
+    "$a$ ~~b~~ \\| &copy; &lt;",
+    "---",
+    "2) ```\ncode",
+    "a\u202eb\x07c",
+]
 SAMPLE = Sample(num_steps=20, eta=1.0, guidance_scale=5.0)
 
 
@@ -39,8 +46,17 @@ def plain(prompt: str) -> str:
 
 @pytest.mark.parametrize("prompt", NASTY)
 def test_a_prompt_is_text_and_nothing_else(prompt: str) -> None:
-    kinds = {"bullet_list_open", "list_item_open", "paragraph_open", "inline", "text", "text_special",
-             "paragraph_close", "list_item_close", "bullet_list_close"}
+    kinds = {
+        "bullet_list_open",
+        "list_item_open",
+        "paragraph_open",
+        "inline",
+        "text",
+        "text_special",
+        "paragraph_close",
+        "list_item_close",
+        "bullet_list_close",
+    }
     found = tokens(md.bullets([prompt, "next"]))
     assert {kind for kind, _ in found} <= kinds
     assert "".join(content for kind, content in found if kind == "text") == f"{plain(prompt)}next"
@@ -73,19 +89,32 @@ def fields(text: str) -> tuple[str, dict[str, str]]:
 
 
 def test_generation_parameters() -> None:
-    text = pictures_text(SAMPLE, size=(512, 768), model="org/model", prompt="a cat", seed=2**62, adapter=Adapter(
-        "cats-r01", "0123456789abcdef"))
+    text = pictures_text(
+        SAMPLE,
+        size=(512, 768),
+        model="org/model",
+        prompt="a cat",
+        seed=2**62,
+        adapter=Adapter("cats-r01", "0123456789abcdef"),
+    )
     assert text == (
         "a cat <lora:cats-r01:1>\nSteps: 20, Sampler: DDIM, CFG scale: 5.0, Seed: 4611686018427387904, Size: 512x768, "
-        f'Model: org/model, Eta DDIM: 1.0, Lora hashes: "cats-r01: 0123456789ab", Version: dfusion {__version__}')
+        f'Model: org/model, Eta DDIM: 1.0, Lora hashes: "cats-r01: 0123456789ab", Version: dfusion {__version__}'
+    )
 
 
 def test_generation_parameters_of_a_sheet() -> None:
     """Many prompts and seeds: only what they share. A name with the form's marks is quoted."""
     prompt, found = fields(pictures_text(SAMPLE, size=(64, 64), model='a, b: "c"'))
     assert prompt == "" and found == {
-        "Steps": "20", "Sampler": "DDIM", "CFG scale": "5.0", "Size": "64x64", "Model": 'a, b: "c"',
-        "Eta DDIM": "1.0", "Version": f"dfusion {__version__}"}
+        "Steps": "20",
+        "Sampler": "DDIM",
+        "CFG scale": "5.0",
+        "Size": "64x64",
+        "Model": 'a, b: "c"',
+        "Eta DDIM": "1.0",
+        "Version": f"dfusion {__version__}",
+    }
 
 
 @pytest.mark.parametrize("prompt", ["a\nNegative prompt: b\nSteps: 1, Seed: 2, Size: 1x1", "ein Käse", "猫 <script>"])
@@ -97,20 +126,34 @@ def test_the_text_is_in_the_png(prompt: str) -> None:
     assert read == " ".join(prompt.split()) and found["Seed"] == "7" and found["Steps"] == "20"
 
 
-@pytest.mark.parametrize(("model", "expected"), [
-    ("micro-world", OPEN), ("stable-diffusion-v1-5/stable-diffusion-v1-5", SD1), ("CompVis/stable-diffusion-v1-4", SD1),
-    ("some-mirror/stable-diffusion-2-1-base", SD2), ("/models/stable-diffusion-2-1", SD2),
-    ("stabilityai/stable-diffusion-xl-base-1.0", SDXL), ("me/stable-diffusion-2-1-cats", UNKNOWN), ("x/y", UNKNOWN),
-])
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("micro-world", OPEN),
+        ("stable-diffusion-v1-5/stable-diffusion-v1-5", SD1),
+        ("CompVis/stable-diffusion-v1-4", SD1),
+        ("some-mirror/stable-diffusion-2-1-base", SD2),
+        ("/models/stable-diffusion-2-1", SD2),
+        ("stabilityai/stable-diffusion-xl-base-1.0", SDXL),
+        ("me/stable-diffusion-2-1-cats", UNKNOWN),
+        ("x/y", UNKNOWN),
+    ],
+)
 def test_licences(model: str, expected: object) -> None:
     assert licence(model) == expected
 
 
-@pytest.mark.parametrize(("card", "expected"), [
-    ("---\nlicense: cc-by-4.0\n---\n# x\n", "cc-by-4.0"), ("---\nlicense: [a, b]\n---\n", "other"),
-    ("---\nlicense: '<script>'\n---\n", "other"), ("---\na: {\n---\n", "other"), ("# no head\n", "other"),
-    ("---\n- 1\n---\n", "other"),
-])
+@pytest.mark.parametrize(
+    ("card", "expected"),
+    [
+        ("---\nlicense: cc-by-4.0\n---\n# x\n", "cc-by-4.0"),
+        ("---\nlicense: [a, b]\n---\n", "other"),
+        ("---\nlicense: '<script>'\n---\n", "other"),
+        ("---\na: {\n---\n", "other"),
+        ("# no head\n", "other"),
+        ("---\n- 1\n---\n", "other"),
+    ],
+)
 def test_the_licence_of_a_local_model_card(tmp_path: Path, card: str, expected: str) -> None:
     (tmp_path / "README.md").write_text(card)
     assert licence(str(tmp_path)).id == expected
@@ -118,8 +161,14 @@ def test_the_licence_of_a_local_model_card(tmp_path: Path, card: str, expected: 
 
 def config(**values: object) -> SimpleNamespace:
     """What is read of a U-Net's config: SD 2.x unless changed."""
-    return SimpleNamespace(**{"addition_embed_type": None, "block_out_channels": [320, 640, 1280, 1280],
-                              "cross_attention_dim": 1024, **values})
+    return SimpleNamespace(
+        **{
+            "addition_embed_type": None,
+            "block_out_channels": [320, 640, 1280, 1280],
+            "cross_attention_dim": 1024,
+            **values,
+        }
+    )
 
 
 def test_the_base_model_is_named_without_paths(tmp_path: Path) -> None:
@@ -136,12 +185,15 @@ def test_parameters_are_shown_without_paths() -> None:
     assert public(value) == {"a": ["x.yaml", 1], "b": {"model": "local-dir:clip"}, "c": "prompts/x.yaml", "d": None}
 
 
-@pytest.mark.parametrize(("found", "said"), [
-    (SD1, "use-based restrictions of that licence (its Attachment A) hold for the adapter too"),
-    (SD2, "[CreativeML Open RAIL++-M](https://github.com/Stability-AI/stablediffusion/blob/main/LICENSE-MODEL)"),
-    (OPEN, "so is this adapter"), (UNKNOWN, "Check the licence of the base model, org/model, before you use"),
-])
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (SD1, "use-based restrictions of that licence (its Attachment A) hold for the adapter too"),
+        (SD2, "[CreativeML Open RAIL++-M](https://github.com/Stability-AI/stablediffusion/blob/main/LICENSE-MODEL)"),
+        (OPEN, "so is this adapter"),
+        (UNKNOWN, "Check the licence of the base model, org/model, before you use"),
+    ],
+)
 def test_terms_are_passed_on(found: object, said: str) -> None:
-    base = Base(id="org/model", on_hub=True, version="sd_v1", v_prediction=False, sgm=False,
-                licence=found)
+    base = Base(id="org/model", on_hub=True, version="sd_v1", v_prediction=False, sgm=False, licence=found)
     assert said in licence_section(base)

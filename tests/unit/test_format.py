@@ -26,8 +26,9 @@ from dfusion_core.testing import tiny_model
 
 DATA = Path(__file__).parents[1] / "data" / f"format_{FORMAT_VERSION}"
 LOG_PROB = np.array([[0.5, -1.25, 3.0], [0.0, 2.0**-20, -7.5]], np.float32)
-IMAGES = pd.DataFrame({"image": [0, 1], "prompt_id": [0, 0], "prompt": ["a cat, \"one\"", "ä ☂"], "sample": [0, 1],
-                       "seed": [2**62 + 1, 3]})
+IMAGES = pd.DataFrame(
+    {"image": [0, 1], "prompt_id": [0, 0], "prompt": ['a cat, "one"', "ä ☂"], "sample": [0, 1], "seed": [2**62 + 1, 3]}
+)
 STORE, ADAPTER, EXPORT = Path("runs/r00/sample"), Path("adapter"), Path("export/dfusion-fixture.safetensors")
 FREE = {"fingerprint", "ingredients", "environment", "checksum"}  # of a manifest: other code and versions
 
@@ -94,23 +95,32 @@ def test_a_store_of_an_earlier_version_is_refused(workspace: Path, version: int)
     """One that the program of that time wrote: with the command that makes it again, wherever it is an input."""
     shutil.copytree(DATA.with_name(f"format_{version}") / STORE, STORE)
     said = rf"manifest\.json has format_version {version}.*dvc repro -f -s sample@r00"
-    for use in (lambda: read_stage("sample", "r00"),
-                lambda: open_stage("score", round="r00", inputs={"sample": STORE})):
+    for use in (
+        lambda: read_stage("sample", "r00"),
+        lambda: open_stage("score", round="r00", inputs={"sample": STORE}),
+    ):
         with pytest.raises(StoreError, match=said):
             use()
     assert f"format_version {version}" in str(verify("runs")[0])
 
 
-@pytest.mark.parametrize(("version", "hint"), [
-    (FORMAT_VERSION + 1, "and a newer dfusion reads it"), (99, "and a newer dfusion reads it"),
-    (OLDEST_VERSION - 1, "make it again with 'dvc repro -f -s sample@r00'")])
+@pytest.mark.parametrize(
+    ("version", "hint"),
+    [
+        (FORMAT_VERSION + 1, "and a newer dfusion reads it"),
+        (99, "and a newer dfusion reads it"),
+        (OLDEST_VERSION - 1, "make it again with 'dvc repro -f -s sample@r00'"),
+    ],
+)
 def test_a_store_of_another_version_is_refused(workspace: Path, version: int, hint: str) -> None:
     shutil.copytree(DATA / STORE, STORE)
     manifest = json.loads((STORE / MANIFEST).read_text())
     (STORE / MANIFEST).write_text(json.dumps(sealed(manifest | {"format_version": version})))
     expected = f"runs/r00/sample/manifest.json has format_version {version}; this program reads {FORMAT_VERSION}"
-    for use in (lambda: read_stage("sample", "r00"),
-                lambda: open_stage("score", round="r00", inputs={"sample": STORE})):
+    for use in (
+        lambda: read_stage("sample", "r00"),
+        lambda: open_stage("score", round="r00", inputs={"sample": STORE}),
+    ):
         with pytest.raises(StoreError, match=f"{expected}.*{hint}"):
             use()
     assert expected.split("manifest.json ")[1] in str(verify("runs")[0])

@@ -32,8 +32,13 @@ SHORT = replace(PAPER, steps=10)
 
 
 # SD's four levels, narrow and with one block each; latents are 16 x 16.
-UNET = {"block_out_channels": (32,) * 4, "attention_head_dim": (2,) * 4, "cross_attention_dim": 32, "sample_size": 16,
-        "layers_per_block": 1}
+UNET = {
+    "block_out_channels": (32,) * 4,
+    "attention_head_dim": (2,) * 4,
+    "cross_attention_dim": 32,
+    "sample_size": 16,
+    "layers_per_block": 1,
+}
 VAE = {"block_out_channels": (32,) * 4, "layers_per_block": 1}
 
 
@@ -154,8 +159,9 @@ def test_idle_is_what_no_kernel_covers() -> None:
     device, host = DeviceType.CUDA, DeviceType.CPU
 
     def event(kind: object, start: float, end: float, annotation: bool = False) -> SimpleNamespace:
-        return SimpleNamespace(device_type=kind, is_user_annotation=annotation,
-                               time_range=SimpleNamespace(start=start, end=end))
+        return SimpleNamespace(
+            device_type=kind, is_user_annotation=annotation, time_range=SimpleNamespace(start=start, end=end)
+        )
 
     assert on_device([event(device, 1e6, 3e6), event(host, 0, 9e6), event(device, 0, 9e6, True)]) == [(1, 3)]
     assert not idle(Bench(RandomSD(UNET, VAE), SHORT, CPU))[0].values
@@ -174,8 +180,12 @@ def test_another_mask_and_a_missing_term_are_seen(tiny: RandomSD) -> None:
     bench.reset()
     whole = d3po(bench.trained, frozen, pairs, train)
     bench.reset()
-    less = d3po(bench.trained, frozen, replace(pairs, winner=pairs.winner.clone().index_copy_(
-        1, torch.tensor([10]), pairs.loser[:, 10:11])), train)
+    less = d3po(
+        bench.trained,
+        frozen,
+        replace(pairs, winner=pairs.winner.clone().index_copy_(1, torch.tensor([10]), pairs.loser[:, 10:11])),
+        train,
+    )
     assert apart(less, whole) > 10 * ROUNDING
 
 

@@ -50,20 +50,37 @@ class Hub(BaseHTTPRequestHandler):
         file = re.fullmatch(r"/someone/model/resolve/(\w+)/(.+)", self.path)
         if info or tree:
             commit = self.commit((info or tree)[1] or "main")
-            names = sorted(p.relative_to(self.commits[commit]).as_posix() for p in self.commits[commit].rglob("*")
-                           if p.is_file())
-            found = {"id": "someone/model", "sha": commit, "siblings": [{"rfilename": name} for name in names],
-                     "private": False, "downloads": 0, "likes": 0, "tags": []}
-            entries = [{"type": "file", "path": n, "size": (self.commits[commit] / n).stat().st_size, "oid": "0"}
-                       for n in names]
+            names = sorted(
+                p.relative_to(self.commits[commit]).as_posix() for p in self.commits[commit].rglob("*") if p.is_file()
+            )
+            found = {
+                "id": "someone/model",
+                "sha": commit,
+                "siblings": [{"rfilename": name} for name in names],
+                "private": False,
+                "downloads": 0,
+                "likes": 0,
+                "tags": [],
+            }
+            entries = [
+                {"type": "file", "path": n, "size": (self.commits[commit] / n).stat().st_size, "oid": "0"}
+                for n in names
+            ]
             self.send(json.dumps(found if info else entries).encode(), body, {"Content-Type": "application/json"})
         elif file and (self.commits[self.commit(file[1])] / file[2]).is_file():
             content = (self.commits[self.commit(file[1])] / file[2]).read_bytes()
-            self.send(content, body, {"X-Repo-Commit": self.commit(file[1]),
-                                      "ETag": f'"{hashlib.sha256(content).hexdigest()}"'})
+            self.send(
+                content,
+                body,
+                {"X-Repo-Commit": self.commit(file[1]), "ETag": f'"{hashlib.sha256(content).hexdigest()}"'},
+            )
         else:
-            self.send(b'{"error": "Repository not found"}', body,
-                      {"X-Error-Code": "EntryNotFound" if file else "RepoNotFound"}, status=404)
+            self.send(
+                b'{"error": "Repository not found"}',
+                body,
+                {"X-Error-Code": "EntryNotFound" if file else "RepoNotFound"},
+                status=404,
+            )
 
     def commit(self, name: str) -> str:
         return self.newest if name == "main" else name
@@ -92,10 +109,21 @@ def hub(tmp_path: Path) -> Iterator[tuple[str, type[Hub]]]:
 
 def stage(folder: Path, name: str, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """A stage as a process of its own: huggingface_hub reads its settings when it is imported."""
-    own = {"HF_HOME": str(folder / "hf"), "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0",
-           "PYTHONPATH": str(Path(__file__).parents[2])}
-    return subprocess.run([sys.executable, "-m", f"stages.{name}", *args], cwd=folder, check=False, timeout=120,
-                          env=os.environ | own | environment, capture_output=True, text=True)
+    own = {
+        "HF_HOME": str(folder / "hf"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_OFFLINE": "0",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    return subprocess.run(
+        [sys.executable, "-m", f"stages.{name}", *args],
+        cwd=folder,
+        check=False,
+        timeout=120,
+        env=os.environ | own | environment,
+        capture_output=True,
+        text=True,
+    )
 
 
 def project(folder: Path, **model: Any) -> Path:
@@ -161,7 +189,6 @@ def test_a_server_that_never_answers(tmp_path: Path) -> None:
         silent.bind(("127.0.0.1", 0))
         silent.listen(8)
         started = time.monotonic()
-        done = stage(project(tmp_path / "project"), "init",
-                     HF_ENDPOINT=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        done = stage(project(tmp_path / "project"), "init", HF_ENDPOINT=f"http://127.0.0.1:{silent.getsockname()[1]}")
     assert done.returncode == 1 and "cannot be reached" in done.stderr, done.stderr
     assert time.monotonic() - started < 60

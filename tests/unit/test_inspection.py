@@ -35,9 +35,19 @@ def published(workspace: Path) -> Path:
     with open_stage("extract", round="r00") as run:
         for rows in run.unfinished(5, 4):
             run.write(rows, mask=np.eye(8, dtype=bool)[None, None].repeat(len(rows), 0).repeat(T, 1))
-        run.write_table("references", pd.DataFrame({
-            "reference": range(5), "image": range(5), "prompt_id": 0, "prompt": "a cat", "seed": range(5),
-            "empty_mask": False}))
+        run.write_table(
+            "references",
+            pd.DataFrame(
+                {
+                    "reference": range(5),
+                    "image": range(5),
+                    "prompt_id": 0,
+                    "prompt": "a cat",
+                    "seed": range(5),
+                    "empty_mask": False,
+                }
+            ),
+        )
     return workspace
 
 
@@ -55,9 +65,7 @@ def test_a_tree_shows_dimensions_types_units_and_values(published: Path, path: s
     assert "adapter/w.bin" in lines
 
 
-@pytest.mark.parametrize(
-    "path", ["r00/sample/x", "runs/r00/sample/arrays.zarr/x", "r00/sample/arrays.zarr/x"]
-)
+@pytest.mark.parametrize("path", ["r00/sample/x", "runs/r00/sample/arrays.zarr/x", "r00/sample/arrays.zarr/x"])
 def test_one_array(published: Path, path: str) -> None:
     lines = dfusion("inspect", path).output
     assert "x (image 10, state 4, channel 2, height 4, width 4)" in lines
@@ -82,13 +90,13 @@ def test_sheets(published: Path, path: str, name: str, rows: str, size: tuple[in
 def test_a_mask_lies_over_its_reference(published: Path) -> None:
     """And is black and white where the pictures are not there."""
     dfusion("inspect", "r00/extract/mask", "--picture", "out.png", "--rows", "0")
-    first, second = (np.asarray(Image.open("out.png"))[2 * TEXT_ROW:, k * 84:k * 84 + 80] for k in (0, 1))
+    first, second = (np.asarray(Image.open("out.png"))[2 * TEXT_ROW :, k * 84 : k * 84 + 80] for k in (0, 1))
     assert (first == 7).all()
     inside = np.eye(8, dtype=bool).repeat(10, 0).repeat(10, 1)
     assert (second[~inside] == 7).all() and (second[inside] == second[0, 0]).all() and second[0, 0, 0] > 100
     shutil.rmtree("runs/r00/sample")
     dfusion("inspect", "r00/extract/mask", "--picture", "out.png", "--rows", "0")
-    tile = np.asarray(Image.open("out.png"))[2 * TEXT_ROW:, :64, 0]
+    tile = np.asarray(Image.open("out.png"))[2 * TEXT_ROW :, :64, 0]
     np.testing.assert_array_equal(tile[::8, ::8], np.eye(8) * 255)
 
 

@@ -61,9 +61,17 @@ def test_other_trainings(sizes: tuple[float, float, float], seeds: int, groups: 
     rng, found = np.random.default_rng(3), []
     training, prompt, rest = sizes
     for _ in range(RUNS):
-        found.append(of_other_trainings([
-            TRUE + rng.normal(0, training, (seeds, 1)) + rng.normal(0, prompt, (1, 12))
-            + rng.normal(0, rest, (seeds, 12)) for _ in range(groups)]))
+        found.append(
+            of_other_trainings(
+                [
+                    TRUE
+                    + rng.normal(0, training, (seeds, 1))
+                    + rng.normal(0, prompt, (1, 12))
+                    + rng.normal(0, rest, (seeds, 12))
+                    for _ in range(groups)
+                ]
+            )
+        )
     assert (0.88 if seeds == 2 else 0.93) <= covered(found) <= (0.98 if all(sizes) else 1.0)
 
 

@@ -16,8 +16,14 @@ ROOT = Path(__file__).parents[2]
 def launch(folder: Path, *arguments: str, launcher: str = "python") -> subprocess.CompletedProcess[str]:
     """`python -m stages` where params.yaml has this launcher for init."""
     (folder / "params.yaml").write_text(yaml.safe_dump({"launcher": {"init": launcher}}))
-    return subprocess.run([sys.executable, "-m", "stages", *arguments], cwd=folder, capture_output=True,
-                          text=True, check=False, env=os.environ | {"PYTHONPATH": str(ROOT), "WORD": "two words"})
+    return subprocess.run(
+        [sys.executable, "-m", "stages", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "WORD": "two words"},
+    )
 
 
 def test_what_another_program_gets(tmp_path: Path) -> None:
@@ -39,7 +45,8 @@ def test_a_program_that_is_not_there(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr == (
         "error: launcher.init: 'MORE=1' cannot be started: No such file or directory. Correct it in params.yaml; "
-        "variables are set as in 'env CUDA_VISIBLE_DEVICES=0 python'.\n")
+        "variables are set as in 'env CUDA_VISIBLE_DEVICES=0 python'.\n"
+    )
 
 
 @pytest.mark.parametrize("arguments", [(), ("trian", "r00")])

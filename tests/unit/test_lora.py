@@ -118,8 +118,7 @@ def test_alpha_survives(tmp_path: Path) -> None:
 def test_the_header_says_what_peft_needs(saved: tuple[Path, torch.Tensor]) -> None:
     with safe_open(saved[0] / FILE, "pt") as opened:
         settings = json.loads(opened.metadata()["lora_adapter_metadata"])
-    assert settings == {"unet.r": 4, "unet.lora_alpha": 4,
-                        "unet.target_modules": ["to_k", "to_out.0", "to_q", "to_v"]}
+    assert settings == {"unet.r": 4, "unet.lora_alpha": 4, "unet.target_modules": ["to_k", "to_out.0", "to_q", "to_v"]}
     config = LoraConfig(**{key.removeprefix("unet."): value for key, value in settings.items()})
     assert config.target_modules == {"to_q", "to_k", "to_v", "to_out.0"}
 
@@ -133,20 +132,25 @@ def test_equal_adapters_have_equal_bytes(saved: tuple[Path, torch.Tensor]) -> No
 
 def test_reads_what_the_training_scripts_of_diffusers_write(saved: tuple[Path, torch.Tensor]) -> None:
     folder, expected = saved
-    old = {name.replace("lora_A", "lora.down").replace("lora_B", "lora.up"): value
-           for name, value in load_file(folder / FILE).items()}
+    old = {
+        name.replace("lora_A", "lora.down").replace("lora_B", "lora.up"): value
+        for name, value in load_file(folder / FILE).items()
+    }
     save_file(old, folder / FILE)
     unet = fresh()
     load_lora(unet, folder, train=True)
     torch.testing.assert_close(predict(unet), expected, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(("target", "why", "hint"), [
-    ("attn2.to_w", "names no layer of this U-Net; it has ", "Did you mean 'attn2.to_v'?"),
-    ("o_q", "names no layer of this U-Net; it has ", "Did you mean 'to_q'?"),
-    ("attn1", "names layers of this U-Net that no LoRA can be added to; it has ", "Did you mean 'attn1.to_"),
-    ("nonsense", "names no layer of this U-Net; it has ", "Correct lora.targets in params.yaml."),
-])
+@pytest.mark.parametrize(
+    ("target", "why", "hint"),
+    [
+        ("attn2.to_w", "names no layer of this U-Net; it has ", "Did you mean 'attn2.to_v'?"),
+        ("o_q", "names no layer of this U-Net; it has ", "Did you mean 'to_q'?"),
+        ("attn1", "names layers of this U-Net that no LoRA can be added to; it has ", "Did you mean 'attn1.to_"),
+        ("nonsense", "names no layer of this U-Net; it has ", "Correct lora.targets in params.yaml."),
+    ],
+)
 def test_a_target_that_is_none(target: str, why: str, hint: str) -> None:
     """Also where another target names something, which peft would be content with."""
     unet = fresh()
@@ -166,11 +170,14 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, content: bytes | None) -> No
         load_lora(fresh(), tmp_path, train=False)
 
 
-@pytest.mark.parametrize("change", [
-    lambda name, value: (name, value[:, :7].contiguous()),  # other widths
-    lambda name, value: (name.replace("attentions.0", "attentions.9"), value),  # some layers unknown
-    lambda name, value: (name.replace("transformer_blocks", "blocks"), value),  # all of them
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda name, value: (name, value[:, :7].contiguous()),  # other widths
+        lambda name, value: (name.replace("attentions.0", "attentions.9"), value),  # some layers unknown
+        lambda name, value: (name.replace("transformer_blocks", "blocks"), value),  # all of them
+    ],
+)
 def test_an_adapter_of_another_model(saved: tuple[Path, torch.Tensor], change: Any) -> None:
     folder = saved[0]
     save_file(dict(change(*item) for item in load_file(folder / FILE).items()), folder / FILE)
@@ -199,8 +206,11 @@ def test_what_is_trained_is_fp32(saved: tuple[Path, torch.Tensor], dtype: torch.
 def deltas(unet: UNet2DConditionModel) -> dict[str, torch.Tensor]:
     """B A of every layer with an adapter, in fp64."""
     found = {name.replace(".default", ""): value.double() for name, value in unet.state_dict().items()}
-    return {name.removesuffix(".lora_A.weight"): found[name.replace("lora_A", "lora_B")] @ value
-            for name, value in found.items() if name.endswith("lora_A.weight")}
+    return {
+        name.removesuffix(".lora_A.weight"): found[name.replace("lora_A", "lora_B")] @ value
+        for name, value in found.items()
+        if name.endswith("lora_A.weight")
+    }
 
 
 def test_sixteen_bits_sample_with_the_adapter_that_trains(tmp_path: Path) -> None:
@@ -220,8 +230,13 @@ def test_sixteen_bits_sample_with_the_adapter_that_trains(tmp_path: Path) -> Non
     merged.load_lora_adapter(load_file(tmp_path / FILE), prefix="unet")
     merged.fuse_lora()
     merged.unload_lora()
-    lost = [float((merged.get_submodule(name).weight.double() - bare.get_submodule(name).weight.double() - delta).norm()
-                  / delta.norm()) for name, delta in wanted.items()]
+    lost = [
+        float(
+            (merged.get_submodule(name).weight.double() - bare.get_submodule(name).weight.double() - delta).norm()
+            / delta.norm()
+        )
+        for name, delta in wanted.items()
+    ]
     assert sum(lost) / len(lost) > 0.1  # what merging would do
     sampled, trained = fresh().bfloat16(), fresh().bfloat16()
     load_lora(sampled, tmp_path, train=False)

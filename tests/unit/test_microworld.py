@@ -24,8 +24,9 @@ from dfusion_core.rewards.scoring import load_reward
 @pytest.fixture(scope="module")
 def drawings() -> tuple[list[str], torch.Tensor]:
     """Forty held-out drawings per template with their captions."""
-    scenes = [random_scene(np.random.default_rng([99, t, i]), name)
-              for t, name in enumerate(TEMPLATES) for i in range(40)]
+    scenes = [
+        random_scene(np.random.default_rng([99, t, i]), name) for t, name in enumerate(TEMPLATES) for i in range(40)
+    ]
     pictures = torch.from_numpy(np.stack([draw(scene) for scene in scenes]))
     return [caption(scene) for scene in scenes], pictures
 
@@ -47,8 +48,15 @@ def test_denoise_equals_the_diffusers_pipeline_with_the_same_noises() -> None:
     assert isinstance(pipeline.scheduler, DDIMScheduler)
     pipeline.set_progress_bar_config(disable=True)
     x_T = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1))
-    theirs = pipeline("a red and plain heart", num_inference_steps=4, guidance_scale=5.0, eta=1.0, latents=x_T,
-                      generator=torch.Generator().manual_seed(2), output_type="latent").images
+    theirs = pipeline(
+        "a red and plain heart",
+        num_inference_steps=4,
+        guidance_scale=5.0,
+        eta=1.0,
+        latents=x_T,
+        generator=torch.Generator().manual_seed(2),
+        output_type="latent",
+    ).images
     draws = torch.Generator().manual_seed(2)
     noise = torch.stack([torch.randn(1, 4, 16, 16, generator=draws)[0] for _ in range(4)])[None]
     ours = denoise(policy, x_T, noise, policy.embed(["a red and plain heart"]))

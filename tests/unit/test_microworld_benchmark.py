@@ -14,8 +14,14 @@ from dfusion_core.microworld.locate import WEIGHTS
 from dfusion_core.params import Sample
 from dfusion_core.params.sections import Extract, Fuse
 
-SMALL = Setting(2, 2, 4, 1, Extract(threshold="relative", relative_threshold=1.0), Fuse(
-    layers=("mid", "up_1", "up_2"), first_t=2, last_t=1))
+SMALL = Setting(
+    2,
+    2,
+    4,
+    1,
+    Extract(threshold="relative", relative_threshold=1.0),
+    Fuse(layers=("mid", "up_1", "up_2"), first_t=2, last_t=1),
+)
 
 
 @pytest.mark.slow

@@ -18,16 +18,34 @@ from dfusion_core.store import remembered
 from dfusion_core.store.provenance import hash_file
 from dfusion_core.testing import tiny_model
 
-TEXT = ("model_index.json", "scheduler/scheduler_config.json", "text_encoder/config.json", "tokenizer/tokenizer.json",
-        "unet/config.json", "vae/config.json")
-PLAIN = ("text_encoder/model.safetensors", "unet/diffusion_pytorch_model.safetensors",
-         "vae/diffusion_pytorch_model.safetensors")
-SHARDS = ("unet/diffusion_pytorch_model.fp16-00001-of-00002.safetensors",
-          "unet/diffusion_pytorch_model.fp16-00002-of-00002.safetensors",
-          "unet/diffusion_pytorch_model.safetensors.index.fp16.json",
-          "text_encoder/model.fp16.safetensors", "vae/diffusion_pytorch_model.fp16.safetensors")
-NOT_READ = ("README.md", "unet/diffusion_pytorch_model.bin", "safety_checker/model.safetensors", "sd.safetensors",
-            "unet/diffusion_pytorch_model.non_ema.safetensors", "text_encoder/pytorch_model.fp16.bin")
+TEXT = (
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "text_encoder/config.json",
+    "tokenizer/tokenizer.json",
+    "unet/config.json",
+    "vae/config.json",
+)
+PLAIN = (
+    "text_encoder/model.safetensors",
+    "unet/diffusion_pytorch_model.safetensors",
+    "vae/diffusion_pytorch_model.safetensors",
+)
+SHARDS = (
+    "unet/diffusion_pytorch_model.fp16-00001-of-00002.safetensors",
+    "unet/diffusion_pytorch_model.fp16-00002-of-00002.safetensors",
+    "unet/diffusion_pytorch_model.safetensors.index.fp16.json",
+    "text_encoder/model.fp16.safetensors",
+    "vae/diffusion_pytorch_model.fp16.safetensors",
+)
+NOT_READ = (
+    "README.md",
+    "unet/diffusion_pytorch_model.bin",
+    "safety_checker/model.safetensors",
+    "sd.safetensors",
+    "unet/diffusion_pytorch_model.non_ema.safetensors",
+    "text_encoder/pytorch_model.fp16.bin",
+)
 
 
 def folder(path: Path, *names: str) -> Path:
@@ -49,7 +67,8 @@ def test_a_variant_that_is_not_there(tmp_path: Path) -> None:
         locate(Model(id=str(tmp_path), variant="fp16"))
     assert caught.value.message == (
         f"model.variant: unet of '{tmp_path}' has no safetensors of the variant fp16: there is "
-        "unet/diffusion_pytorch_model.fp16.bin, unet/diffusion_pytorch_model.safetensors.")
+        "unet/diffusion_pytorch_model.fp16.bin, unet/diffusion_pytorch_model.safetensors."
+    )
 
 
 def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
@@ -71,10 +90,13 @@ def test_nothing_of_that_name(name: str) -> None:
     assert caught.value.message == f"model.id: there is no folder or file '{name}'."
 
 
-@pytest.mark.parametrize("kind, said", [
-    ("StableDiffusionInpaintPipeline", "is a StableDiffusionInpaintPipeline, and this program knows"),
-    ("FluxPipeline", "is a FluxPipeline"),
-])
+@pytest.mark.parametrize(
+    "kind, said",
+    [
+        ("StableDiffusionInpaintPipeline", "is a StableDiffusionInpaintPipeline, and this program knows"),
+        ("FluxPipeline", "is a FluxPipeline"),
+    ],
+)
 def test_another_kind_of_model(tmp_path: Path, kind: str, said: str) -> None:
     folder(tmp_path, *TEXT, *PLAIN)
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": kind}))
@@ -128,7 +150,7 @@ def test_large_files_are_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     changed = tmp_path / "model" / PLAIN[0]
     changed.write_text(changed.read_text()[::-1])  # the same size
     assert pin(model, locate(model))["files"][PLAIN[0]] == hashlib.sha256(PLAIN[0][::-1].encode()).hexdigest()
-    assert hashed[len(TEXT + PLAIN):] == [changed]
+    assert hashed[len(TEXT + PLAIN) :] == [changed]
     before = changed.stat()
     changed.write_text(PLAIN[0])  # and the old time of the last write: the time of the last change tells
     os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))

@@ -49,9 +49,7 @@ def test_a_step_does_not_depend_on_how_many_follow() -> None:
 def test_all_bits_of_the_seed_count() -> None:
     """torch's CPU generator gives one noise for s and s + 2**32."""
     first = trajectory_noise(5, SHAPE, 1)[0]
-    assert not any(
-        torch.equal(first, trajectory_noise(5 + 2**bit, SHAPE, 1)[0]) for bit in (3, 31, 32, 48, 62)
-    )
+    assert not any(torch.equal(first, trajectory_noise(5 + 2**bit, SHAPE, 1)[0]) for bit in (3, 31, 32, 48, 62))
 
 
 def test_standard_normal_and_uncorrelated() -> None:

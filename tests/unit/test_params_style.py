@@ -24,8 +24,10 @@ def after_dvc(file: Path, *keys: str, value: object) -> list[str]:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(ROOT).as_posix())
-@pytest.mark.parametrize(("keys", "value"), [
-    (("algo",), "ddpo"), (("pairs",), "naive"), (("adopt", "threshold"), 0.5), (("train", "first_t"), 4)])
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [(("algo",), "ddpo"), (("pairs",), "naive"), (("adopt", "threshold"), 0.5), (("train", "first_t"), 4)],
+)
 def test_one_line_changes(file: Path, keys: tuple[str, ...], value: object, tmp_path: Path) -> None:
     copy = tmp_path / "params.yaml"
     copy.write_bytes(file.read_bytes())
@@ -36,8 +38,10 @@ def test_one_line_changes(file: Path, keys: tuple[str, ...], value: object, tmp_
     assert str(value) in changed[0][1] and "#" in changed[0][1] or "#" not in changed[0][0]
 
 
-@pytest.mark.parametrize("model", ["owner/name", "models/sd 2.1 'base'", "C:\\x", "true", "# no", 'a "b"', "ü/é", "1e4",
-                                   "a # b", "x " * 100 + "y"])
+@pytest.mark.parametrize(
+    "model",
+    ["owner/name", "models/sd 2.1 'base'", "C:\\x", "true", "# no", 'a "b"', "ü/é", "1e4", "a # b", "x " * 100 + "y"],
+)
 def test_what_profile_fills_in_is_in_that_style_too(model: str, tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
     file.write_text(fill("sd21", model).text)

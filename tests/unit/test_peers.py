@@ -45,14 +45,27 @@ def port() -> int:
         return int(free.getsockname()[1])
 
 
-def start(rank: int, port: int, *command: str, stay: float = 0, minutes: float = 5,
-          world: int = 2) -> subprocess.Popen[str]:
+def start(
+    rank: int, port: int, *command: str, stay: float = 0, minutes: float = 5, world: int = 2
+) -> subprocess.Popen[str]:
     """One rank of two. STAY: seconds that rank 1 computes between two exchanges."""
     environment = os.environ | {
-        "PYTHONPATH": str(ROOT), "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "STAY": str(stay), TIMEOUT: str(minutes)}
-    return subprocess.Popen([sys.executable, *(command or ("-c", PROGRAM))], env=environment, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        "PYTHONPATH": str(ROOT),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "STAY": str(stay),
+        TIMEOUT: str(minutes),
+    }
+    return subprocess.Popen(
+        [sys.executable, *(command or ("-c", PROGRAM))],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def read_until(process: subprocess.Popen[str], text: str) -> str:
@@ -152,8 +165,10 @@ def test_a_port_that_is_taken(port: int) -> None:
     assert process.returncode == 1 and f"127.0.0.1:{port}" in said and "Traceback" not in said
 
 
-@pytest.mark.parametrize(("name", "value"), [
-    ("WORLD_SIZE", "two"), ("WORLD_SIZE", "0"), ("WORLD_SIZE", "-2"), ("RANK", "2"), ("RANK", "-1"), ("RANK", "0x1")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("WORLD_SIZE", "two"), ("WORLD_SIZE", "0"), ("WORLD_SIZE", "-2"), ("RANK", "2"), ("RANK", "-1"), ("RANK", "0x1")],
+)
 def test_numbers_that_are_none(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     given = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"} | {name: value}
     for key, text in given.items():

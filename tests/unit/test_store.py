@@ -23,9 +23,7 @@ ROWS, BATCH, T = 10, 4, 3
 
 def arrays(rows: range, scale: float = 1.0) -> dict[str, Any]:
     shape = (len(rows), T + 1, 2, 4, 4)
-    x = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None, None, None, None] * np.ones(
-        shape, np.float32
-    )
+    x = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None, None, None, None] * np.ones(shape, np.float32)
     return {"x": x * scale, "log_prob": x[:, :T, 0, 0, 0], "_number": np.arange(rows.start, rows.stop)}
 
 
@@ -34,9 +32,7 @@ def run_sample(round: str = "r00", **params: Any) -> None:
         if not run.done:
             for rows in run.unfinished(ROWS, BATCH):
                 run.write(rows, **arrays(rows))
-            run.write_table(
-                "lines", pd.DataFrame({"image": run.collect("_number"), "score": np.arange(ROWS) / 7})
-            )
+            run.write_table("lines", pd.DataFrame({"image": run.collect("_number"), "score": np.arange(ROWS) / 7}))
             run.path("adapter/file.txt").write_text("weights")
 
 
@@ -103,10 +99,7 @@ def test_keys_and_values_are_nested_arrays(workspace: Path) -> None:
     data = read_stage("kv", "r00")
     assert data.array("up_1.0/K").shape == (3, T, 2, 2, 4, 4)
     assert data.array("up_1.0/K").dtype == np.float32
-    assert (
-        xarray.open_zarr("runs/r00/kv/arrays.zarr", group="up_1.0", consolidated=False)["K"].dims[0]
-        == "reference"
-    )
+    assert xarray.open_zarr("runs/r00/kv/arrays.zarr", group="up_1.0", consolidated=False)["K"].dims[0] == "reference"
     with pytest.raises(StoreError, match=r"it has up_1.0/K. Did you mean 'up_1.0/K'"):
         data.array("up_1.0/V")
 
@@ -230,9 +223,7 @@ def test_inputs_are_part_of_the_fingerprint(workspace: Path, capsys: pytest.Capt
     Path("note.txt").write_text("a")
 
     def score() -> StageRun:
-        return open_stage(
-            "score", round="r00", inputs={"sample": Path("runs/r00/sample"), "note": "note.txt"}
-        )
+        return open_stage("score", round="r00", inputs={"sample": Path("runs/r00/sample"), "note": "note.txt"})
 
     with score() as run:
         run.write_table("scores", pd.DataFrame({"score": [1.0]}))
@@ -276,9 +267,7 @@ def test_a_second_process_is_refused(workspace: Path) -> None:
         ({"picture": np.zeros((4, 2, 2, 3))}, "is float64, the schema says uint8"),
     ],
 )
-def test_what_the_schema_does_not_know_is_refused(
-    workspace: Path, values: dict[str, Any], expected: str
-) -> None:
+def test_what_the_schema_does_not_know_is_refused(workspace: Path, values: dict[str, Any], expected: str) -> None:
     with pytest.raises(StoreError, match=expected), open_stage("sample", round="r00") as run:
         run.expect(ROWS, BATCH)
         run.write(range(BATCH), **values)
@@ -292,9 +281,7 @@ def test_a_bad_number_is_located(workspace: Path) -> None:
         run.expect(ROWS, BATCH)
         run.describe = lambda row: f"prompt 'a cat', sample {row}"
         run.write(range(4, 8), x=x, log_prob=np.zeros((4, T)))
-    assert "sample: 'x' of r00 has a nan at image 6, prompt 'a cat', sample 6, state 1 (t = 2)." in str(
-        caught.value
-    )
+    assert "sample: 'x' of r00 has a nan at image 6, prompt 'a cat', sample 6, state 1 (t = 2)." in str(caught.value)
     with pytest.raises(BadNumber, match="inf at image 0, i 2"), open_stage("sample", round="r00") as run:
         run.expect(ROWS, BATCH)
         run.write(range(4), log_prob=np.array([[0, 0, 1e300]] * 4))

@@ -31,8 +31,13 @@ pathlib.Path("finished").touch()
 """
 
 
-def start(folder: Path, stdout: int | IO[Any] | None, stderr: int | IO[Any] | None, *before: str, **more: Any,
-          ) -> subprocess.Popen[bytes]:
+def start(
+    folder: Path,
+    stdout: int | IO[Any] | None,
+    stderr: int | IO[Any] | None,
+    *before: str,
+    **more: Any,
+) -> subprocess.Popen[bytes]:
     command = [*before, sys.executable, "-c", PROGRAM]
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | more
     return subprocess.Popen(command, cwd=folder, stdout=stdout, stderr=stderr, env=environment, start_new_session=True)
@@ -74,7 +79,8 @@ def test_a_full_disk_is_told_once(tmp_path: Path) -> None:
     assert process.returncode == 0 and (tmp_path / "finished").exists()
     lines = said.decode().splitlines()
     assert [line for line in lines if line != "and one of errors"] == [
-        "note: output is lost, because it cannot be written: No space left on device."]
+        "note: output is lost, because it cannot be written: No space left on device."
+    ]
 
 
 @pytest.mark.parametrize("closed", ["stdout", "stderr", "both"])
@@ -95,9 +101,14 @@ def test_characters_that_the_encoding_lacks(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["-m stages summary", "-m dfusion_core.commands.cli params",
-                                     "-m dfusion_core.commands.cli verify runs"])
+@pytest.mark.parametrize(
+    "command", ["-m stages summary", "-m dfusion_core.commands.cli params", "-m dfusion_core.commands.cli verify runs"]
+)
 def test_commands_that_nobody_reads(project: Path, command: str) -> None:
-    done = subprocess.run(["sh", "-c", f"{sys.executable} {command} 2>errors | true"], check=False, cwd=project,
-                          env=os.environ | {"PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} {command} 2>errors | true"],
+        check=False,
+        cwd=project,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
     assert done.returncode == 0 and Path("errors").read_text() == ""

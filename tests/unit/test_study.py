@@ -47,19 +47,22 @@ def test_cells_are_all_combinations_the_first_factor_slowest(load) -> None:  # t
     assert study.cells[3].overrides == ["~rounds.r01", "seed=1", 'pairs="dfusion"', 'algo="ddpo"']
 
 
-@pytest.mark.parametrize(("old", "new", "message"), [
-    ("pairs: naive", "pairs: naiv", "0-naive: params.yaml is not valid.*pairs.*Did you mean 'naive'"),
-    ("pairs: naive", "pair: naive", "0-naive: pair: params.yaml has no such key. Did you mean 'pairs'"),
-    ("seed: 0}", "sample.eta: 0}", "sample.eta: params.yaml has no 'sample'"),
-    ("~rounds.r01", "~rounds.r07", "rounds.r07: params.yaml has no such key"),
-    ("~rounds.r01", "~rounds.r00", "rounds.r01.prev: there is no round 'r00'"),
-    ("common", "comon", "comon: there is no such key. Did you mean 'common'"),
-    ("naive: {", "na-ive: {", "'na-ive' must be of a-z"),
-    ("{pairs: naive}", "naive", "factors.method.naive: must be parameters"),
-    ("factors:", "baseline: dfusin\nfactors:", "has no level 'dfusin'. Did you mean 'dfusion'"),
-    (STUDY, "factors: {}", "at least one factor"),
-    (STUDY, "factors: [", "line 2"),
-])
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("pairs: naive", "pairs: naiv", "0-naive: params.yaml is not valid.*pairs.*Did you mean 'naive'"),
+        ("pairs: naive", "pair: naive", "0-naive: pair: params.yaml has no such key. Did you mean 'pairs'"),
+        ("seed: 0}", "sample.eta: 0}", "sample.eta: params.yaml has no 'sample'"),
+        ("~rounds.r01", "~rounds.r07", "rounds.r07: params.yaml has no such key"),
+        ("~rounds.r01", "~rounds.r00", "rounds.r01.prev: there is no round 'r00'"),
+        ("common", "comon", "comon: there is no such key. Did you mean 'common'"),
+        ("naive: {", "na-ive: {", "'na-ive' must be of a-z"),
+        ("{pairs: naive}", "naive", "factors.method.naive: must be parameters"),
+        ("factors:", "baseline: dfusin\nfactors:", "has no level 'dfusin'. Did you mean 'dfusion'"),
+        (STUDY, "factors: {}", "at least one factor"),
+        (STUDY, "factors: [", "line 2"),
+    ],
+)
 def test_mistakes_are_named_before_anything_runs(load, old: str, new: str, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(StudyError) as caught:
         load(STUDY.replace(old, new, 1))
@@ -107,10 +110,21 @@ def rows(gain: dict[tuple[str, str, str], list[float]]) -> pd.DataFrame:
     parts = []
     for (seed, template, method), values in gain.items():
         for name, factor in (("init", 0.0), ("r00", 1.0)):
-            parts.append(pd.DataFrame({
-                "cell": f"{seed}-{template}-{method}", "seed": seed, "template": template, "method": method,
-                "split": "test", "prompt": [f"{template} {k}" for k in range(len(values))], "round": name,
-                "reward": [0.5 + factor * v for v in values], "reward_gain": [factor * v for v in values]}))
+            parts.append(
+                pd.DataFrame(
+                    {
+                        "cell": f"{seed}-{template}-{method}",
+                        "seed": seed,
+                        "template": template,
+                        "method": method,
+                        "split": "test",
+                        "prompt": [f"{template} {k}" for k in range(len(values))],
+                        "round": name,
+                        "reward": [0.5 + factor * v for v in values],
+                        "reward_gain": [factor * v for v in values],
+                    }
+                )
+            )
     return pd.concat(parts, ignore_index=True)
 
 
@@ -119,11 +133,19 @@ def study() -> Study:
 
 
 def test_gains_and_paired_differences_by_hand() -> None:
-    table = comparing.gains(rows({
-        ("0", "a", "naive"): [0.1, 0.3], ("0", "a", "dfusion"): [0.2, 0.4],
-        ("1", "a", "naive"): [0.0, 0.0], ("1", "a", "dfusion"): [0.1, 0.1],
-        ("0", "b", "naive"): [1.0, 1.0, 1.0], ("0", "b", "dfusion"): [1.3, 1.3, 1.3],
-    }), study()).set_index(["method", "group"])
+    table = comparing.gains(
+        rows(
+            {
+                ("0", "a", "naive"): [0.1, 0.3],
+                ("0", "a", "dfusion"): [0.2, 0.4],
+                ("1", "a", "naive"): [0.0, 0.0],
+                ("1", "a", "dfusion"): [0.1, 0.1],
+                ("0", "b", "naive"): [1.0, 1.0, 1.0],
+                ("0", "b", "dfusion"): [1.3, 1.3, 1.3],
+            }
+        ),
+        study(),
+    ).set_index(["method", "group"])
     assert table.gain[("naive", "a")] == pytest.approx(0.1)
     assert table.gain[("dfusion", "all")] == pytest.approx((0.2 + 1.3) / 2)
     # every pair of cells differs by the same, so the paired interval has no width, whatever is drawn
@@ -135,9 +157,16 @@ def test_gains_and_paired_differences_by_hand() -> None:
 
 
 def test_a_seed_without_its_baseline_does_not_count() -> None:
-    table = comparing.gains(rows({
-        ("0", "a", "naive"): [0.1, 0.1], ("0", "a", "dfusion"): [0.2, 0.2], ("1", "a", "dfusion"): [9.0, 9.0],
-    }), study()).set_index("method")
+    table = comparing.gains(
+        rows(
+            {
+                ("0", "a", "naive"): [0.1, 0.1],
+                ("0", "a", "dfusion"): [0.2, 0.2],
+                ("1", "a", "dfusion"): [9.0, 9.0],
+            }
+        ),
+        study(),
+    ).set_index("method")
     assert table.gain["dfusion"] == pytest.approx(0.2)
 
 
@@ -163,7 +192,7 @@ def test_no_command_writes_over_what_is_committed() -> None:
 
 def test_a_cells_parameters_are_read_as_they_were_meant(load, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     """A character beyond 16 bits too, which JSON may write as two halves that YAML does not know."""
-    study = load(STUDY.replace("{pairs: naive}", "{pairs: naive, +prompts.file: \"🐈.yaml\"}"))
+    study = load(STUDY.replace("{pairs: naive}", '{pairs: naive, +prompts.file: "🐈.yaml"}'))
     written = study.cells[0].params(read_yaml(tmp_path / "params.yaml"))
     assert parse_yaml(written)["prompts"] == {"file": "🐈.yaml"}
-    assert "+prompts.file=\"🐈.yaml\"" in study.cells[0].overrides
+    assert '+prompts.file="🐈.yaml"' in study.cells[0].overrides

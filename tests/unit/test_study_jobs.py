@@ -43,8 +43,11 @@ journal.write_text(f"{begin} {time.time()}")
 
 
 def cells(*seeds: int) -> list[Cell]:
-    return [Cell({"seed": str(seed), "method": pairs}, {"seed": seed, "pairs": pairs})
-            for seed in seeds for pairs in ("naive", "dfusion")]
+    return [
+        Cell({"seed": str(seed), "method": pairs}, {"seed": seed, "pairs": pairs})
+        for seed in seeds
+        for pairs in ("naive", "dfusion")
+    ]
 
 
 @pytest.fixture
@@ -74,8 +77,9 @@ def span(name: str) -> tuple[float, float]:
     return float(begin), float(end)
 
 
-def test_groups_side_by_side_and_their_cells_in_turn(place: Path, monkeypatch: pytest.MonkeyPatch,
-                                                     capfd: pytest.CaptureFixture[str]) -> None:
+def test_groups_side_by_side_and_their_cells_in_turn(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setenv("DFUSION_SCRATCH", str(place / "elsewhere"))
     failed, kept = run(cells(0, 1), jobs=2)
@@ -93,15 +97,23 @@ def test_groups_side_by_side_and_their_cells_in_turn(place: Path, monkeypatch: p
 def test_one_job_shows_its_output_and_finds_what_its_group_made(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     found: list[str] = []
     wanted = cells(0)
-    failed = Jobs("mine", wanted, 1, lambda cell: False, lambda cell, made, seconds: found.append(
-        made.read(Path("runs/found")) if cell.levels["method"] == "dfusion" else "")).run()
+    failed = Jobs(
+        "mine",
+        wanted,
+        1,
+        lambda cell: False,
+        lambda cell, made, seconds: found.append(
+            made.read(Path("runs/found")) if cell.levels["method"] == "dfusion" else ""
+        ),
+    ).run()
     assert (failed, found) == ([], ["", "True"])
     assert capfd.readouterr().out.count("hello from") == 2
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_a_failed_cell_is_told_and_keeps_no_other_from_running(place: Path, capfd: pytest.CaptureFixture[str],
-                                                               jobs: int) -> None:
+def test_a_failed_cell_is_told_and_keeps_no_other_from_running(
+    place: Path, capfd: pytest.CaptureFixture[str], jobs: int
+) -> None:
     failed, kept = run(cells(9, 1), jobs)
     assert failed == ["9-naive"] and kept.keys() == {"9-dfusion", "1-naive", "1-dfusion"}
     said = capfd.readouterr().err
@@ -130,8 +142,15 @@ guarded(lambda: print(Jobs("mine", wanted, 2, lambda cell: False, keep).run()))(
 
 def begin(place: Path, only: str = "", stay: str = "60") -> subprocess.Popen[str]:
     program = PROGRAM.format(root=str(ROOT), tests=str(Path(__file__).parent))
-    return subprocess.Popen([sys.executable, "-c", program, only], cwd=place, text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, env=os.environ | {"STAY": stay}, start_new_session=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", program, only],
+        cwd=place,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"STAY": stay},
+        start_new_session=True,
+    )
 
 
 def until(path: Path) -> None:

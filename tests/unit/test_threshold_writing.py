@@ -93,15 +93,20 @@ def test_only_thresholds_change(tmp_path: Path) -> None:
     assert file.read_text() == WRITTEN
 
 
-@pytest.mark.parametrize(("text", "written"), [
-    ("- a [cat]", '- {prompt: "a [cat]", thresholds: [0.1]}'),
-    ("- a [cat]\r\n- a [dog]  # x\r\n", '- {prompt: "a [cat]", thresholds: [0.1]}\r\n- a [dog]  # x\r\n'),
-    ("[ 'a [cat]' , 'a [dog]' ]", "[ {prompt: \"a [cat]\", thresholds: [0.1]} , 'a [dog]' ]"),
-    ("- prompt: |-\n    a [cat]\n", "- prompt: |-\n    a [cat]\n  thresholds: [0.1]\n"),
-    ("- 'Ünal''s [café] 🐱'\n", '- {prompt: "Ünal\'s [café] 🐱", thresholds: [0.1]}\n'),
-    ("train: [{prompt: a cat, items: [cat], thresholds: null}]", "train: [{prompt: a cat, items: [cat], "
-                                                                 "thresholds:  [0.1]}]"),
-])
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("- a [cat]", '- {prompt: "a [cat]", thresholds: [0.1]}'),
+        ("- a [cat]\r\n- a [dog]  # x\r\n", '- {prompt: "a [cat]", thresholds: [0.1]}\r\n- a [dog]  # x\r\n'),
+        ("[ 'a [cat]' , 'a [dog]' ]", "[ {prompt: \"a [cat]\", thresholds: [0.1]} , 'a [dog]' ]"),
+        ("- prompt: |-\n    a [cat]\n", "- prompt: |-\n    a [cat]\n  thresholds: [0.1]\n"),
+        ("- 'Ünal''s [café] 🐱'\n", '- {prompt: "Ünal\'s [café] 🐱", thresholds: [0.1]}\n'),
+        (
+            "train: [{prompt: a cat, items: [cat], thresholds: null}]",
+            "train: [{prompt: a cat, items: [cat], thresholds:  [0.1]}]",
+        ),
+    ],
+)
 def test_layouts(tmp_path: Path, text: str, written: str) -> None:
     file = tmp_path / "prompts.yaml"
     file.write_bytes(text.encode())

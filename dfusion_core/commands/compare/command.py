@@ -9,8 +9,10 @@ import typer
 
 from ...runtime.entry import guarded
 
-NAMES = ("What to compare, first what the others gain over: rounds (r00, init), experiments, git revisions, folders of "
-         "other projects; 'workspace' is this one. A colon picks a round: naive:r00.")
+NAMES = (
+    "What to compare, first what the others gain over: rounds (r00, init), experiments, git revisions, folders of "
+    "other projects; 'workspace' is this one. A colon picks a round: naive:r00."
+)
 
 
 @guarded
@@ -33,8 +35,10 @@ def compare(
 
     wanted = list(map(str, names))
     if len(wanted) < 2:
-        raise CompareError(f"compare: there is only one to compare: {wanted[0]}.",
-                           f"Name another, as in 'dfusion compare init {wanted[0]}'; init is the base model.")
+        raise CompareError(
+            f"compare: there is only one to compare: {wanted[0]}.",
+            f"Name another, as in 'dfusion compare init {wanted[0]}'; init is the base model.",
+        )
     with tempfile.TemporaryDirectory(prefix="dfusion-compare-") as folder:
         sides = []
         for number, name in enumerate(wanted):

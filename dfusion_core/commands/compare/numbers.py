@@ -19,8 +19,10 @@ def gains(sides: Sequence[Side]) -> list[Splits]:
 def score_table(sides: Sequence[Side], found: Sequence[Splits], split: str) -> Table:
     """A split's table, a side a row; a newline separates the lines of a cell."""
     labels = shown(found[0][split], sides[0].reward)
-    rows = [[title(side), *(_cell(one[split][measure], number == 0) for measure in labels)]
-            for number, (side, one) in enumerate(zip(sides, found, strict=True))]
+    rows = [
+        [title(side), *(_cell(one[split][measure], number == 0) for measure in labels)]
+        for number, (side, one) in enumerate(zip(sides, found, strict=True))
+    ]
     return ["", *labels.values()], rows
 
 
@@ -28,8 +30,11 @@ def parameter_table(sides: Sequence[Side]) -> Table:
     """The parameters (and versions) in which the sides differ, a column a side; empty where one does not use it, as
     the base model uses none of training."""
     keys = dict.fromkeys(key for side in sides for key in side.parameters)
-    rows = [[key, *(side.parameters.get(key, "") for side in sides)] for key in keys
-            if len({side.parameters[key] for side in sides if key in side.parameters}) > 1]
+    rows = [
+        [key, *(side.parameters.get(key, "") for side in sides)]
+        for key in keys
+        if len({side.parameters[key] for side in sides if key in side.parameters}) > 1
+    ]
     return ["parameter", *map(title, sides)], rows
 
 

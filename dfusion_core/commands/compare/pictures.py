@@ -28,9 +28,13 @@ def same_seeds(sides: Sequence[Side]) -> list[Row]:
     if not any(side.round == INIT for side in sides):
         base = sides[0].base
         made.insert(0, ("base", base.rows("picture", first.image), base.table("images")))
-    return [(f"{row['split']}: {row['prompt']}",
-             [(f"{name} {images.reward[row['image']]:.3f}", pictures[place]) for name, pictures, images in made])
-            for place, row in enumerate(first.to_dict("records"))]
+    return [
+        (
+            f"{row['split']}: {row['prompt']}",
+            [(f"{name} {images.reward[row['image']]:.3f}", pictures[place]) for name, pictures, images in made],
+        )
+        for place, row in enumerate(first.to_dict("records"))
+    ]
 
 
 def picture(rows: Sequence[Row]) -> bytes:

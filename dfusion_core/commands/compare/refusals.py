@@ -21,8 +21,9 @@ def require_comparable(sides: Sequence[Side]) -> None:
             raise CompareError(
                 f"compare: '{first.name}' and '{other.name}' were scored by different rewards: "
                 f"{describe(first.reward)}; {describe(other.reward)}.",
-                _mend(first, other, "reward.") or "Score both by one: change its folder back, then "
-                "'dvc repro -f evaluate_base'.")
+                _mend(first, other, "reward.")
+                or "Score both by one: change its folder back, then 'dvc repro -f evaluate_base'.",
+            )
         if _same(first) != _same(other):
             keys = _differing(first, other, ("evaluate.", "prompts."))
             why = "; ".join(f"{key} is {first.parameters[key]} and {other.parameters[key]}" for key in keys)
@@ -30,12 +31,14 @@ def require_comparable(sides: Sequence[Side]) -> None:
                 f"compare: '{first.name}' and '{other.name}' were evaluated on different prompts or seeds: "
                 f"{why or 'the prompt file has changed between them'}.",
                 _mend(first, other, "evaluate.", "prompts.")
-                or f"Bring back the prompt file of '{first.name}', then 'dvc repro' for '{other.name}'.")
+                or f"Bring back the prompt file of '{first.name}', then 'dvc repro' for '{other.name}'.",
+            )
         ours, theirs = (", ".join(measures(side.images)) for side in (first, other))
         if ours != theirs:
             raise CompareError(
                 f"compare: '{first.name}' and '{other.name}' have different measures: {ours}; {theirs}.",
-                f"Evaluate '{other.name}' again: 'dvc repro -f evaluate_base'.")
+                f"Evaluate '{other.name}' again: 'dvc repro -f evaluate_base'.",
+            )
 
 
 def _same(side: Side) -> dict[str, list[object]]:
@@ -44,8 +47,11 @@ def _same(side: Side) -> dict[str, list[object]]:
 
 def _differing(first: Side, other: Side, prefixes: tuple[str, ...]) -> list[str]:
     """The keys of both sides that begin in one of these ways and have different values; not those of speed."""
-    return [key for key, value in first.parameters.items() if key.startswith(prefixes)
-            and not key.endswith("batch_size") and other.parameters.get(key, value) != value]
+    return [
+        key
+        for key, value in first.parameters.items()
+        if key.startswith(prefixes) and not key.endswith("batch_size") and other.parameters.get(key, value) != value
+    ]
 
 
 def _mend(first: Side, other: Side, *prefixes: str) -> str:
@@ -54,5 +60,7 @@ def _mend(first: Side, other: Side, *prefixes: str) -> str:
     changes = " ".join(f"-S {quote(f'{key}={first.parameters[key]}')}" for key in keys)
     if not keys:
         return ""
-    return (f"Evaluate '{other.name}' as '{first.name}' was: with its parameters in params.yaml ('dvc exp apply' has "
-            f"those of an experiment), run: dvc exp run -n NAME {changes}")
+    return (
+        f"Evaluate '{other.name}' as '{first.name}' was: with its parameters in params.yaml ('dvc exp apply' has "
+        f"those of an experiment), run: dvc exp run -n NAME {changes}"
+    )

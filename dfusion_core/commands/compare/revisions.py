@@ -30,7 +30,7 @@ def fetch_revision(revision: str, round: str, folder: Path, known: Sequence[str]
     with chdir(folder):
         rounds = in_order(load_params("rounds"))
     wanted = round or (rounds[-1] if rounds else INIT)
-    for name in (INIT, *(rounds[:rounds.index(wanted) + 1] if wanted in rounds else [wanted])):
+    for name in (INIT, *(rounds[: rounds.index(wanted) + 1] if wanted in rounds else [wanted])):
         for stage in ("train", "evaluate") if name == INIT else ROUND_STAGES:
             manifest = output(stage, name) / MANIFEST
             if fs.exists(str(inside / manifest.as_posix())):
@@ -59,8 +59,10 @@ def _open(revision: str, known: Sequence[str]) -> tuple[Any, PurePosixPath]:
     here = Path.cwd()
     root = next((one for one in (here, *here.parents) if (one / ".dvc").is_dir()), None)
     if root is None:
-        raise CompareError(f"compare: '{revision}' is no round and no folder with runs in it; this is no DVC project.",
-                           "Name rounds of this project, as r00, or folders of projects.")
+        raise CompareError(
+            f"compare: '{revision}' is no round and no folder with runs in it; this is no DVC project.",
+            "Name rounds of this project, as r00, or folders of projects.",
+        )
     try:
         fs = DVCFileSystem(url=str(root), rev=revision)
         assert fs.repo  # opened when it is first asked for
@@ -70,7 +72,8 @@ def _open(revision: str, known: Sequence[str]) -> tuple[Any, PurePosixPath]:
         raise CompareError(
             f"compare: '{revision}' is no round, no folder with runs in it, no experiment and no revision: "
             f"{one_line(error)}.",
-            did_you_mean(revision, names) or "'dvc exp list' names the experiments.") from error
+            did_you_mean(revision, names) or "'dvc exp list' names the experiments.",
+        ) from error
 
 
 def _copy_evaluation(fs: Any, inside: PurePosixPath, folder: Path, revision: str, round: str) -> None:
@@ -80,7 +83,8 @@ def _copy_evaluation(fs: Any, inside: PurePosixPath, folder: Path, revision: str
     if not files:
         raise CompareError(
             f"compare: '{revision}' has no evaluation of {round}: it records no {place}, or DVC's cache lacks it.",
-            how_to_have(revision, dvc_stage(round, "evaluate")))
+            how_to_have(revision, dvc_stage(round, "evaluate")),
+        )
     for name in files:
         _copy(fs, PurePosixPath(name), folder / place / PurePosixPath(name).relative_to(source), revision)
 
@@ -99,5 +103,7 @@ def how_to_have(revision: str, stage: str = "") -> str:
     repro = f"'dvc repro {stage}'".replace(" '", "'")
     if revision in experiments():
         return f"Make it again with 'dvc exp apply {revision}', then {repro}."
-    return (f"What another machine made comes with 'dvc pull'. Else make it: 'git checkout {revision}', then {repro}, "
-            "and commit the dvc.lock that it writes: 'git add dvc.lock', 'git commit'.")
+    return (
+        f"What another machine made comes with 'dvc pull'. Else make it: 'git checkout {revision}', then {repro}, "
+        "and commit the dvc.lock that it writes: 'git add dvc.lock', 'git commit'."
+    )

@@ -25,7 +25,7 @@ def print_comparison(sides: Sequence[Side], found: Sequence[Splits]) -> None:
         heading = f"{SPLITS[split].capitalize()}, same seeds; gains over {title(sides[0])}"
         console.print(_rich(score_table(sides, found, split), heading, numbers=True))
     columns, rows = parameter_table(sides)
-    short = [[one if len(one) <= LONGEST else f"{one[:LONGEST - 1]}…" for one in row] for row in rows]
+    short = [[one if len(one) <= LONGEST else f"{one[: LONGEST - 1]}…" for one in row] for row in rows]
     if rows:
         console.print(_rich((columns, short), "What differs", numbers=False))
     else:
@@ -48,18 +48,30 @@ def _rich(table: Table, heading: str, numbers: bool) -> object:
 
 def page(sides: Sequence[Side], found: Sequence[Splits], rows: Sequence[Row]) -> str:
     """The same as HTML, with the pictures."""
-    parts = [html.paragraph(f"Gains are over {title(sides[0])}, image by image of the same prompt and seed. {QUESTION} "
-                            f"Reward: {describe(sides[0].reward)}.", "about")]
+    parts = [
+        html.paragraph(
+            f"Gains are over {title(sides[0])}, image by image of the same prompt and seed. {QUESTION} "
+            f"Reward: {describe(sides[0].reward)}.",
+            "about",
+        )
+    ]
     for split in found[0]:
         columns, cells = score_table(sides, found, split)
         parts.append(html.heading(SPLITS[split].capitalize()))
         parts.append(html.table(columns, [[one.replace(" [", "\n[") for one in row] for row in cells]))
     columns, cells = parameter_table(sides)
-    parts.append(html.heading("What differs", "From the manifests of the outputs." if cells else
-                              "All parameters and versions are the same."))
+    parts.append(
+        html.heading(
+            "What differs",
+            "From the manifests of the outputs." if cells else "All parameters and versions are the same.",
+        )
+    )
     parts += [html.table(columns, cells)] if cells else []
     parts.append(html.heading("The same seeds", "With their rewards."))
-    shown = (f'<div class="pair"><div>{html.text(prompt)}</div>'
-             f'{html.pictures(html.image(pixels, label) for label, pixels in tiles)}</div>' for prompt, tiles in rows)
+    shown = (
+        f'<div class="pair"><div>{html.text(prompt)}</div>'
+        f"{html.pictures(html.image(pixels, label) for label, pixels in tiles)}</div>"
+        for prompt, tiles in rows
+    )
     parts.append(f'<div class="wrap">{"".join(shown)}</div>')
     return html.document("Comparison: " + ", ".join(map(title, sides)), parts)

@@ -82,15 +82,24 @@ def _read(name: str, folder: Path, round: str) -> Side:
     """The side, read in its own folder, which is the current one."""
     rounds = lineage(round)
     evaluated, base = (_evaluation(name, folder, one) for one in (round, INIT))
-    return Side(name, round, evaluated, base, evaluated.table("images"), read_identity(evaluated),
-                made_with(rounds) | {"rounds": ", ".join(rounds) or "none"})
+    return Side(
+        name,
+        round,
+        evaluated,
+        base,
+        evaluated.table("images"),
+        read_identity(evaluated),
+        made_with(rounds) | {"rounds": ", ".join(rounds) or "none"},
+    )
 
 
 def _evaluation(name: str, folder: Path, round: str) -> StageData:
     place = folder / output("evaluate", round)
     if not (place / MANIFEST).is_file():
-        raise CompareError(f"compare: '{name}': {round} is not evaluated: there is no {place / MANIFEST}.",
-                           f"Make it with 'dvc repro {dvc_stage(round, 'evaluate')}' in {folder}.")
+        raise CompareError(
+            f"compare: '{name}': {round} is not evaluated: there is no {place / MANIFEST}.",
+            f"Make it with 'dvc repro {dvc_stage(round, 'evaluate')}' in {folder}.",
+        )
     return StageData(place)
 
 

@@ -27,8 +27,10 @@ def doctor(
 ) -> None:
     """Check packages, parameters, folder, device, model and reward; exit code 1 if a check fails."""
     if not params.is_file():
-        raise ParamsError(f"doctor: there is no {params}: {Path.cwd()} is not in a project.",
-                          "Go to the folder of one, or make one here: 'dfusion profile' lists ready params.yaml.")
+        raise ParamsError(
+            f"doctor: there is no {params}: {Path.cwd()} is not in a project.",
+            "Go to the folder of one, or make one here: 'dfusion profile' lists ready params.yaml.",
+        )
     from rich.console import Console
 
     from .checks import CHECKS
@@ -52,9 +54,17 @@ def failures(done: Sequence[Checked]) -> list[str]:
 
 def as_dict(done: Sequence[Checked]) -> dict[str, Any]:
     """Everything that was found, as JSON values."""
-    checks = [{
-        "name": one.name, "verdict": one.finding.verdict, "found": one.finding.found, "remedy": one.finding.remedy,
-        "seconds": round(one.seconds, 3), "details": [_finite(row) for row in one.finding.details]} for one in done]
+    checks = [
+        {
+            "name": one.name,
+            "verdict": one.finding.verdict,
+            "found": one.finding.found,
+            "remedy": one.finding.remedy,
+            "seconds": round(one.seconds, 3),
+            "details": [_finite(row) for row in one.finding.details],
+        }
+        for one in done
+    ]
     return {"ok": not failures(done), "seconds": round(sum(one.seconds for one in done), 3), "checks": checks}
 
 

@@ -52,7 +52,11 @@ def from_error(error: Exception) -> Finding:
         return failed(f"out of memory: {one_line(error)}", "See 'dfusion plan' for what fits and which key to lower.")
     notes = [note for note in getattr(error, "__notes__", ()) if note.startswith("reward.plugins:")]
     if notes:
-        return failed(f"{notes[0].rstrip('.')}: {type(error).__name__}: {one_line(error)}",
-                      "Correct that plug-in, or leave it out of reward.plugins.")
-    return failed(f"{type(error).__name__}: {one_line(error)}",
-                  "This was not foreseen: report it with the output of 'dfusion doctor --json'.")
+        return failed(
+            f"{notes[0].rstrip('.')}: {type(error).__name__}: {one_line(error)}",
+            "Correct that plug-in, or leave it out of reward.plugins.",
+        )
+    return failed(
+        f"{type(error).__name__}: {one_line(error)}",
+        "This was not foreseen: report it with the output of 'dfusion doctor --json'.",
+    )

@@ -26,8 +26,11 @@ def space(_: Facts) -> Finding:
 
     for folder in (Path(), RUNS, RESULTS, scratch_root()):
         if problem := unwritable(folder):
-            return failed(f"{folder.absolute()}: {problem}", "Work in a folder that you may write to, with no file of "
-                          "that name; DFUSION_SCRATCH moves the scratch folder.")
+            return failed(
+                f"{folder.absolute()}: {problem}",
+                "Work in a folder that you may write to, with no file of "
+                "that name; DFUSION_SCRATCH moves the scratch folder.",
+            )
     free = shutil.disk_usage(Path()).free
     if free < LEAST:
         return failed(f"{free / GIB:.1f} GiB free", "Make room; 'dfusion plan' says how much a run needs.")
@@ -84,8 +87,10 @@ def dvc(_: Facts) -> Finding:
     if is_enabled():
         return warning("DVC sends usage statistics", "dvc config core.analytics false")
     if kind == "copy":
-        return ok("cache linked by copy: every output is on the disk twice",
-                  "To save space: dvc config cache.type reflink,hardlink,symlink")
+        return ok(
+            "cache linked by copy: every output is on the disk twice",
+            "To save space: dvc config cache.type reflink,hardlink,symlink",
+        )
     return ok(f"cache linked by {kind}")
 
 

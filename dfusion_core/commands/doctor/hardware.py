@@ -29,8 +29,10 @@ def device(facts: Facts) -> Finding:
     try:
         torch.zeros(1, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        return failed(f"model.device: {wanted} cannot be used: {str(error).splitlines()[0].rstrip('.')}",
-                      "Set model.device to auto.")
+        return failed(
+            f"model.device: {wanted} cannot be used: {str(error).splitlines()[0].rstrip('.')}",
+            "Set model.device to auto.",
+        )
     facts.device = chosen
     name = torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else chosen.type
     threads, cores = torch.get_num_threads(), available_cores()
@@ -69,8 +71,11 @@ def products(device: torch.device, dtype: torch.dtype) -> dict[str, torch.Tensor
     draw = torch.Generator().manual_seed(0)
     x, kernel = (torch.randn(shape, generator=draw).to(device, dtype) for shape in ((2, 16, 16, 16), (16, 16, 3, 3)))
     rows = x.flatten(2)  # (2, 16, 256)
-    return {"matmul": rows @ rows.transpose(1, 2), "convolution": conv2d(x, kernel),
-            "attention": scaled_dot_product_attention(*[rows.unflatten(2, (4, 64)).transpose(1, 2)] * 3)}
+    return {
+        "matmul": rows @ rows.transpose(1, 2),
+        "convolution": conv2d(x, kernel),
+        "attention": scaled_dot_product_attention(*[rows.unflatten(2, (4, 64)).transpose(1, 2)] * 3),
+    }
 
 
 def memory(facts: Facts) -> Finding:

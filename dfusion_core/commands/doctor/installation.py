@@ -25,8 +25,10 @@ def versions(_: Facts) -> Finding:
     try:
         declared = [Requirement(line) for line in requires(DISTRIBUTION) or ()]
     except PackageNotFoundError:
-        return warning(f"there is no installed package '{DISTRIBUTION}', so its bounds are not known",
-                       "Install it: pip install -e .")
+        return warning(
+            f"there is no installed package '{DISTRIBUTION}', so its bounds are not known",
+            "Install it: pip install -e .",
+        )
     needed = [one for one in declared if one.marker is None or one.marker.evaluate({"extra": ""})]
     wrong = dict(misfits(needed))
     python = metadata(DISTRIBUTION).json.get("requires_python", "")

@@ -39,11 +39,19 @@ def scores(facts: Facts) -> Finding:
         return failed(f"scores are not cosines: {cosine.tolist()}", "Get the reward model's files once more.")
     twice = float(np.abs(once - again).max())
     if twice or apart > SAME:
-        return failed(f"a picture gets different scores: {twice:.2g} apart in the same batch twice, {apart:.2g} alone "
-                      "and in a batch", "Set reward.batch_size to 1, or leave out the plug-in that does it.")
+        return failed(
+            f"a picture gets different scores: {twice:.2g} apart in the same batch twice, {apart:.2g} alone "
+            "and in a batch",
+            "Set reward.batch_size to 1, or leave out the plug-in that does it.",
+        )
     if facts.params.reward.model == MICRO_CLIP and abs(score - KNOWN_SCORE) > KNOWN_TOLERANCE:
-        return failed(f"the known picture scores {score:.4f} and not {KNOWN_SCORE}",
-                      "Install the package anew: its reward model is damaged.")
-    known = f"the known picture scores {score:.4f}, as it should" if facts.params.reward.model == MICRO_CLIP else (
-        f"a test picture scores {score:.4f} (no known score for this model)")
+        return failed(
+            f"the known picture scores {score:.4f} and not {KNOWN_SCORE}",
+            "Install the package anew: its reward model is damaged.",
+        )
+    known = (
+        f"the known picture scores {score:.4f}, as it should"
+        if facts.params.reward.model == MICRO_CLIP
+        else (f"a test picture scores {score:.4f} (no known score for this model)")
+    )
     return ok(f"{known}; the same twice, alone and in a batch ({apart:.1g} apart)")

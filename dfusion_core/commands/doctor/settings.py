@@ -20,8 +20,10 @@ def params(facts: Facts) -> Finding:
     found = facts.params
     if said:
         return warning("; ".join(str(one.message).rstrip(".") for one in said), f"Correct it in {facts.file}.")
-    return ok(f"{found.algo}, pairs: {found.pairs}, {len(found.rounds)} rounds, model {found.model.id}, "
-              f"reward {found.reward.model}")
+    return ok(
+        f"{found.algo}, pairs: {found.pairs}, {len(found.rounds)} rounds, model {found.model.id}, "
+        f"reward {found.reward.model}"
+    )
 
 
 def prompts(facts: Facts) -> Finding:

@@ -21,5 +21,7 @@ def timesteps(facts: Facts) -> Finding:
     found = f"t = {t} weighs {weight[t] / others:.1f} times as much as any other timestep in a log-prob's gradient"
     if train.timestep_weight == "equal" or weight[t] < OUTWEIGHS * others:
         return ok(found if train.timestep_weight == "none" else f"{found}; train.timestep_weight evens that out")
-    return warning(f"{found}, as in the paper", "To even it out, set train.timestep_weight to equal, or leave the "
-                   f"timestep out with train.last_t: {t + 1}.")
+    return warning(
+        f"{found}, as in the paper",
+        f"To even it out, set train.timestep_weight to equal, or leave the timestep out with train.last_t: {t + 1}.",
+    )

@@ -38,11 +38,17 @@ def row(facts: Facts, name: str) -> dict[str, Any]:
     own, cross = self_attention_modules(unet, [name]), cross_attention_modules(unet, name)
     key, _ = facts.kv[f"{name}.0"]
     return {
-        "layer": name, "resolution": f"{size}x{size}", "tokens": size * size, "heads": key.shape[1],
-        "channels a head": key.shape[3], "self-attention": len(own), "cross-attention": len(cross),
+        "layer": name,
+        "resolution": f"{size}x{size}",
+        "tokens": size * size,
+        "heads": key.shape[1],
+        "channels a head": key.shape[3],
+        "self-attention": len(own),
+        "cross-attention": len(cross),
         "fused": len(own) if name in params.fuse.layers else 0,
         "maps": sum(path.startswith(prefix) for path in _map_modules(facts)),
-        "adapted": sum(path.startswith(prefix) for paths in _named(facts).values() for path in paths)}
+        "adapted": sum(path.startswith(prefix) for paths in _named(facts).values() for path in paths),
+    }
 
 
 def with_attention(facts: Facts) -> tuple[str, ...]:

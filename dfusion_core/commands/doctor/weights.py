@@ -50,15 +50,22 @@ def model(facts: Facts) -> Finding:
     policy = load_policy(facts.params.model, facts.params.sample, None)
     encoders = {f"text encoder {number}": encoder for number, (_, encoder) in enumerate(policy.encode.parts, 1)}
     parts = {"U-Net": policy.unet, "autoencoder": policy.vae} | encoders
-    bad = [f"{name}'s {key}" for name, part in parts.items() for key, weight in part.named_parameters()
-           if not weight.isfinite().all()]
+    bad = [
+        f"{name}'s {key}"
+        for name, part in parts.items()
+        for key, weight in part.named_parameters()
+        if not weight.isfinite().all()
+    ]
     if bad:
-        return failed(f"NaN or infinite: {listed(bad, 2)}",
-                      "Get the model's files once more; if model.dtype is fp16, try fp32.")
+        return failed(
+            f"NaN or infinite: {listed(bad, 2)}", "Get the model's files once more; if model.dtype is fp16, try fp32."
+        )
     facts.policy = policy
     sizes = (f"{name} {sum(p.numel() for p in part.parameters()) / MILLION:.1f}" for name, part in parts.items())
-    return ok(f"million weights: {', '.join(sizes)}; latents {'x'.join(map(str, policy.latent_shape))}, "
-              f"pictures {policy.picture_size}x{policy.picture_size}")
+    return ok(
+        f"million weights: {', '.join(sizes)}; latents {'x'.join(map(str, policy.latent_shape))}, "
+        f"pictures {policy.picture_size}x{policy.picture_size}"
+    )
 
 
 def scheduler(facts: Facts) -> Finding:
@@ -67,15 +74,21 @@ def scheduler(facts: Facts) -> Finding:
 
     steps = facts.policy.schedule
     given = DDIMScheduler.from_config(scheduler_config(facts.source, facts.params.model)).config
-    found = (f"{steps.prediction_type}, {given.timestep_spacing} spacing, {steps.num_steps} steps from timestep "
-             f"{int(steps.timesteps[0])} to {int(steps.timesteps[-1])}, noise of the last {float(steps.std[-1]):.2g}"
-             f"{said_by_file(facts.source, facts.params.model)}")
+    found = (
+        f"{steps.prediction_type}, {given.timestep_spacing} spacing, {steps.num_steps} steps from timestep "
+        f"{int(steps.timesteps[0])} to {int(steps.timesteps[-1])}, noise of the last {float(steps.std[-1]):.2g}"
+        f"{said_by_file(facts.source, facts.params.model)}"
+    )
     if given.timestep_spacing != "leading":
-        return warning(f"{found}; the paper's spacing is leading",
-                       "Nothing has to be done; to repeat the paper change the model's scheduler_config.json.")
+        return warning(
+            f"{found}; the paper's spacing is leading",
+            "Nothing has to be done; to repeat the paper change the model's scheduler_config.json.",
+        )
     if given.set_alpha_to_one:
-        return warning(f"{found}; the model has set_alpha_to_one, with which the last step would have no noise",
-                       "Nothing has to be done: that step ends at the first training timestep all the same.")
+        return warning(
+            f"{found}; the model has set_alpha_to_one, with which the last step would have no noise",
+            "Nothing has to be done: that step ends at the first training timestep all the same.",
+        )
     return ok(f"{found}; set_alpha_to_one false")
 
 

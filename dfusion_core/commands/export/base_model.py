@@ -14,8 +14,12 @@ SD_WIDTHS = (320, 640, 1280, 1280)
 FAMILIES = {768: "sd_v1", 1024: "sd_v2"}  # by the width of the text encoder
 SDXL_WIDTH = 2048
 # ModelSpec's names of what kohya's tools call ss_base_model_version
-ARCHITECTURES = {"sd_v1": "stable-diffusion-v1", "sd_v2": "stable-diffusion-v2-512",
-                 "sd_v2_v": "stable-diffusion-v2-768-v", "sdxl_base_v1-0": "stable-diffusion-xl-v1-base"}
+ARCHITECTURES = {
+    "sd_v1": "stable-diffusion-v1",
+    "sd_v2": "stable-diffusion-v2-512",
+    "sd_v2_v": "stable-diffusion-v2-768-v",
+    "sdxl_base_v1-0": "stable-diffusion-xl-v1-base",
+}
 
 
 class Licence(NamedTuple):
@@ -26,17 +30,25 @@ class Licence(NamedTuple):
     link: str
 
 
-SD1 = Licence("creativeml-openrail-m", "CreativeML Open RAIL-M",
-              "https://github.com/CompVis/stable-diffusion/blob/main/LICENSE")
-SD2 = Licence("openrail++", "CreativeML Open RAIL++-M",
-              "https://github.com/Stability-AI/stablediffusion/blob/main/LICENSE-MODEL")
-SDXL = Licence("openrail++", "CreativeML Open RAIL++-M",
-               "https://github.com/Stability-AI/generative-models/blob/main/model_licenses/LICENSE-SDXL1.0")
+SD1 = Licence(
+    "creativeml-openrail-m", "CreativeML Open RAIL-M", "https://github.com/CompVis/stable-diffusion/blob/main/LICENSE"
+)
+SD2 = Licence(
+    "openrail++", "CreativeML Open RAIL++-M", "https://github.com/Stability-AI/stablediffusion/blob/main/LICENSE-MODEL"
+)
+SDXL = Licence(
+    "openrail++",
+    "CreativeML Open RAIL++-M",
+    "https://github.com/Stability-AI/generative-models/blob/main/model_licenses/LICENSE-SDXL1.0",
+)
 OPEN = Licence("apache-2.0", "Apache License 2.0", "https://www.apache.org/licenses/LICENSE-2.0")
 UNKNOWN = Licence("other", "not known", "")
 # Mirrors keep the name of the model; the licence of the weights is the same there.
-NAMES = {r"stable-diffusion-v1-[1-5]": SD1, r"stable-diffusion-2(-1)?(-base)?": SD2,
-         r"stable-diffusion-xl-base-[\d.]+": SDXL}
+NAMES = {
+    r"stable-diffusion-v1-[1-5]": SD1,
+    r"stable-diffusion-2(-1)?(-base)?": SD2,
+    r"stable-diffusion-xl-base-[\d.]+": SDXL,
+}
 
 
 @dataclass(frozen=True)
@@ -62,9 +74,13 @@ def identify(model_id: str, unet: Any, prediction_type: str) -> Base:
     name = model_name(model_id)
     v_prediction = prediction_type == "v_prediction"
     return Base(
-        id=name, on_hub=bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)),
-        version=family(unet, v_prediction) or name, v_prediction=v_prediction,
-        sgm=unet.addition_embed_type == "text_time", licence=licence(model_id))
+        id=name,
+        on_hub=bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)),
+        version=family(unet, v_prediction) or name,
+        v_prediction=v_prediction,
+        sgm=unet.addition_embed_type == "text_time",
+        licence=licence(model_id),
+    )
 
 
 def family(unet: Any, v_prediction: bool) -> str | None:

@@ -29,80 +29,128 @@ PAPER = """@inproceedings{hu2025dfusion,
 }"""
 
 
-def model_card(trained: Trained, base: Base, name: str, digest: str, dtype: str, proofs: list[Proof],
-               samples: list[str]) -> str:
+def model_card(
+    trained: Trained, base: Base, name: str, digest: str, dtype: str, proofs: list[Proof], samples: list[str]
+) -> str:
     """README.md of an export. ``digest`` is the hash of kohya's file, ``samples`` are names of pictures."""
     parts = [
-        front_matter(trained, base), f"# {md.text(name)}", summary(trained, base),
-        "## Licence", licence(base), "## Results", results(trained, samples),
-        "## Use", usage(trained, base, name), "## Files", files(name, digest, dtype, proofs),
-        "## Training", training(trained), made(trained, name),
-        "## Base model", pinned(trained, base),
-        "## Citation", "The method, please cite its paper:", md.fence(PAPER, "bibtex")]
+        front_matter(trained, base),
+        f"# {md.text(name)}",
+        summary(trained, base),
+        "## Licence",
+        licence(base),
+        "## Results",
+        results(trained, samples),
+        "## Use",
+        usage(trained, base, name),
+        "## Files",
+        files(name, digest, dtype, proofs),
+        "## Training",
+        training(trained),
+        made(trained, name),
+        "## Base model",
+        pinned(trained, base),
+        "## Citation",
+        "The method, please cite its paper:",
+        md.fence(PAPER, "bibtex"),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
 def front_matter(trained: Trained, base: Base) -> str:
     """What the Hub reads. Only a model on the Hub can be named as the base there."""
     on_hub = {"base_model": base.id, "base_model_relation": "adapter"} if base.on_hub else {}
-    fields = {**on_hub, "library_name": "diffusers", "pipeline_tag": "text-to-image", "license": base.licence.id,
-              "tags": ["text-to-image", "diffusers", "lora", "d-fusion", trained.params["algo"],
-                       *(["stable-diffusion-xl" if base.sgm else "stable-diffusion"] if base.known else [])]}
+    fields = {
+        **on_hub,
+        "library_name": "diffusers",
+        "pipeline_tag": "text-to-image",
+        "license": base.licence.id,
+        "tags": [
+            "text-to-image",
+            "diffusers",
+            "lora",
+            "d-fusion",
+            trained.params["algo"],
+            *(["stable-diffusion-xl" if base.sgm else "stable-diffusion"] if base.known else []),
+        ],
+    }
     return f"---\n{dump_yaml(fields)}---"
 
 
 def summary(trained: Trained, base: Base) -> str:
     """One paragraph."""
-    return (f"A LoRA for the U-Net of {md.text(base.id)}, trained to follow its prompts better by "
-            f"{trained.params['algo'].upper()} on {trained.params['pairs']} pairs "
-            f"(D-Fusion, ICML 2025), {len(trained.rounds)} online rounds, with dfusion {__version__}. There is no "
-            "trigger word. It was trained on the prompts listed below and on no others.")
+    return (
+        f"A LoRA for the U-Net of {md.text(base.id)}, trained to follow its prompts better by "
+        f"{trained.params['algo'].upper()} on {trained.params['pairs']} pairs "
+        f"(D-Fusion, ICML 2025), {len(trained.rounds)} online rounds, with dfusion {__version__}. There is no "
+        "trigger word. It was trained on the prompts listed below and on no others."
+    )
 
 
 def licence(base: Base) -> str:
     """Whose terms the adapter is under."""
     found = base.licence
     if found in (SD1, SD2, SDXL):
-        return (f"The weights of {md.text(base.id)} are under the [{found.title}]({found.link}). This adapter was made "
-                "from them, so the use-based restrictions of that licence (its Attachment A) hold for the adapter too. "
-                "If you pass the adapter on, or let others use it, hand them these restrictions and the licence as "
-                "well.")
+        return (
+            f"The weights of {md.text(base.id)} are under the [{found.title}]({found.link}). This adapter was made "
+            "from them, so the use-based restrictions of that licence (its Attachment A) hold for the adapter too. "
+            "If you pass the adapter on, or let others use it, hand them these restrictions and the licence as "
+            "well."
+        )
     if found == OPEN:
         return f"The base model is part of dfusion and under the [{found.title}]({found.link}); so is this adapter."
     named = "" if found == UNKNOWN else f" Its model card says {md.text(found.id)}."
-    return (f"Check the licence of the base model, {md.text(base.id)}, before you use this adapter or pass it on."
-            f"{named} If it derives from Stable Diffusion 1.x ([{SD1.title}]({SD1.link})), "
-            f"2.x ([{SD2.title}]({SD2.link})) or "
-            f"XL ([{SDXL.title}]({SDXL.link})), the use-based restrictions of that licence hold for this adapter, and "
-            "for whoever gets it from you.")
+    return (
+        f"Check the licence of the base model, {md.text(base.id)}, before you use this adapter or pass it on."
+        f"{named} If it derives from Stable Diffusion 1.x ([{SD1.title}]({SD1.link})), "
+        f"2.x ([{SD2.title}]({SD2.link})) or "
+        f"XL ([{SDXL.title}]({SDXL.link})), the use-based restrictions of that licence hold for this adapter, and "
+        "for whoever gets it from you."
+    )
 
 
 def results(trained: Trained, samples: list[str]) -> str:
     """The base model against the round, the grid, and single pictures."""
-    tables = [f"{SPLITS[split].capitalize()}:\n\n{md.table(*table_cells(trained.results, split))}"
-              for split in trained.results.rounds[trained.round]]
-    return "\n\n".join([
-        "Images of fixed seeds. In the row of the base model the mean and its interval; below it the mean and the "
-        f"gain over the base model's image of the same prompt and seed, with its interval. {QUESTION}",
-        f"Reward: {md.text(describe(trained.results.reward))}.",
-        *tables, f"![A row of images for each prompt](grid.png)\n\nAfter {trained.round}, a row for "
-        "each prompt: first the training prompts, then unseen ones.",
-        "Single pictures, with their prompt, seed and settings inside the PNG:",
-        " ".join(f"![{Path(sample).stem}]({sample})" for sample in samples)])
+    tables = [
+        f"{SPLITS[split].capitalize()}:\n\n{md.table(*table_cells(trained.results, split))}"
+        for split in trained.results.rounds[trained.round]
+    ]
+    return "\n\n".join(
+        [
+            "Images of fixed seeds. In the row of the base model the mean and its interval; below it the mean and the "
+            f"gain over the base model's image of the same prompt and seed, with its interval. {QUESTION}",
+            f"Reward: {md.text(describe(trained.results.reward))}.",
+            *tables,
+            f"![A row of images for each prompt](grid.png)\n\nAfter {trained.round}, a row for "
+            "each prompt: first the training prompts, then unseen ones.",
+            "Single pictures, with their prompt, seed and settings inside the PNG:",
+            " ".join(f"![{Path(sample).stem}]({sample})" for sample in samples),
+        ]
+    )
 
 
 def files(name: str, digest: str, dtype: str, proofs: list[Proof]) -> str:
     """What each file is, and how it was checked."""
     rounding = "rounded to half precision" if dtype == "fp16" else "not rounded"
-    rows = [[FILE, "for diffusers and peft; fp32, with rank and alpha in its header"],
-            [f"{name}.safetensors", f"for ComfyUI, A1111 and kohya's tools; {dtype}, {rounding}; its hash there is "
-             f"{digest[:12]}"],
-            ["grid.png, samples/", "the pictures above"]]
+    rows = [
+        [FILE, "for diffusers and peft; fp32, with rank and alpha in its header"],
+        [
+            f"{name}.safetensors",
+            f"for ComfyUI, A1111 and kohya's tools; {dtype}, {rounding}; its hash there is {digest[:12]}",
+        ],
+        ["grid.png, samples/", "the pictures above"],
+    ]
     checked = md.bullets(
         f"{proof.file}: differs by at most {proof.error:.2g} from the trained adapter, which itself changes the base "
-        f"model's predictions by up to {proof.effect:.2g}" for proof in proofs)
-    said = ("diffusers loaded each file into a fresh model, and noise predictions were compared in fp32 arithmetic:"
-            f"\n\n{checked}" if proofs else "The files were not compared with the trained adapter (`--no-check`).")
+        f"model's predictions by up to {proof.effect:.2g}"
+        for proof in proofs
+    )
+    said = (
+        "diffusers loaded each file into a fresh model, and noise predictions were compared in fp32 arithmetic:"
+        f"\n\n{checked}"
+        if proofs
+        else "The files were not compared with the trained adapter (`--no-check`)."
+    )
     return f"{md.table(['file', 'what'], rows)}\n\n{said}"
 
 
@@ -113,17 +161,26 @@ def training(trained: Trained) -> str:
     rows = [
         ["loss, pairs", f"{params['algo']}, {params['pairs']}"],
         ["rounds", f"{len(trained.rounds)}, the last one {trained.round}"],
-        ["images sampled and scored", str(len(trained.history))], ["optimizer steps", str(trained.updates)],
+        ["images sampled and scored", str(len(trained.history))],
+        ["optimizer steps", str(trained.updates)],
         ["learning rate", str(train["learning_rate"])],
         ["LoRA", f"rank and alpha {lora['rank']}, on {', '.join(lora['targets'])}"],
         ["sampling", f"DDIM, {sample['num_steps']} steps, eta {sample['eta']}, guidance {sample['guidance_scale']}"],
-        ["reward", reward(params["reward"])], ["seed", str(params["seed"])]]
+        ["reward", reward(params["reward"])],
+        ["seed", str(params["seed"])],
+    ]
     everything = md.fence(dump_yaml(public(params)), "yaml")
-    return "\n\n".join([
-        md.table(["parameter", "value"], rows), md.folded("All parameters of the run", everything),
-        *(md.folded(f"{title} ({len(prompts)})", md.bullets(prompts))
-          for title, split in (("Training prompts", "train"), ("Unseen test prompts", "test"))
-          if (prompts := trained.prompts(split)))])
+    return "\n\n".join(
+        [
+            md.table(["parameter", "value"], rows),
+            md.folded("All parameters of the run", everything),
+            *(
+                md.folded(f"{title} ({len(prompts)})", md.bullets(prompts))
+                for title, split in (("Training prompts", "train"), ("Unseen test prompts", "test"))
+                if (prompts := trained.prompts(split))
+            ),
+        ]
+    )
 
 
 def reward(section: dict[str, Any]) -> str:
@@ -146,8 +203,10 @@ def public(value: Any) -> Any:
 
 def made(trained: Trained, name: str) -> str:
     """The commands."""
-    commands = (f"dvc repro evaluate@{trained.round}          # with these parameters in params.yaml\n"
-                f"dfusion export {trained.round} --name {name}")
+    commands = (
+        f"dvc repro evaluate@{trained.round}          # with these parameters in params.yaml\n"
+        f"dfusion export {trained.round} --name {name}"
+    )
     return f"Commands that made it, in a checkout of dfusion {__version__}:\n\n{md.fence(commands, 'sh')}"
 
 

@@ -27,8 +27,10 @@ def sgm_name(layer: str, layers_per_block: int) -> str:
     """
     place = PLACE.fullmatch(layer)
     if not place:
-        raise ExportError(f"export: the layer {layer} has no name in kohya's files for SDXL; only those of "
-                          "transformers have.", "Choose lora.targets among attention and feed-forward layers.")
+        raise ExportError(
+            f"export: the layer {layer} has no name in kohya's files for SDXL; only those of transformers have.",
+            "Choose lora.targets among attention and feed-forward layers.",
+        )
     if place["side"] is None:
         return f"middle_block.1.{place['rest']}"
     number = int(place["block"]) * (layers_per_block + 1) + int(place["layer"])
@@ -37,7 +39,10 @@ def sgm_name(layer: str, layers_per_block: int) -> str:
 
 
 def kohya_tensors(
-    adapter: Mapping[str, torch.Tensor], alpha: float, dtype: str, sgm_layers_per_block: int | None = None,
+    adapter: Mapping[str, torch.Tensor],
+    alpha: float,
+    dtype: str,
+    sgm_layers_per_block: int | None = None,
 ) -> dict[str, torch.Tensor]:
     """The adapter under kohya's names, A and B rounded to ``dtype`` (fp16 or fp32).
 
@@ -63,19 +68,26 @@ def kohya_metadata(base: Base, name: str, rank: int, alpha: float, size: tuple[i
     architecture = ARCHITECTURES.get(base.version, base.version)
     return {
         "format": "pt",
-        "ss_network_module": "networks.lora", "ss_network_dim": str(rank), "ss_network_alpha": str(float(alpha)),
-        "ss_base_model_version": base.version, "ss_v2": str(base.version.startswith("sd_v2")),
-        "ss_sd_model_name": base.id, "ss_output_name": name,
-        "modelspec.sai_model_spec": "1.0.0", "modelspec.architecture": f"{architecture}/lora",
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": str(float(alpha)),
+        "ss_base_model_version": base.version,
+        "ss_v2": str(base.version.startswith("sd_v2")),
+        "ss_sd_model_name": base.id,
+        "ss_output_name": name,
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": f"{architecture}/lora",
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models" if base.sgm else "diffusers",
-        "modelspec.title": name, "modelspec.resolution": f"{size[0]}x{size[1]}",
+        "modelspec.title": name,
+        "modelspec.resolution": f"{size[0]}x{size[1]}",
         "modelspec.prediction_type": "v" if base.v_prediction else "epsilon",
-        "modelspec.license": base.licence.id}
+        "modelspec.license": base.licence.id,
+    }
 
 
 def kohya_file(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> tuple[bytes, str]:
     """The file's bytes, and the hash by which A1111 knows a LoRA: the sha256 of all that follows the header."""
     plain = to_bytes(tensors, metadata)
-    digest = hashlib.sha256(plain[8 + int.from_bytes(plain[:8], "little"):]).hexdigest()
+    digest = hashlib.sha256(plain[8 + int.from_bytes(plain[:8], "little") :]).hexdigest()
     hashes = {"sshs_model_hash": digest, "modelspec.hash_sha256": f"0x{digest}"}
     return to_bytes(tensors, {**metadata, **hashes}), digest

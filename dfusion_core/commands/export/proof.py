@@ -41,8 +41,10 @@ def predict(unet: Any) -> torch.Tensor:
     added = None
     if config.addition_embed_type == "text_time":  # SDXL: pooled text, and six numbers about the size
         width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
-        added = {"text_embeds": torch.randn(n, width, generator=random),
-                 "time_ids": torch.tensor([[1024.0, 1024.0, 0.0, 0.0, 1024.0, 1024.0]] * n)}
+        added = {
+            "text_embeds": torch.randn(n, width, generator=random),
+            "time_ids": torch.tensor([[1024.0, 1024.0, 0.0, 0.0, 1024.0, 1024.0]] * n),
+        }
     found: torch.Tensor = unet.eval()(latents, torch.tensor(TIMESTEPS), text, added_cond_kwargs=added).sample
     return found
 
@@ -62,8 +64,10 @@ def prove(fresh: Callable[[], Any], adapter: Path, files: Mapping[Path, str]) ->
     ours = predict(unet)
     effect = largest(ours - base)
     if effect <= ROUNDING * largest(base):  # layers with an adapter may round differently, whatever it holds
-        raise ExportError(f"export: the adapter in {adapter} changes nothing: noise predictions are the base model's.",
-                          "Train it first, or export it anyway with --no-check.")
+        raise ExportError(
+            f"export: the adapter in {adapter} changes nothing: noise predictions are the base model's.",
+            "Train it first, or export it anyway with --no-check.",
+        )
     proofs = []
     for file, dtype in files.items():
         pipeline = fresh()
@@ -72,7 +76,9 @@ def prove(fresh: Callable[[], Any], adapter: Path, files: Mapping[Path, str]) ->
         if proof.error > TOLERANCE[dtype] * effect + ROUNDING * largest(ours):
             raise ExportError(
                 f"export: {file.name} does not do what the adapter does: noise predictions differ by {proof.error:.2g} "
-                f"where the adapter changes them by {effect:.2g}.", "Please report this; --no-check writes it anyway.")
+                f"where the adapter changes them by {effect:.2g}.",
+                "Please report this; --no-check writes it anyway.",
+            )
         proofs.append(proof)
     return proofs
 

@@ -87,12 +87,16 @@ def read_trained(round: str) -> Trained:
         rounds.insert(0, before)
     trained, evaluation = read_stage("train", round), read_stage("evaluate", round)
     return Trained(
-        round=round, rounds=tuple(rounds), params=declared(round), evaluation=evaluation,
+        round=round,
+        rounds=tuple(rounds),
+        params=declared(round),
+        evaluation=evaluation,
         adapter=trained.path(f"adapter/{FILE}").parent,
         pin=read_json(read_stage("init", INIT).path("pin.json"), "revision", "files"),
         results=read_results([round]),
         history=trained.table("reward_history"),
-        updates=sum(len(read_stage("train", name).table("updates")) for name in rounds))
+        updates=sum(len(read_stage("train", name).table("updates")) for name in rounds),
+    )
 
 
 def last_finished(params: Params) -> str:

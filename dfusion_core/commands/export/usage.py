@@ -15,23 +15,31 @@ def usage(trained: Trained, base: Base, name: str) -> str:
     sample, prompts = trained.sample, trained.prompts("train")
     pipeline = "StableDiffusionXLPipeline" if base.sgm else "StableDiffusionPipeline"
     built_in = base.id == MICROWORLD
-    code = "\n".join([
-        f"from diffusers import DDIMScheduler, {pipeline}",
-        *(["from dfusion_core.models.builtin import WEIGHTS"] if built_in else []), "",
-        f"pipe = {pipeline}.from_pretrained({'WEIGHTS' if built_in else json.dumps(base.id)})",
-        "pipe.scheduler = DDIMScheduler.from_config(",
-        "    pipe.scheduler.config, clip_sample=False, set_alpha_to_one=False)",
-        'pipe.load_lora_weights("FOLDER_OR_REPOSITORY_OF_THIS_CARD", weight_name="pytorch_lora_weights.safetensors")',
-        f"image = pipe({json.dumps(prompts[0])}, num_inference_steps={sample.num_steps},",
-        f"             guidance_scale={sample.guidance_scale}, eta={sample.eta}).images[0]"])
+    code = "\n".join(
+        [
+            f"from diffusers import DDIMScheduler, {pipeline}",
+            *(["from dfusion_core.models.builtin import WEIGHTS"] if built_in else []),
+            "",
+            f"pipe = {pipeline}.from_pretrained({'WEIGHTS' if built_in else json.dumps(base.id)})",
+            "pipe.scheduler = DDIMScheduler.from_config(",
+            "    pipe.scheduler.config, clip_sample=False, set_alpha_to_one=False)",
+            'pipe.load_lora_weights("FOLDER_OR_REPOSITORY_OF_THIS_CARD", weight_name="pytorch_lora_weights.safetensors")',
+            f"image = pipe({json.dumps(prompts[0])}, num_inference_steps={sample.num_steps},",
+            f"             guidance_scale={sample.guidance_scale}, eta={sample.eta}).images[0]",
+        ]
+    )
     return f"diffusers:\n\n{md.fence(code, 'python')}\n\n{programs(base, name)}"
 
 
 def programs(base: Base, name: str) -> str:
     """ComfyUI and A1111."""
     if not base.known:
-        return ("ComfyUI and A1111 know the U-Nets of Stable Diffusion 1.x, 2.x and XL. This base model is none of "
-                f"them, so `{name}.safetensors` is of use to diffusers alone.")
-    return (f"ComfyUI: put `{name}.safetensors` into `models/loras`, and use the node LoraLoaderModelOnly with "
-            f"strength 1.\n\nA1111: put it into `models/Lora`, and write `<lora:{name}:1>` into the prompt.\n\n"
-            "Strength 1 is what was trained; alpha equals the rank. The text encoder is the base model's.")
+        return (
+            "ComfyUI and A1111 know the U-Nets of Stable Diffusion 1.x, 2.x and XL. This base model is none of "
+            f"them, so `{name}.safetensors` is of use to diffusers alone."
+        )
+    return (
+        f"ComfyUI: put `{name}.safetensors` into `models/loras`, and use the node LoraLoaderModelOnly with "
+        f"strength 1.\n\nA1111: put it into `models/Lora`, and write `<lora:{name}:1>` into the prompt.\n\n"
+        "Strength 1 is what was trained; alpha equals the rank. The text encoder is the base model's."
+    )

@@ -44,8 +44,10 @@ def export_round(round: str, out: Path | None, name: str, dtype: str, *, force: 
     if force:
         remove_other_samples(out, samples)
     for proof in proofs:
-        print(f"{proof.file} ({proof.dtype}): in a fresh model, noise predictions differ from the adapter's by at most "
-              f"{proof.error:.2g}; the adapter changes the base model's by up to {proof.effect:.2g}.")
+        print(
+            f"{proof.file} ({proof.dtype}): in a fresh model, noise predictions differ from the adapter's by at most "
+            f"{proof.error:.2g}; the adapter changes the base model's by up to {proof.effect:.2g}."
+        )
     print(f"{out}: the adapter of {trained.round} for {base.id}. Begin with {out / 'README.md'}.")
 
 
@@ -54,8 +56,10 @@ def refuse_to_replace(out: Path, files: list[str], force: bool) -> None:
     there = [file for file in files if (out / file).exists()]
     if there and not force:
         more = f" and {len(there) - 3} more" if len(there) > 3 else ""
-        raise ExportError(f"export: {out} has {', '.join(there[:3])}{more} already; nothing was written.",
-                          "Choose another --out, or replace them with --force.")
+        raise ExportError(
+            f"export: {out} has {', '.join(there[:3])}{more} already; nothing was written.",
+            "Choose another --out, or replace them with --force.",
+        )
 
 
 def write_files(out: Path, files: dict[str, bytes]) -> None:
@@ -114,5 +118,7 @@ def check_files(fresh: Callable[[], Any], trained: Trained, weights: dict[str, b
 def sample_files(trained: Trained, pictures: dict[str, Picture], base: Base, adapter: Adapter) -> dict[str, bytes]:
     """The pictures as PNG, each with its generation parameters."""
     describe = partial(pictures_text, trained.sample, size=trained.size, model=base.id, adapter=adapter)
-    return {file: png(picture.pixels, describe(prompt=picture.prompt, seed=picture.seed))
-            for file, picture in pictures.items()}
+    return {
+        file: png(picture.pixels, describe(prompt=picture.prompt, seed=picture.seed))
+        for file, picture in pictures.items()
+    }

@@ -46,8 +46,9 @@ def _draw(folder: Path, inside: str, picture: Path, name: str, rows: slice) -> N
         raise StoreError(f"inspect: {folder} has the arrays {', '.join(names)}.", "Choose one with --array NAME.")
     chosen = range(data.array(name).shape[0])[rows]
     if not chosen:
-        raise StoreError(f"inspect: there are no such rows; '{name}' has {data.count}.",
-                         f"Rows are given as --rows 0:{data.count}.")
+        raise StoreError(
+            f"inspect: there are no such rows; '{name}' has {data.count}.", f"Rows are given as --rows 0:{data.count}."
+        )
     buffer = BytesIO()
     draw(data, name, chosen).save(buffer, "PNG")
     write_bytes(picture, buffer.getvalue())

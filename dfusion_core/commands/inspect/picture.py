@@ -26,21 +26,25 @@ def draw(data: StageData, name: str, rows: Sequence[int]) -> Image:
     row_name, *kind = dimensions(array)
     drawing = DRAWINGS.get(tuple(kind))
     if drawing is None:
-        raise StoreError(f"inspect: the array '{name}' ({', '.join(dimensions(array))}) is not a picture.",
-                         "Pictures can be made of picture, x, mask, item_mask and cross_map.")
+        raise StoreError(
+            f"inspect: the array '{name}' ({', '.join(dimensions(array))}) is not a picture.",
+            "Pictures can be made of picture, x, mask, item_mask and cross_map.",
+        )
     titles = [f"{row_name} {row}{prompt}" for row, prompt in zip(rows, _prompts(data, rows), strict=True)]
     return sheet(drawing(data, data.rows(name, rows), rows, titles))
 
 
 def _pictures(data: StageData, values: Values, rows: Sequence[int], titles: list[str]) -> list[Line]:
     tiles = [Tile(picture, title.replace(": ", "\n", 1)) for picture, title in zip(values, titles, strict=True)]
-    return [Line(tiles[start:start + PICTURES_IN_A_LINE]) for start in range(0, len(tiles), PICTURES_IN_A_LINE)]
+    return [Line(tiles[start : start + PICTURES_IN_A_LINE]) for start in range(0, len(tiles), PICTURES_IN_A_LINE)]
 
 
 def _latents(data: StageData, values: Values, rows: Sequence[int], titles: list[str]) -> list[Line]:
     """A line of x_T ... x_0 for each row."""
-    return [Line([Tile(picture, f"x_{len(row) - 1 - i}") for i, picture in enumerate(false_colours(row))], title)
-            for row, title in zip(values, titles, strict=True)]
+    return [
+        Line([Tile(picture, f"x_{len(row) - 1 - i}") for i, picture in enumerate(false_colours(row))], title)
+        for row, title in zip(values, titles, strict=True)
+    ]
 
 
 def _masks(data: StageData, values: Values, rows: Sequence[int], titles: list[str]) -> list[Line]:
@@ -66,9 +70,16 @@ def _each_item(drawing: Callable[..., list[Line]]) -> Callable[..., list[Line]]:
     def drawn(data: StageData, values: Values, rows: Sequence[int], titles: list[str]) -> list[Line]:
         items = range(values.shape[2])
         apart = np.moveaxis(values, 2, 1).reshape(-1, *values.shape[1:2], *values.shape[3:])
-        return drawing(data, apart, [row for row in rows for _ in items],
-                       [title.replace(":", f", item {item}:", 1) if ":" in title else f"{title}, item {item}"
-                        for title in titles for item in items])
+        return drawing(
+            data,
+            apart,
+            [row for row in rows for _ in items],
+            [
+                title.replace(":", f", item {item}:", 1) if ":" in title else f"{title}, item {item}"
+                for title in titles
+                for item in items
+            ],
+        )
 
     return drawn
 
@@ -83,8 +94,11 @@ def _masks_or_maps(data: StageData, values: Values, rows: Sequence[int], titles:
 
 
 DRAWINGS = {
-    ("row", "column", "rgb"): _pictures, ("state", "channel", "height", "width"): _latents,
-    ("i", "map_y", "map_x"): _masks_or_maps, ("i", "item", "map_y", "map_x"): _each_item(_masks_or_maps)}
+    ("row", "column", "rgb"): _pictures,
+    ("state", "channel", "height", "width"): _latents,
+    ("i", "map_y", "map_x"): _masks_or_maps,
+    ("i", "item", "map_y", "map_x"): _each_item(_masks_or_maps),
+}
 
 
 def _prompts(data: StageData, rows: Sequence[int]) -> list[str]:

@@ -42,10 +42,14 @@ def locate(path: str | Path) -> tuple[Path, str]:
     names = [folder.as_posix() for folder in published()]
     short = [name.removeprefix("runs/") for name in names]
     if not short:
-        raise StoreError(f"inspect: nothing is published at {path}: {Path('runs').absolute()} holds no output.",
-                         "Make some with 'dvc repro', or run the command in a project's folder.")
-    raise StoreError(f"inspect: nothing is published at {path}; there is {', '.join(short)}.",
-                     did_you_mean(str(path), [*short, *names]) or f"Look at one with 'dfusion inspect {short[0]}'.")
+        raise StoreError(
+            f"inspect: nothing is published at {path}: {Path('runs').absolute()} holds no output.",
+            "Make some with 'dvc repro', or run the command in a project's folder.",
+        )
+    raise StoreError(
+        f"inspect: nothing is published at {path}; there is {', '.join(short)}.",
+        did_you_mean(str(path), [*short, *names]) or f"Look at one with 'dfusion inspect {short[0]}'.",
+    )
 
 
 def published() -> list[Path]:

@@ -50,8 +50,11 @@ def count_costs(params: Everything, dtype: torch.dtype) -> Costs:
     clip, picture_size, features = networks.build_reward(params.reward.model)
     score = networks.reward_call(clip, picture_size)
     working = counting.working_bytes(row, unet.parameters())
-    saved = (counting.training_bytes(trained_row, adapted.parameters()) - working
-             if params.model.gradient_checkpointing else counting.saved_bytes(trained_row, adapted.parameters()))
+    saved = (
+        counting.training_bytes(trained_row, adapted.parameters()) - working
+        if params.model.gradient_checkpointing
+        else counting.saved_bytes(trained_row, adapted.parameters())
+    )
     size, width = dtype.itemsize, torch.float32.itemsize
     return Costs(
         architecture=architecture,
@@ -67,7 +70,9 @@ def count_costs(params: Everything, dtype: torch.dtype) -> Costs:
         reward_weights=networks.parameters(clip) * width,
         score_flops=counting.forward_flops(score),
         score_working=counting.working_bytes(score, clip.parameters()),
-        sizes=_sizes(params, unet, row, decode) | {"feature": features}, kv=_kv(params, unet, row))
+        sizes=_sizes(params, unet, row, decode) | {"feature": features},
+        kv=_kv(params, unet, row),
+    )
 
 
 def _sizes(
@@ -81,8 +86,18 @@ def _sizes(
         map_y, map_x = tap.maps().shape[1:3]
         picture_rows, picture_columns = decode().shape[-2:]
     side, steps = unet.config.sample_size, params.sample.num_steps
-    return {"state": steps + 1, "i": steps, "channel": unet.config.in_channels, "height": side, "width": side,
-            "map_y": map_y, "map_x": map_x, "row": picture_rows, "column": picture_columns, "rgb": 3}
+    return {
+        "state": steps + 1,
+        "i": steps,
+        "channel": unet.config.in_channels,
+        "height": side,
+        "width": side,
+        "map_y": map_y,
+        "map_x": map_x,
+        "row": picture_rows,
+        "column": picture_columns,
+        "rgb": 3,
+    }
 
 
 def _kv(params: Everything, unet: networks.Network, row: counting.Forward) -> dict[str, tuple[int, int, int]]:
@@ -93,6 +108,9 @@ def _kv(params: Everything, unet: networks.Network, row: counting.Forward) -> di
     layers = fused_layers(unet, params.fuse.layers)
     with counting.FusedAttention(), torch.no_grad(), recording_kv(unet, layers) as tap:
         row()
-    shapes = {f"{name}/{which}": tensor.shape[1:]
-              for name, both in tap.kv.items() for which, tensor in zip("KV", both, strict=True)}
+    shapes = {
+        f"{name}/{which}": tensor.shape[1:]
+        for name, both in tap.kv.items()
+        for which, tensor in zip("KV", both, strict=True)
+    }
     return {name: (shape[0], shape[1], shape[2]) for name, shape in shapes.items()}

@@ -44,8 +44,9 @@ PUBLISHED = {
     "rtx4090": Published("NVIDIA RTX 4090", 24, 165, 0.49, f"12.6 steps/s in {_DIFFUSERS}"),
     "a100-40gb": Published("NVIDIA A100 40 GB", 40, 312, 0.24, f"11.6 steps/s in {_DIFFUSERS}"),
     "a100": Published("NVIDIA A100 80 GB", 80, 312, 0.24, f"11.6 steps/s in {_DIFFUSERS}"),
-    "h100": Published("NVIDIA H100 80 GB", 80, 989, 0.25,
-                      "a guess below the 0.32 of MLPerf Training 4.0, which compiles the U-Net"),
+    "h100": Published(
+        "NVIDIA H100 80 GB", 80, 989, 0.25, "a guess below the 0.32 of MLPerf Training 4.0, which compiles the U-Net"
+    ),
     # Memory and dense BF16 peak of NVIDIA's data sheets: H200 SXM (141 GB, 1979 TFLOP/s with sparsity, half of it
     # dense), L40S (48 GB, 362), HGX B200 (180 GB a GPU, 2250), and of the RTX Blackwell architecture's white paper,
     # RTX 5090 (32 GB, 209.5 with fp32 accumulation). Capacities are rounded down to what programs see.

@@ -43,16 +43,25 @@ class Disk:
 
 def count_disk(work: Workload, costs: Costs, params: Everything) -> Disk:
     """Bytes of every stage that leaves arrays, and the free space where the run will be. Tables are small beside it."""
-    rows = {"sample": work.images, "score": work.images, "extract": work.references, "fuse": work.targets,
-            "evaluate": work.evaluated}
+    rows = {
+        "sample": work.images,
+        "score": work.images,
+        "extract": work.references,
+        "fuse": work.targets,
+        "evaluate": work.evaluated,
+    }
     sizes = costs.sizes | {"item": work.items}
-    stages = {stage: rows[stage] * sum(prod(sizes[dim] for dim in array.dims[1:]) * WIDTHS[array.dtype]
-                                       for array in ARRAYS.get(stage, ()))
-              for stage in rows}
+    stages = {
+        stage: rows[stage]
+        * sum(prod(sizes[dim] for dim in array.dims[1:]) * WIDTHS[array.dtype] for array in ARRAYS.get(stage, ()))
+        for stage in rows
+    }
     stages["train"] = ADAPTER_COPIES * costs.adapter_parameters * WIDTHS["float32"]
     window = params.fuse.first_t - params.fuse.last_t + 1
-    reference = sum(2 * window * prod(shape) * WIDTHS[find_array("kv", name).dtype]  # 2: both halves of guidance
-                    for name, shape in costs.kv.items())
+    reference = sum(
+        2 * window * prod(shape) * WIDTHS[find_array("kv", name).dtype]  # 2: both halves of guidance
+        for name, shape in costs.kv.items()
+    )
     return Disk(stages, reference, dvc_copies(Path(".dvc")), shutil.disk_usage(".").free)
 
 

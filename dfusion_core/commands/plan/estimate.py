@@ -70,10 +70,13 @@ def make_plan(params: Everything, device_name: str = "") -> Plan:
     costs = count_costs(params, dtype)
     device = named or measured_device(params, costs, where, dtype)
     memory = stage_memory(params, costs, ON_GPU if where.type == "cuda" else ON_CPU)
-    stages = {name: Stage(one, flops(one, costs), seconds(one, costs, device, start_up), memory[name])
-              for name, one in work.stages.items()}
-    return Plan(device, str(dtype).removeprefix("torch."), work, costs, stages, start_up,
-                count_disk(work, costs, params))
+    stages = {
+        name: Stage(one, flops(one, costs), seconds(one, costs, device, start_up), memory[name])
+        for name, one in work.stages.items()
+    }
+    return Plan(
+        device, str(dtype).removeprefix("torch."), work, costs, stages, start_up, count_disk(work, costs, params)
+    )
 
 
 def check_thresholds(params: Everything) -> None:

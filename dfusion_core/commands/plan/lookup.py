@@ -21,8 +21,12 @@ if TYPE_CHECKING:
     from ...params import Model
 
 # How the names of Hub repositories say which family they are; the first that is found counts.
-NAMES = (("sdxl", r"xl"), ("sd21", r"diffusion-2.*base|sd-?2.*base"), ("sd21-v", r"diffusion-2|sd-?2|2[-.]1"),
-         ("sd15", r"diffusion-v?1|sd-?1|1[-.][45]"))
+NAMES = (
+    ("sdxl", r"xl"),
+    ("sd21", r"diffusion-2.*base|sd-?2.*base"),
+    ("sd21-v", r"diffusion-2|sd-?2|2[-.]1"),
+    ("sd15", r"diffusion-v?1|sd-?1|1[-.][45]"),
+)
 
 
 def find_architecture(model: Model) -> Architecture:
@@ -43,7 +47,8 @@ def find_architecture(model: Model) -> Architecture:
             return replace(KNOWN[family], assumed=True)
     raise ModelError(
         f"plan: model.id: '{model.id}' is not on this machine, and its name does not tell which architecture it is.",
-        "Download it first, or set model.id to the folder that it is in.")
+        "Download it first, or set model.id to the folder that it is in.",
+    )
 
 
 def _from_files(name: str, find: Callable[[str], Path]) -> Architecture:
@@ -53,8 +58,10 @@ def _from_files(name: str, find: Callable[[str], Path]) -> Architecture:
         text = [find(f"{part}/config.json") for part in ("text_encoder", "text_encoder_2")]
         return Architecture(name, unet, vae, tuple(json.loads(file.read_text()) for file in text if file.exists()))
     except (OSError, ValueError) as error:
-        raise ModelError(f"plan: model.id: '{name}' is no model in diffusers format: {one_line(error)}.",
-                         "Set model.id to a folder with unet/config.json and vae/config.json in it.") from error
+        raise ModelError(
+            f"plan: model.id: '{name}' is no model in diffusers format: {one_line(error)}.",
+            "Set model.id to a folder with unet/config.json and vae/config.json in it.",
+        ) from error
 
 
 def _from_cache(repository: str, revision: str | None) -> Architecture | None:

@@ -63,9 +63,12 @@ def stage_memory(params: Everything, costs: Costs, overhead: Overhead = ON_GPU) 
         "extract": Memory(model + 2 * costs.row_working, 0, 1, ""),
         "fuse": Memory(model + once, fusing, params.fuse.batch_size, "fuse.batch_size"),
         "adopt": scoring,
-        "train": Memory(model + ADAM * costs.adapter_parameters, training, params.train.micro_batch,
-                        "train.micro_batch"),
+        "train": Memory(
+            model + ADAM * costs.adapter_parameters, training, params.train.micro_batch, "train.micro_batch"
+        ),
         # The reward is loaded beside the model, once the images are there.
-        "evaluate": Memory(model + once + costs.reward_weights, drawing, params.evaluate.batch_size,
-                           "evaluate.batch_size")}
+        "evaluate": Memory(
+            model + once + costs.reward_weights, drawing, params.evaluate.batch_size, "evaluate.batch_size"
+        ),
+    }
     return {name: replace(memory, overhead=overhead) for name, memory in found.items()}

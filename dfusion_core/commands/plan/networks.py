@@ -90,8 +90,10 @@ def _reward_config(source: str) -> Config:
             raise RewardError(f"plan: reward.model: {file} cannot be read: {error}.", "Set reward.model.") from error
     found: Config | None = open_clip.get_model_config(source)
     if found is None:
-        raise RewardError(f"plan: reward.model: open_clip knows no architecture '{source}'.",
-                          did_you_mean(source, open_clip.list_models()) or "Set reward.model.")
+        raise RewardError(
+            f"plan: reward.model: open_clip knows no architecture '{source}'.",
+            did_you_mean(source, open_clip.list_models()) or "Set reward.model.",
+        )
     return found
 
 
@@ -115,7 +117,9 @@ def unet_call(unet: Network, rows: int, tokens: int, device: torch.device = META
     if unet.config.addition_embed_type == "text_time":
         pooled = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
         added["added_cond_kwargs"] = {
-            "text_embeds": torch.zeros(rows, pooled, **kind), "time_ids": torch.zeros(rows, 6, **kind)}
+            "text_embeds": torch.zeros(rows, pooled, **kind),
+            "time_ids": torch.zeros(rows, 6, **kind),
+        }
 
     def forward() -> Tensor:
         out: Tensor = unet(x, time, text, **added).sample

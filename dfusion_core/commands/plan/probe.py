@@ -34,8 +34,11 @@ def measured_device(params: Everything, costs: Costs, device: torch.device, dtyp
     tokens = networks.tokens_of(costs.architecture)
     forward = _rate(plain, rows, tokens, device, train=False)
     training = _rate(adapted, trained, tokens, device, train=True)
-    what = (f"the U-Net with random weights, {rows} rows forward, {trained} rows trained" if rows and trained
-            else "the U-Net's first block with attention, random weights")
+    what = (
+        f"the U-Net with random weights, {rows} rows forward, {trained} rows trained"
+        if rows and trained
+        else "the U-Net's first block with attention, random weights"
+    )
     return Device(name, memory, forward, training, f"measured here: {what}")
 
 
@@ -92,6 +95,8 @@ def here(wanted: str, named: str) -> torch.device:
         return torch.device("cuda")
     device = pick_device(wanted)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ModelError(f"plan: model.device: is {wanted}, and there is no GPU here.",
-                         "Plan for another machine with 'dfusion plan --device rtx4090', or set model.device to auto.")
+        raise ModelError(
+            f"plan: model.device: is {wanted}, and there is no GPU here.",
+            "Plan for another machine with 'dfusion plan --device rtx4090', or set model.device to auto.",
+        )
     return device

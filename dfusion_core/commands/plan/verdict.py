@@ -26,8 +26,11 @@ class Problem:
 
 def problems(plan: Plan) -> list[Problem]:
     """Everything that cannot fit, the disk last."""
-    found = [too_large(name, stage.memory, plan.device.memory) for name, stage in plan.stages.items()
-             if stage.memory.peak > plan.device.memory]
+    found = [
+        too_large(name, stage.memory, plan.device.memory)
+        for name, stage in plan.stages.items()
+        if stage.memory.peak > plan.device.memory
+    ]
     needed = plan.disk.need(plan.work.rounds, plan.work.kept_kv)
     return found + ([disk_full(plan, needed)] if needed > plan.disk.free else [])
 

@@ -60,7 +60,8 @@ def workload(params: Everything) -> Workload:
     keep = params.extract.keep_kv
     kept = min(keep, references) if isinstance(keep, int) else references if keep == "all" else 0
     evaluated = params.evaluate.images_per_prompt * (
-        len(prompts.train[:params.evaluate.train_count]) + len(prompts.test[:params.evaluate.test_count]))
+        len(prompts.train[: params.evaluate.train_count]) + len(prompts.test[: params.evaluate.test_count])
+    )
     targets = 0 if params.pairs == "naive" else pairs
     steps = params.sample.num_steps
     stages = {
@@ -70,12 +71,22 @@ def workload(params: Everything) -> Workload:
         "fuse": Work(rows=_fuse_rows(params, pairs, references, kept), decoded=targets),
         "adopt": Work(scored=targets),
         "train": _training(params, pairs),
-        "evaluate": Work(rows=evaluated * steps * HALVES, decoded=evaluated, scored=evaluated)}
+        "evaluate": Work(rows=evaluated * steps * HALVES, decoded=evaluated, scored=evaluated),
+    }
     return Workload(
-        rounds=len(params.rounds), prompts=len(prompts.train), items=max(len(p.items) for p in prompts.train),
-        images=images, references=references, pairs=pairs, targets=targets, kept_kv=kept, evaluated=evaluated,
+        rounds=len(params.rounds),
+        prompts=len(prompts.train),
+        items=max(len(p.items) for p in prompts.train),
+        images=images,
+        references=references,
+        pairs=pairs,
+        targets=targets,
+        kept_kv=kept,
+        evaluated=evaluated,
         updates=_groups(params, pairs) * params.train.inner_epochs,
-        rows_per_update=min(pairs, params.train.pairs_per_update) * _timesteps(params) * PAIR * HALVES, stages=stages)
+        rows_per_update=min(pairs, params.train.pairs_per_update) * _timesteps(params) * PAIR * HALVES,
+        stages=stages,
+    )
 
 
 def _window(params: Everything) -> int:

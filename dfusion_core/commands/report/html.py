@@ -77,8 +77,10 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 def terms(columns: Sequence[str], rows: Iterable[tuple[str, str, Sequence[Any]]]) -> str:
     """A table with a quantity a row: (name, what it means, values)."""
     head = "".join(f"<th>{text(name)}</th>" for name in ("", *columns))
-    body = "".join(f'<tr><td class="term">{text(name)}<small>{text(meaning)}</small></td>'
-                   + "".join(map(cell, values)) + "</tr>" for name, meaning, values in rows)
+    body = "".join(
+        f'<tr><td class="term">{text(name)}<small>{text(meaning)}</small></td>' + "".join(map(cell, values)) + "</tr>"
+        for name, meaning, values in rows
+    )
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
@@ -100,8 +102,10 @@ def image(picture: NDArray[np.uint8], caption: str = "") -> str:
     small.thumbnail((LARGEST, LARGEST))
     small.save(file, format="PNG")
     data = base64.b64encode(file.getvalue()).decode()
-    return (f'<figure><img alt="{text(caption)}" src="data:image/png;base64,{data}">'
-            f"<figcaption>{text(caption)}</figcaption></figure>")
+    return (
+        f'<figure><img alt="{text(caption)}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{text(caption)}</figcaption></figure>"
+    )
 
 
 def pictures(images: Iterable[str], kind: str = "row") -> str:
@@ -117,7 +121,9 @@ def chart(svg: str) -> str:
 def document(title: str, parts: Iterable[str]) -> str:
     """The whole page. It loads nothing from anywhere, and runs no script."""
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{text(title)}</title>'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-            f"<style>{STYLE}</style></head><body><h1>{text(title)}</h1>{''.join(parts)}</body></html>\n")
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{text(title)}</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        f"<style>{STYLE}</style></head><body><h1>{text(title)}</h1>{''.join(parts)}</body></html>\n"
+    )

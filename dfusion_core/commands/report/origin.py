@@ -18,16 +18,22 @@ SHORT = 16  # digits of a hash
 def summary(run: Run) -> str:
     """The first lines of the page."""
     images = run.images_seen[run.rounds[-1]]
-    about = (f"{run.value('model.id')}, trained with {run.value('algo')} on {run.value('pairs')} pairs in "
-             f"{len(run.rounds)} online rounds of sampling, scoring, fusing and training; {images} images were sampled "
-             f"and scored up to the last one. Reward: {run.reward}. Made with dfusion "
-             f"{run.last.manifest['environment'].get('dfusion', 'of an unknown version')}.")
+    about = (
+        f"{run.value('model.id')}, trained with {run.value('algo')} on {run.value('pairs')} pairs in "
+        f"{len(run.rounds)} online rounds of sampling, scoring, fusing and training; {images} images were sampled "
+        f"and scored up to the last one. Reward: {run.reward}. Made with dfusion "
+        f"{run.last.manifest['environment'].get('dfusion', 'of an unknown version')}."
+    )
     parts = [html.paragraph(about, "about")]
     different = [one.row.key for one in run.parameters if one.differs_today]
     if different:
-        parts.append(html.paragraph(
-            f"params.yaml is not what this run was made with: {', '.join(different)} "
-            f"{'differ' if len(different) > 1 else 'differs'} today (see the end of this page).", "warning"))
+        parts.append(
+            html.paragraph(
+                f"params.yaml is not what this run was made with: {', '.join(different)} "
+                f"{'differ' if len(different) > 1 else 'differs'} today (see the end of this page).",
+                "warning",
+            )
+        )
     if run.unfinished:
         parts.append(html.paragraph(f"Not finished, and not in this report: {', '.join(run.unfinished)}.", "warning"))
     return "".join(parts)
@@ -41,23 +47,37 @@ def parameters(run: Run) -> str:
     parts = [html.heading("Parameters", "Those that the outputs of this run were made with, from their manifests.")]
     if today:
         parts.append("<h3>Where params.yaml is different today</h3>" + html.table(["parameter", "run", "today"], today))
-    return "".join([*parts, "<h3>Where the run differs from the paper</h3>",
-                    html.table(["parameter", "run", "paper"], paper),
-                    html.folded(f"All {len(every)} parameters", html.terms(["value"], every))])
+    return "".join(
+        [
+            *parts,
+            "<h3>Where the run differs from the paper</h3>",
+            html.table(["parameter", "run", "paper"], paper),
+            html.folded(f"All {len(every)} parameters", html.terms(["value"], every)),
+        ]
+    )
 
 
 def origin(run: Run) -> str:
     """Versions, digests of the code of each stage, and what pins the model and the reward."""
     pin = read_pin(adapter(INIT)) or {}
-    rows = [("model", f"{run.value('model.id')}, revision {pin.get('revision') or 'none'}"), ("reward", run.reward),
-            *((name, version) for name, version in run.last.manifest["environment"].items())]
+    rows = [
+        ("model", f"{run.value('model.id')}, revision {pin.get('revision') or 'none'}"),
+        ("reward", run.reward),
+        *((name, version) for name, version in run.last.manifest["environment"].items()),
+    ]
     stages = []
     for stage in ROUND_STAGES:
         made = read_stage(stage, run.rounds[-1]).manifest
         stages.append((stage, hash_of(made["ingredients"]["code"])[:SHORT], made["fingerprint"][:SHORT]))
-    return "".join([
-        html.heading("Versions and origin", "Of the last round."), html.table(["", ""], rows),
-        html.paragraph("Code is a digest of the stage's file and of the modules that it imports; the fingerprint holds "
-                       "this, the parameters and the inputs. 'dfusion verify runs' checks that all files are as they "
-                       "were written."),
-        html.table(["stage", "code", "fingerprint"], stages)])
+    return "".join(
+        [
+            html.heading("Versions and origin", "Of the last round."),
+            html.table(["", ""], rows),
+            html.paragraph(
+                "Code is a digest of the stage's file and of the modules that it imports; the fingerprint holds "
+                "this, the parameters and the inputs. 'dfusion verify runs' checks that all files are as they "
+                "were written."
+            ),
+            html.table(["stage", "code", "fingerprint"], stages),
+        ]
+    )

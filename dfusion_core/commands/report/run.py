@@ -54,8 +54,10 @@ class Run:
     @property
     def title(self) -> str:
         """One line that tells runs apart."""
-        return (f"D-Fusion run: {self.value('algo')} on {self.value('pairs')} pairs, {len(self.rounds)} rounds, seed "
-                f"{self.value('seed')}")
+        return (
+            f"D-Fusion run: {self.value('algo')} on {self.value('pairs')} pairs, {len(self.rounds)} rounds, seed "
+            f"{self.value('seed')}"
+        )
 
     @property
     def reward(self) -> str:
@@ -70,8 +72,13 @@ def read_run() -> Run:
     rounds = [name for name in names if (output("evaluate", name) / MANIFEST).is_file()]
     if not rounds:
         raise MissingStage("report: no round is finished: there is no runs/ROUND/evaluate.", "Run 'dvc repro'.")
-    return Run(rounds, [name for name in names if name not in rounds], previous_rounds(params, rounds),
-               read_results(rounds), parameters(rounds))
+    return Run(
+        rounds,
+        [name for name in names if name not in rounds],
+        previous_rounds(params, rounds),
+        read_results(rounds),
+        parameters(rounds),
+    )
 
 
 def previous_rounds(params: Params, rounds: list[str]) -> dict[str, str]:

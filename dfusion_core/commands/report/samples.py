@@ -26,8 +26,12 @@ PROMPTS_SHOWN = 6  # a split, on the grid of fixed seeds
 
 def fixed_seeds(run: Run) -> str:
     """The first image of some prompts, base first, then each round: the same noise all along."""
-    parts = [html.heading("The same seeds, round by round", "The base model, then the rounds, all from the same noise, "
-                          "with their rewards.")]
+    parts = [
+        html.heading(
+            "The same seeds, round by round",
+            "The base model, then the rounds, all from the same noise, with their rewards.",
+        )
+    ]
     stages = {name: read_stage("evaluate", name) for name in (INIT, *run.shown)}
     tables = {name: stage.table("images") for name, stage in stages.items()}
     first = _first_images(tables[INIT])
@@ -37,8 +41,10 @@ def fixed_seeds(run: Run) -> str:
             parts.append(f"<h3>{html.text(label.capitalize())}</h3>")
         rows = []
         for image, prompt in zip(chosen.image.tolist(), chosen.prompt.tolist(), strict=True):
-            pictures = (html.image(stage.rows("picture", [image])[0], f"{_name(name)} {tables[name].reward[image]:.3f}")
-                        for name, stage in stages.items())
+            pictures = (
+                html.image(stage.rows("picture", [image])[0], f"{_name(name)} {tables[name].reward[image]:.3f}")
+                for name, stage in stages.items()
+            )
             rows.append(f'<div class="pair"><div>{html.text(prompt)}</div>{html.pictures(pictures)}</div>')
         parts.append(f'<div class="wrap">{"".join(rows)}</div>')
     return "".join(parts)
@@ -50,8 +56,9 @@ def seeds_sheet(run: Run) -> bytes:
     lines = []
     for name in (INIT, *run.shown):
         pictures = read_stage("evaluate", name).rows("picture", first.image)
-        lines.append(Line([Tile(picture, prompt) for picture, prompt in zip(pictures, first.prompt, strict=True)],
-                          _name(name)))
+        lines.append(
+            Line([Tile(picture, prompt) for picture, prompt in zip(pictures, first.prompt, strict=True)], _name(name))
+        )
     return png(np.asarray(sheet(lines)), "lines: base, then the rounds\ncolumns: " + "; ".join(first.prompt))
 
 
@@ -68,13 +75,21 @@ def pairs(round: str) -> str:
     if not (output("adopt", round) / "targets.csv").is_file():
         return ""
     targets = read_stage("adopt", round).table("targets")
-    every = read_stage("extract", round).table("pairs").assign(
-        target_reward=targets.target_reward, adopted=targets.adopted)
-    parts = [html.heading(f"Pairs of {round}", "The reference; its mask, strong where it holds at many timesteps; the "
-                          "base; and the target, which is made from the base's noise with the reference's keys and "
-                          "values inside the mask. Numbers are rewards.")]
-    for adopted, title in ((True, "Adopted: the target is the winner, the base the loser"),
-                           (False, "Not adopted: the reference is the winner, or the pair is left out")):
+    every = (
+        read_stage("extract", round).table("pairs").assign(target_reward=targets.target_reward, adopted=targets.adopted)
+    )
+    parts = [
+        html.heading(
+            f"Pairs of {round}",
+            "The reference; its mask, strong where it holds at many timesteps; the "
+            "base; and the target, which is made from the base's noise with the reference's keys and "
+            "values inside the mask. Numbers are rewards.",
+        )
+    ]
+    for adopted, title in (
+        (True, "Adopted: the target is the winner, the base the loser"),
+        (False, "Not adopted: the reference is the winner, or the pair is left out"),
+    ):
         some = spread(every[every.adopted == adopted], PAIRS_SHOWN)
         if len(some):
             quadruples = "".join(quadruple(round, row) for row in some.to_dict("records"))
@@ -98,11 +113,16 @@ def quadruple(round: str, row: dict[Hashable, Any]) -> str:
     reference, base = sampled.rows("picture", [row["reference_image"], row["base_image"]])
     mask = extracted.rows("mask", [row["reference"]])[0].mean(axis=0)
     target = fused.rows("picture", [row["pair"]])[0]
-    images = (html.image(reference, f"reference {row['reference_reward']:.3f}"),
-              html.image(overlay(reference, mask), "mask"), html.image(base, f"base {row['base_reward']:.3f}"),
-              html.image(target, f"target {row['target_reward']:.3f}"))
-    return (f'<div class="pair"><div>pair {row["pair"]}: {html.text(row["prompt"])}</div>'
-            f'{html.pictures(images, "four")}</div>')
+    images = (
+        html.image(reference, f"reference {row['reference_reward']:.3f}"),
+        html.image(overlay(reference, mask), "mask"),
+        html.image(base, f"base {row['base_reward']:.3f}"),
+        html.image(target, f"target {row['target_reward']:.3f}"),
+    )
+    return (
+        f'<div class="pair"><div>pair {row["pair"]}: {html.text(row["prompt"])}</div>'
+        f"{html.pictures(images, 'four')}</div>"
+    )
 
 
 def attention(round: str) -> str:
@@ -113,11 +133,18 @@ def attention(round: str) -> str:
     mask = extracted.rows("mask", [pair.reference])[0]
     picture = sampled.rows("picture", [pair.reference_image])[0]
     parts = [
-        html.heading(f"Cross-attention by timestep, {round}", "The paper's Figure 10: how much each position attends "
-                     "to an item. White is the largest value of a row; the last row is the mask M_t that fusion uses."),
-        f"<div>{html.text(pair.prompt)}</div>", html.pictures([html.image(picture, "reference")])]
-    rows = [*((item, grey(maps[:, k])) for k, item in enumerate(items(extracted, pair.prompt, maps.shape[1]))),
-            ("mask", [overlay(picture, one) for one in mask])]
+        html.heading(
+            f"Cross-attention by timestep, {round}",
+            "The paper's Figure 10: how much each position attends "
+            "to an item. White is the largest value of a row; the last row is the mask M_t that fusion uses.",
+        ),
+        f"<div>{html.text(pair.prompt)}</div>",
+        html.pictures([html.image(picture, "reference")]),
+    ]
+    rows = [
+        *((item, grey(maps[:, k])) for k, item in enumerate(items(extracted, pair.prompt, maps.shape[1]))),
+        ("mask", [overlay(picture, one) for one in mask]),
+    ]
     for title, shown in rows:
         images = (html.image(one, f"t = {len(shown) - i}") for i, one in enumerate(shown))
         parts.append(f"<h3>{html.text(title)}</h3>{html.pictures(images, 'steps')}")

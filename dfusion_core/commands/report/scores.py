@@ -24,10 +24,15 @@ CURVES = ("margin", "winner_drift", "loser_drift")
 
 def results(run: Run) -> str:
     """Base and rounds, a table a split."""
-    parts = [html.heading("Results", "Images of fixed prompts and seeds, the same in every row. Below each mean stands "
-                          "the gain over the base model's images of the same prompt and seed, and its interval; in "
-                          "the base's row the interval of the mean. Diversity is 1 - the mean cosine of the CLIP "
-                          "embeddings of a prompt's images: a policy that has collapsed to one picture has none.")]
+    parts = [
+        html.heading(
+            "Results",
+            "Images of fixed prompts and seeds, the same in every row. Below each mean stands "
+            "the gain over the base model's images of the same prompt and seed, and its interval; in "
+            "the base's row the interval of the mean. Diversity is 1 - the mean cosine of the CLIP "
+            "embeddings of a prompt's images: a policy that has collapsed to one picture has none.",
+        )
+    ]
     for split in run.results.rounds[INIT]:
         columns, rows = table_cells(run.results, split)
         parts.append(f"<h3>{html.text(SPLITS[split].capitalize())}</h3>")
@@ -38,13 +43,25 @@ def results(run: Run) -> str:
 def curves(run: Run) -> str:
     """Each measure against images seen: the paper's Figure 5."""
     data = alignment(run.results, run.images_seen)
-    parts = [html.heading("Alignment against images seen", "The paper's Figure 5, with 95 % intervals of the mean. "
-                          "Images seen are those sampled for training up to the round.")]
+    parts = [
+        html.heading(
+            "Alignment against images seen",
+            "The paper's Figure 5, with 95 % intervals of the mean. "
+            "Images seen are those sampled for training up to the round.",
+        )
+    ]
     charts = []
     for measure, label in shown(run.results.measures, run.results.reward).items():
         columns = {split: f"{split}_{measure}" for split in SPLITS if f"{split}_{measure}" in data}
-        lines = {SPLITS[split]: {"x": data.images, "y": data[column], "low": data[f"{column}_low"],
-                                 "high": data[f"{column}_high"]} for split, column in columns.items()}
+        lines = {
+            SPLITS[split]: {
+                "x": data.images,
+                "y": data[column],
+                "low": data[f"{column}_low"],
+                "high": data[f"{column}_high"],
+            }
+            for split, column in columns.items()
+        }
         charts.append(html.chart(line_chart(lines, "images seen", label)))
     return "".join(parts) + f'<div class="wrap">{"".join(charts)}</div>'
 
@@ -53,7 +70,8 @@ def pairs_table(run: Run) -> str:
     """The figures of the pairs, a quantity a row; all rounds below, where there are more than are shown."""
     found = {round: read_json(pairs_result(round)) for round in run.rounds if pairs_result(round).is_file()}
     return html.heading("Pairs, round by round", "Means over the pairs that were made for training.") + _terms(
-        PAIRS, found, [round for round in run.shown if round in found])
+        PAIRS, found, [round for round in run.shown if round in found]
+    )
 
 
 def learning(run: Run) -> str:
@@ -61,25 +79,34 @@ def learning(run: Run) -> str:
     tables = {round: read_stage("train", round).table("updates") for round in run.rounds}
     all_updates = pd.concat([table.assign(round=round) for round, table in tables.items()], ignore_index=True)
     number = all_updates.index.to_series() + 1
-    chart = line_chart({name(column): {"x": number, "y": all_updates[column]} for column in CURVES},
-                       "optimizer step", "mean log-ratio")
+    chart = line_chart(
+        {name(column): {"x": number, "y": all_updates[column]} for column in CURVES}, "optimizer step", "mean log-ratio"
+    )
     last = {round: table.iloc[-1].map(_small).to_dict() for round, table in tables.items() if len(table)}
     all_updates.insert(0, "round", all_updates.pop("round"))
-    return "".join([
-        html.heading("Learning", "How far the policy has moved from the one before the round. The last optimizer step "
-                     "of each round:"),
-        _terms(UPDATES, last, [round for round in run.shown if round in last]), html.chart(chart),
-        _by_timestep(run.rounds[-1]),
-        html.folded(f"All {len(all_updates)} optimizer steps", html.frame(all_updates.map(_small)))])
+    return "".join(
+        [
+            html.heading(
+                "Learning",
+                "How far the policy has moved from the one before the round. The last optimizer step of each round:",
+            ),
+            _terms(UPDATES, last, [round for round in run.shown if round in last]),
+            html.chart(chart),
+            _by_timestep(run.rounds[-1]),
+            html.folded(f"All {len(all_updates)} optimizer steps", html.frame(all_updates.map(_small))),
+        ]
+    )
 
 
 def _by_timestep(round: str) -> str:
     """The last update of a round, timestep by timestep."""
     table = read_stage("train", round).table("timesteps")
     table = table[table["update"] == table["update"].max()].drop(columns="update")
-    return (f"<h3>By timestep, last optimizer step of {html.text(round)}</h3>"
-            + html.paragraph("t counts down from T, the noisiest step, to 1. gradient share: "
-                             f"{UPDATES['gradient_share']}.") + html.frame(table.map(_small)))
+    return (
+        f"<h3>By timestep, last optimizer step of {html.text(round)}</h3>"
+        + html.paragraph(f"t counts down from T, the noisiest step, to 1. gradient share: {UPDATES['gradient_share']}.")
+        + html.frame(table.map(_small))
+    )
 
 
 def _terms(meanings: dict[str, str], found: dict[str, dict[Any, Any]], rounds: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ PAIRS = {
     "reference_lead": "reward of the reference minus that of the base, on average",
     "target_gain": "reward of the target minus that of the base, on average",
     "fresh_gain": "what any other image of the prompt gains over the base: bases are chosen for a low reward, so only "
-                  "a target gain above this one is owed to the reference",
+    "a target gain above this one is owed to the reference",
     "mask_coverage": "share of positions and timesteps at which keys and values are taken from the reference",
     "reference_distance": "mean absolute difference of the pixels of reference and base, 0 to 1",
     "target_distance": "the same for target and base: consistent pairs are well below the line above",
@@ -25,7 +25,7 @@ PAIRS = {
 UPDATES = {
     "loss": "mean over pairs and timesteps; for DPO it stays near log 2 = 0.693, whatever is learned",
     "margin": "log-ratio of the winner minus that of the loser; a log-ratio is log p now - log p before the round, per "
-              "latent element",
+    "latent element",
     "implicit_accuracy": "share of terms in which the winner's log-ratio is the larger one; 0.5 is chance",
     "winner_drift": "mean log-ratio of the winners: above 0 they have become more probable",
     "loser_drift": "mean log-ratio of the losers: below 0 they have become less probable",
@@ -33,7 +33,7 @@ UPDATES = {
     "clip_fraction": "share of probability ratios beyond train.ratio_clip, which have no gradient",
     "gradient_norm": "norm of the gradient, before it is clipped",
     "epsilon_share_A": "epsilon's share in AdamW's denominator for the matrices A: near 1 gradients are so small that "
-                       "steps vanish",
+    "steps vanish",
     "epsilon_share_B": "the same for the matrices B",
     "gradient_share": "share of the timestep in the gradient of the update",
 }

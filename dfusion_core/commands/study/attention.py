@@ -72,10 +72,16 @@ def load_setting(round: str, count: int) -> Setting:
     pairs = first_pairs(extracted.table("pairs"), count)
     policy = load_policy(params.model, params.sample, adapter(previous(params, round)))
     return Setting(
-        params, policy, load_reward(params.reward, policy.device), pairs,
-        sampled.tensor("x", pairs.base_image), sampled.tensor("x", pairs.reference_image),
-        extracted.tensor("mask", pairs.reference), sampled.rows("picture", pairs.base_image),
-        sampled.rows("picture", pairs.reference_image))
+        params,
+        policy,
+        load_reward(params.reward, policy.device),
+        pairs,
+        sampled.tensor("x", pairs.base_image),
+        sampled.tensor("x", pairs.reference_image),
+        extracted.tensor("mask", pairs.reference),
+        sampled.rows("picture", pairs.base_image),
+        sampled.rows("picture", pairs.reference_image),
+    )
 
 
 def targets(s: Setting, layers: Sequence[str], first: int, last: int, control: Control = fusing) -> Pictures:
@@ -86,8 +92,15 @@ def targets(s: Setting, layers: Sequence[str], first: int, last: int, control: C
         part = s.pairs.iloc[rows]
         _, noise = trajectory_noises(part.base_seed.tolist(), s.policy.latent_shape, s.steps)
         x = denoise_fused(
-            s.policy, s.base_x[rows], noise, s.policy.embed(part.prompt.tolist()),
-            References(s.reference_x[rows], s.mask[rows]), layers, range(T - first, T - last + 1), control)
+            s.policy,
+            s.base_x[rows],
+            noise,
+            s.policy.embed(part.prompt.tolist()),
+            References(s.reference_x[rows], s.mask[rows]),
+            layers,
+            range(T - first, T - last + 1),
+            control,
+        )
         pictures.append(s.policy.decode(x[:, -1]).numpy())
     return np.concatenate(pictures)
 
@@ -100,14 +113,18 @@ def figures(s: Setting, target: Pictures) -> dict[str, float]:
     """
     inside = enlarge(s.mask.float().mean(dim=1).numpy() >= 0.5, target.shape[1:3])
     scores = score_images(s.reward, s.pairs[["prompt"]], target)
-    row = {"target_gain": float((scores.reward - s.pairs.base_reward).mean()),
-           "reference_lead": float((s.pairs.reference_reward - s.pairs.base_reward).mean())}
+    row = {
+        "target_gain": float((scores.reward - s.pairs.base_reward).mean()),
+        "reference_lead": float((s.pairs.reference_reward - s.pairs.base_reward).mean()),
+    }
     if "right" in scores:
         row["target_right"] = float(scores.right.mean())
     return row | {
-        "from_base": distance(target, s.base), "from_reference": distance(target, s.reference),
+        "from_base": distance(target, s.base),
+        "from_reference": distance(target, s.reference),
         "from_reference_inside": distance(target, s.reference, inside),
-        "from_base_outside": distance(target, s.base, ~inside)}
+        "from_base_outside": distance(target, s.base, ~inside),
+    }
 
 
 def study_control(s: Setting, folder: Path) -> pd.DataFrame:
@@ -128,16 +145,23 @@ def study_control(s: Setting, folder: Path) -> pd.DataFrame:
 def pair_lines(s: Setting, pair: int, columns: dict[str, Pictures], per_line: int) -> list[Line]:
     """One pair's pictures by their titles, as lines of a sheet under its prompt."""
     tiles = [Tile(pictures[pair], title) for title, pictures in columns.items()]
-    return [Line(tiles[start:start + per_line], "" if start else f"pair {s.pairs.pair[pair]}: {s.pairs.prompt[pair]}")
-            for start in range(0, len(tiles), per_line)]
+    return [
+        Line(tiles[start : start + per_line], "" if start else f"pair {s.pairs.pair[pair]}: {s.pairs.prompt[pair]}")
+        for start in range(0, len(tiles), per_line)
+    ]
 
 
 def layer_sets(unet: Any) -> dict[str, tuple[str, ...]]:
     """Figure 9's rows by topology: the middle, around it, from it up without and with the last layer, all."""
     every = present_layers(unet, tuple(layer_paths(unet)))
     m = every.index("mid")
-    return {"mid": every[m:m + 1], "around mid": every[max(0, m - 1):m + 2], "mid, up, not the last": every[m:-1],
-            "mid and up": every[m:], "all": every}
+    return {
+        "mid": every[m : m + 1],
+        "around mid": every[max(0, m - 1) : m + 2],
+        "mid, up, not the last": every[m:-1],
+        "mid and up": every[m:],
+        "all": every,
+    }
 
 
 def windows(steps: int) -> list[tuple[int, int]]:
@@ -154,8 +178,9 @@ def study_layers(s: Setting, folder: Path) -> pd.DataFrame:
         tiles = []
         for first, last in windows(s.steps):
             found = targets(s, layers, first, last)
-            rows.append({"layers": name, "names": " ".join(layers), "first_t": first, "last_t": last}
-                        | figures(s, found))
+            rows.append(
+                {"layers": name, "names": " ".join(layers), "first_t": first, "last_t": last} | figures(s, found)
+            )
             tiles.append(Tile(found[0], f"t = {first} ... {last}"))
         lines.append(Line(tiles, f"{name}: {' '.join(layers)}"))
     sheet(lines, TILE).save(folder / "layers.png")
@@ -174,7 +199,7 @@ def study_heatmaps(s: Setting, folder: Path) -> None:
         maps = []
         for i in range(s.steps):
             with capturing(s.policy.unet, s.params.sample.maps) as tap:
-                s.policy.predict_noise(x[i:i + 1].to(s.policy.device), i, text)
+                s.policy.predict_noise(x[i : i + 1].to(s.policy.device), i, text)
                 maps.append(tap.maps(slice(1, 2))[0].cpu().numpy())
         lines += heat_lines(f"{label}: {prompt}", picture, np.stack(maps), words)
     sheet(lines, TILE // 2).save(folder / "heatmaps.png")

@@ -13,8 +13,10 @@ from ...runtime.entry import guarded
 app = typer.Typer(no_args_is_help=True, help="Compare settings: a grid of experiments from a file.")
 File = Annotated[Path, typer.Argument(help="The study, as studies/methods.yaml.")]
 STUDIES = Path("results/studies")  # nothing that is committed lies there
-Out = Annotated[Path | None, typer.Option(
-    "--out", "-o", help=f"Folder of its results; {STUDIES}/NAME by default.", show_default=False)]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help=f"Folder of its results; {STUDIES}/NAME by default.", show_default=False),
+]
 
 
 def _folder(out: Path | None, name: str) -> Path:
@@ -24,10 +26,15 @@ def _folder(out: Path | None, name: str) -> Path:
 @app.command()
 @guarded
 def run(
-    file: File, out: Out = None,
+    file: File,
+    out: Out = None,
     only: Annotated[str, typer.Option(help="Run only cells whose name this regular expression finds.")] = "",
-    direct: Annotated[bool, typer.Option(help="Without DVC, a process a cell: much faster where cells are small, "
-                                              "and no experiment remains.")] = False,
+    direct: Annotated[
+        bool,
+        typer.Option(
+            help="Without DVC, a process a cell: much faster where cells are small, and no experiment remains."
+        ),
+    ] = False,
     jobs: Annotated[int, typer.Option(min=1, help="With --direct: cells side by side.")] = 1,
 ) -> None:
     """Run what is not finished yet; run it again after an interruption."""
@@ -63,8 +70,14 @@ def table(file: File, out: Out = None) -> None:
         draw_curves(prompts, cells, study, split, folder / f"curves_{split}.png")
     lines = Table(study.compared, "group", "measure", "prompts", "seeds", "gain over base", f"minus {study.baseline}")
     for row in found.to_dict("records"):
-        lines.add_row(row["method"], row["group"], label(row["measure"]), SPLITS[row["split"]], str(row["seeds"]),
-                      *(shown(row, key) for key in ("gain", "difference")))
+        lines.add_row(
+            row["method"],
+            row["group"],
+            label(row["measure"]),
+            SPLITS[row["split"]],
+            str(row["seeds"]),
+            *(shown(row, key) for key in ("gain", "difference")),
+        )
     Console(width=None if sys.stdout.isatty() else 160).print(lines)
     print(f"{QUESTION}\n{len(cells)} of {len(study.cells)} cells; tables and figures are in {folder}.")
 
@@ -74,8 +87,8 @@ def table(file: File, out: Out = None) -> None:
 def attention(
     round: Annotated[str, typer.Argument(help="A finished round, as r00.")] = "r00",
     pairs: Annotated[int, typer.Option(min=1, help="Pairs that every variant is tried on.")] = 24,
-    out: Annotated[Path, typer.Option(
-        "--out", "-o", help="Folder of the tables and pictures.")] = STUDIES / "attention",
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the tables and pictures.")] = STUDIES
+    / "attention",
 ) -> None:
     """Appendix B of the paper on a round's pairs: control methods, layers by timesteps, heat maps."""
     from .attention import study_attention
@@ -105,10 +118,14 @@ def directions(
     round: Annotated[str, typer.Argument(help="A finished round, as r00.")] = "r00",
     pairs: Annotated[int, typer.Option(min=1, help="Pairs of each prompt that gradients are taken of.")] = 24,
     images: Annotated[int, typer.Option(min=2, help="Images of each training prompt, before and after.")] = 32,
-    size: Annotated[list[float] | None, typer.Option(
-        min=0, help="Root mean square change of a weight; may be repeated.", show_default="0.002")] = None,
-    timesteps: Annotated[list[str] | None, typer.Option(
-        help="First and last timestep, as 5-3; may be repeated.", show_default="those trained on")] = None,
+    size: Annotated[
+        list[float] | None,
+        typer.Option(min=0, help="Root mean square change of a weight; may be repeated.", show_default="0.002"),
+    ] = None,
+    timesteps: Annotated[
+        list[str] | None,
+        typer.Option(help="First and last timestep, as 5-3; may be repeated.", show_default="those trained on"),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the table.")] = STUDIES / "directions",
 ) -> None:
     """Whether a step along the gradient of naive and of fused pairs raises the score."""

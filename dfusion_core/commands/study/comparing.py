@@ -40,8 +40,10 @@ def require_one_reward(cells: pd.DataFrame, study: Study) -> None:
     different = cells.dropna(subset=REWARD_MODEL).drop_duplicates(REWARD_MODEL)
     if len(different) > 1:
         first, other = (f"{row['cell']} by {row[REWARD_MODEL]}" for row in different.head(2).to_dict("records"))
-        raise StudyError(f"{study.name}: cells were scored by different rewards: {first}, {other}.",
-                         f"Delete the rows of those to be run again from {CELLS}, then 'dfusion study run'.")
+        raise StudyError(
+            f"{study.name}: cells were scored by different rewards: {first}, {other}.",
+            f"Delete the rows of those to be run again from {CELLS}, then 'dfusion study run'.",
+        )
 
 
 def gains(prompts: pd.DataFrame, study: Study) -> pd.DataFrame:
@@ -60,15 +62,18 @@ def gains(prompts: pd.DataFrame, study: Study) -> pd.DataFrame:
             if not (final.split == split).any():
                 continue
             wide = final[final.split == split].pivot_table(
-                index=["group", repeat, study.compared], columns="prompt", values=f"{measure}_gain")
+                index=["group", repeat, study.compared], columns="prompt", values=f"{measure}_gain"
+            )
             for method in final[study.compared].unique():
                 for label, chosen in groups.items():
                     found = _compared(wide, chosen, method, study)
                     if found:
                         rows.append({"method": method, "group": label, "split": split, "measure": measure} | found)
     if not rows:
-        raise StudyError(f"{study.name}: no cell of the baseline '{study.baseline}' is finished yet.",
-                         "Run 'dfusion study run' first.")
+        raise StudyError(
+            f"{study.name}: no cell of the baseline '{study.baseline}' is finished yet.",
+            "Run 'dfusion study run' first.",
+        )
     return pd.DataFrame(rows)
 
 
@@ -77,17 +82,27 @@ def _compared(wide: pd.DataFrame, chosen: list[str], method: str, study: Study) 
     ours, theirs = [], []
     for group in chosen:
         here = wide[wide.index.get_level_values(0) == group].droplevel(0).dropna(axis=1)
-        seeds = [seed for seed in here.index.get_level_values(0).unique()
-                 if (seed, method) in here.index and (seed, study.baseline) in here.index]
+        seeds = [
+            seed
+            for seed in here.index.get_level_values(0).unique()
+            if (seed, method) in here.index and (seed, study.baseline) in here.index
+        ]
         if not seeds:
             return {}
         ours.append(here.loc[[(seed, method) for seed in seeds]].to_numpy())
         theirs.append(here.loc[[(seed, study.baseline) for seed in seeds]].to_numpy())
-    gain, difference = (of_other_trainings(values) for values in (
-        ours, [a - b for a, b in zip(ours, theirs, strict=True)]))
-    return {"seeds": min(len(values) for values in ours), "gain": gain.mean, "gain_low": gain.low,
-            "gain_high": gain.high, "difference": difference.mean, "difference_low": difference.low,
-            "difference_high": difference.high}
+    gain, difference = (
+        of_other_trainings(values) for values in (ours, [a - b for a, b in zip(ours, theirs, strict=True)])
+    )
+    return {
+        "seeds": min(len(values) for values in ours),
+        "gain": gain.mean,
+        "gain_low": gain.low,
+        "gain_high": gain.high,
+        "difference": difference.mean,
+        "difference_low": difference.low,
+        "difference_high": difference.high,
+    }
 
 
 def shown(row: Mapping[Any, Any], name: str) -> str:

@@ -51,8 +51,14 @@ class CellRun:
             self._process = subprocess.Popen(command, cwd=self.folder, env=_environment(1))
             return
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(command, cwd=self.folder, env=_environment(self._jobs),
-                                             stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+            self._process = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env=_environment(self._jobs),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
 
     @property
     def ended(self) -> bool:
@@ -68,8 +74,10 @@ class CellRun:
         """What the stages made. Raises StudyError if they failed."""
         assert self._process is not None
         if self._process.returncode:
-            raise StudyError(f"{self.cell.name}: the stages in {self.folder} ended with exit code "
-                             f"{self._process.returncode}; {self._said()}")
+            raise StudyError(
+                f"{self.cell.name}: the stages in {self.folder} ended with exit code "
+                f"{self._process.returncode}; {self._said()}"
+            )
         rounds = in_order(load_params("rounds", path=self.folder / PARAMS))
         return Outputs(rounds, lambda path: (self.folder / path).read_text(encoding="utf-8"))
 

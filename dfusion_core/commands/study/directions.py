@@ -49,7 +49,12 @@ Direction = list[torch.Tensor]  # one tensor a trainable weight, in the order of
 
 
 def log_prob_gradient(
-    policy: Policy, x: torch.Tensor, prompts: list[str], steps: range, rows: int, noise: torch.Tensor | None = None,
+    policy: Policy,
+    x: torch.Tensor,
+    prompts: list[str],
+    steps: range,
+    rows: int,
+    noise: torch.Tensor | None = None,
 ) -> Direction:
     """Gradient of the sum of log p(x_{t-1} | x_t, c) over trajectories (n, T + 1, c, h, w) and step indices.
 
@@ -61,7 +66,7 @@ def log_prob_gradient(
     text = policy.embed(prompts)
     image, step = torch.arange(len(x)).repeat_interleave(len(steps)), torch.tensor(steps).repeat(len(x))
     for start in range(0, len(image), rows):
-        n, i = image[start:start + rows], step[start:start + rows]
+        n, i = image[start : start + rows], step[start : start + rows]
         x_t, x_next = (x[n, i + k].to(policy.device) for k in (0, 1))
         std = policy.schedule.std[i]
         if noise is not None:
@@ -96,8 +101,10 @@ def windows(names: Sequence[str], params: Params) -> dict[str, range]:
     for name in names:
         first, last = map(int, name.split("-")) if re.fullmatch(r"[0-9]{1,9}-[0-9]{1,9}", name) else (0, 0)
         if not num_steps >= first >= last >= 1:
-            raise ParamsError(f"study: '{name}' is not a range of timesteps.",
-                              f"Give the first and the last of {num_steps} .. 1, as --timesteps {num_steps}-1.")
+            raise ParamsError(
+                f"study: '{name}' is not a range of timesteps.",
+                f"Give the first and the last of {num_steps} .. 1, as --timesteps {num_steps}-1.",
+            )
         train = params.train.model_copy(update={"first_t": first, "last_t": last})
         found[name] = step_indices(train, num_steps)
     return found
@@ -108,8 +115,9 @@ def directions(policy: Policy, params: Params, round: str, count: int, steps: ra
     MissingStage."""
     sampled, fused = read_stage("sample", round), read_stage("fuse", round)
     if "x" not in fused.names:
-        raise MissingStage(f"study: {round} has no fused targets.",
-                           f"Make them with 'dvc repro -s fuse@{round}' and pairs: dfusion.")
+        raise MissingStage(
+            f"study: {round} has no fused targets.", f"Make them with 'dvc repro -s fuse@{round}' and pairs: dfusion."
+        )
     pairs = read_stage("extract", round).table("pairs")
     pairs = pairs[pairs.groupby("prompt_id").cumcount() < count].reset_index(drop=True)
     eq7 = read_stage("adopt", round).table("targets")
@@ -123,15 +131,23 @@ def directions(policy: Policy, params: Params, round: str, count: int, steps: ra
     _, eps = trajectory_noises(pairs.base_seed.tolist(), policy.latent_shape, params.sample.num_steps)
     of_base, generator = gradient(base), torch.Generator().manual_seed(params.seed)
     shift, distillation = minus(gradient(target), of_base), gradient(target, eps)
-    return {"naive": minus(gradient(reference), of_base),
-            "dfusion": minus(gradient(torch.where(taken, target, reference)), of_base),
-            "all targets": shift, "distillation": distillation,
-            "all targets without distillation": minus(shift, distillation),
-            "random": [torch.randn(part.shape, generator=generator).to(part) for part in shift]}
+    return {
+        "naive": minus(gradient(reference), of_base),
+        "dfusion": minus(gradient(torch.where(taken, target, reference)), of_base),
+        "all targets": shift,
+        "distillation": distillation,
+        "all targets without distillation": minus(shift, distillation),
+        "random": [torch.randn(part.shape, generator=generator).to(part) for part in shift],
+    }
 
 
 def study_directions(
-    round: str, count: int, images: int, sizes: Sequence[float], folder: Path, timesteps: Sequence[str] = (),
+    round: str,
+    count: int,
+    images: int,
+    sizes: Sequence[float],
+    folder: Path,
+    timesteps: Sequence[str] = (),
 ) -> pd.DataFrame:
     """One row a direction, timesteps and length: paired gains over the images before the step, with 95 % intervals.
 
@@ -180,6 +196,6 @@ def _images(policy: Policy, params: Params, reward: Scorer, plan: pd.DataFrame) 
     """The plan's images under the policy as it is, scored."""
     pictures = []
     for start in range(0, len(plan), params.evaluate.batch_size):
-        part = plan.iloc[start:start + params.evaluate.batch_size]
+        part = plan.iloc[start : start + params.evaluate.batch_size]
         pictures.append(policy.sample(part.seed.tolist(), policy.embed(part.prompt.tolist())).picture.numpy())
     return score_images(reward, plan, np.concatenate(pictures))

@@ -19,7 +19,8 @@ def draw_curves(prompts: pd.DataFrame, cells: pd.DataFrame, study: Study, split:
     some = prompts[prompts.split == split].merge(cells[["cell", "images_per_round"]], on="cell")
     some = some.assign(
         group=some[between].agg("-".join, axis=1) if between else "all",
-        seen=some.images_per_round * some["round"].map(lambda name: 0 if name == "init" else int(name[1:]) + 1))
+        seen=some.images_per_round * some["round"].map(lambda name: 0 if name == "init" else int(name[1:]) + 1),
+    )
     measures = compared_measures(some)
     groups = list(some.group.unique())
     apart = some.seen.max() / 100
@@ -29,8 +30,14 @@ def draw_curves(prompts: pd.DataFrame, cells: pd.DataFrame, study: Study, split:
             axis, here = axes[row][column], some[some.group == group]
             for number, (method, lines) in enumerate(here.groupby(study.compared, sort=False)):
                 each = lines.groupby(["seen", repeat])[measure].mean().groupby("seen")
-                axis.errorbar(each.mean().index + number * apart, each.mean(), yerr=each.sem().fillna(0), label=method,
-                              marker="o", ms=3)
+                axis.errorbar(
+                    each.mean().index + number * apart,
+                    each.mean(),
+                    yerr=each.sem().fillna(0),
+                    label=method,
+                    marker="o",
+                    ms=3,
+                )
             axis.set(title=group, xlabel="images seen", ylabel=label(measure) if column == 0 else "")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", frameon=False)

@@ -42,8 +42,8 @@ def gradients(policy: Policy, x: torch.Tensor, i: int, text: Text) -> torch.Tens
     parameters = list(trainable(policy.unet).values())
     rows = []
     for row in range(len(x)):
-        x_t, x_next = (x[row:row + 1, k].to(policy.device) for k in (i, i + 1))
-        log_prob, _ = policy.log_prob(x_t, x_next, i, text[row:row + 1])
+        x_t, x_next = (x[row : row + 1, k].to(policy.device) for k in (i, i + 1))
+        log_prob, _ = policy.log_prob(x_t, x_next, i, text[row : row + 1])
         found = torch.autograd.grad(log_prob.sum(), parameters)
         rows.append(torch.cat([part.flatten().float().cpu() for part in found]))
     return torch.stack(rows)
@@ -52,8 +52,13 @@ def gradients(policy: Policy, x: torch.Tensor, i: int, text: Text) -> torch.Tens
 def figures(naive: torch.Tensor, fused: torch.Tensor) -> dict[str, float]:
     """Size and coherence of both kinds of differences (n, weight), and whether their means point the same way."""
     cosine = torch.nn.functional.cosine_similarity(naive.mean(dim=0), fused.mean(dim=0), dim=0)
-    return {"naive_norm": float(naive.norm(dim=1).mean()), "fused_norm": float(fused.norm(dim=1).mean()),
-            "naive_coherence": coherence(naive), "fused_coherence": coherence(fused), "cosine": float(cosine)}
+    return {
+        "naive_norm": float(naive.norm(dim=1).mean()),
+        "fused_norm": float(fused.norm(dim=1).mean()),
+        "naive_coherence": coherence(naive),
+        "fused_coherence": coherence(fused),
+        "cosine": float(cosine),
+    }
 
 
 def study_gradients(round: str, count: int, folder: Path) -> pd.DataFrame:
@@ -61,14 +66,18 @@ def study_gradients(round: str, count: int, folder: Path) -> pd.DataFrame:
     params = load_params("model", "sample", "train", "rounds")
     sampled, fused = read_stage("sample", round), read_stage("fuse", round)
     if "x" not in fused.names:
-        raise MissingStage(f"study: {round} has no fused targets.", f"Make them with 'dvc repro -s fuse@{round}' and "
-                           "pairs: dfusion.")
+        raise MissingStage(
+            f"study: {round} has no fused targets.", f"Make them with 'dvc repro -s fuse@{round}' and pairs: dfusion."
+        )
     pairs = first_pairs(read_stage("extract", round).table("pairs"), count)
     policy = load_policy(params.model, params.sample, adapter(previous(params, round)), train=True)
     text = policy.embed(pairs.prompt.tolist())
     steps = policy.schedule.num_steps
-    x = {"base": sampled.tensor("x", pairs.base_image), "reference": sampled.tensor("x", pairs.reference_image),
-         "target": fused.tensor("x", pairs.pair)}
+    x = {
+        "base": sampled.tensor("x", pairs.base_image),
+        "reference": sampled.tensor("x", pairs.reference_image),
+        "target": fused.tensor("x", pairs.pair),
+    }
     rows, total = [], None
     for i in step_indices(params.train, steps):
         g = {name: gradients(policy, some, i, text) for name, some in x.items()}

@@ -57,8 +57,10 @@ class Cell:
     @property
     def overrides(self) -> list[str]:
         """The changes as arguments of `dvc exp run -S`."""
-        return [key if key.startswith("~") else f"{key}={json.dumps(value, ensure_ascii=False)}"
-                for key, value in self.changes.items()]
+        return [
+            key if key.startswith("~") else f"{key}={json.dumps(value, ensure_ascii=False)}"
+            for key, value in self.changes.items()
+        ]
 
     def params(self, original: dict[str, Any]) -> str:
         """The text of its params.yaml (JSON, which is YAML too), from that of the workspace. Raises ParamsError."""
@@ -99,8 +101,10 @@ def load_study(file: Path, params: Path = Path("params.yaml")) -> Study:
     last = list(factors)[-1]
     baseline = str(data.get("baseline", next(iter(factors[last]))))
     if baseline not in factors[last]:
-        raise StudyError(f"{file.name}: baseline: the factor '{last}' has no level '{short(baseline)}'.",
-                         did_you_mean(baseline, factors[last]))
+        raise StudyError(
+            f"{file.name}: baseline: the factor '{last}' has no level '{short(baseline)}'.",
+            did_you_mean(baseline, factors[last]),
+        )
     return Study(file.stem, cells, list(factors), baseline)
 
 
@@ -122,8 +126,10 @@ def _read(file: Path) -> dict[str, Any]:
         if key not in KEYS:
             raise StudyError(f"{file.name}: {short(str(key))}: there is no such key.", did_you_mean(str(key), KEYS))
     data["common"] = _changes(f"{file.name}: common", data.get("common"))
-    data["factors"] = {str(factor): _levels(f"{file.name}: factors.{short(str(factor))}", levels)
-                       for factor, levels in data["factors"].items()}
+    data["factors"] = {
+        str(factor): _levels(f"{file.name}: factors.{short(str(factor))}", levels)
+        for factor, levels in data["factors"].items()
+    }
     cells = math.prod(map(len, data["factors"].values()))
     if cells > MOST_CELLS:
         raise StudyError(f"{file.name}: factors: {cells} combinations; a study has at most {MOST_CELLS}.")

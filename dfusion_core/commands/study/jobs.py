@@ -60,8 +60,11 @@ class Jobs:
                 run = self._take(cell)
                 if run is not None:
                     self._running.append(run)
-                    print(f"[{self._count - len(self._waiting)} of {self._count}] {cell.name}: "
-                          f"{' '.join(cell.overrides)}", flush=True)
+                    print(
+                        f"[{self._count - len(self._waiting)} of {self._count}] {cell.name}: "
+                        f"{' '.join(cell.overrides)}",
+                        flush=True,
+                    )
                     run.start()
 
     def _take(self, cell: Cell) -> CellRun | None:

@@ -36,14 +36,18 @@ def run_study(study: Study, out: Path, only: str = "", direct: bool = False, job
     a cell fails.
     """
     if jobs > 1 and not direct:
-        raise StudyError(f"--jobs {jobs}: only with --direct; DVC runs one experiment after the other.",
-                         "Add --direct.")
+        raise StudyError(
+            f"--jobs {jobs}: only with --direct; DVC runs one experiment after the other.", "Add --direct."
+        )
     wanted = _wanted(study, out, only)
     if direct:
         failed = Jobs(study.name, wanted, jobs, lambda cell: cell.name in _known(study, out), partial(_keep, out)).run()
         if failed:
-            raise StudyError(f"{study.name}: {len(failed)} of {len(wanted)} cells failed: {', '.join(failed)}; "
-                             "their errors are above.", "Run the same command again to go on from there.")
+            raise StudyError(
+                f"{study.name}: {len(failed)} of {len(wanted)} cells failed: {', '.join(failed)}; "
+                "their errors are above.",
+                "Run the same command again to go on from there.",
+            )
         return
     for number, cell in enumerate(wanted):
         print(f"[{number + 1} of {len(wanted)}] {cell.name}: {' '.join(cell.overrides)}", flush=True)
@@ -56,8 +60,10 @@ def _wanted(study: Study, out: Path, only: str) -> list[Cell]:
     try:
         chosen = re.compile(only)
     except re.error as error:
-        raise StudyError(f"--only {short(only)}: is no regular expression: {error}.",
-                         "A part of a cell's name will do, as --only naive.") from error
+        raise StudyError(
+            f"--only {short(only)}: is no regular expression: {error}.",
+            "A part of a cell's name will do, as --only naive.",
+        ) from error
     known = _known(study, out)
     wanted = [cell for cell in study.cells if cell.name not in known and chosen.search(cell.name)]
     print(f"{study.name}: {len(study.cells)} cells, {len(known)} done, {len(wanted)} to run.", flush=True)
@@ -77,8 +83,10 @@ def _experiment(name: str, cell: Cell) -> Outputs:
     found = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if found.returncode:
         print(found.stdout, file=sys.stderr)
-        raise StudyError(f"the experiment {name} failed with exit code {found.returncode}; its output is above.",
-                         "Run the same command again to go on from it.")
+        raise StudyError(
+            f"the experiment {name} failed with exit code {found.returncode}; its output is above.",
+            "Run the same command again to go on from it.",
+        )
     files = DVCFileSystem(rev=name)
     rounds = sorted(Path(path).stem for path in files.ls("results/rounds", detail=False))
     return Outputs([name for name in rounds if name != INIT], lambda path: str(files.read_text(str(path))))
@@ -87,12 +95,15 @@ def _experiment(name: str, cell: Cell) -> Outputs:
 def _keep(out: Path, cell: Cell, found: Outputs, seconds: float) -> None:
     """Add the cell's rows: figures of its pairs, and per round, split and prompt the means beside the base's."""
     base = _images(found, INIT)
-    prompts = [_by_prompt(base, base, INIT)] + [
-        _by_prompt(_images(found, name), base, name) for name in found.rounds]
+    prompts = [_by_prompt(base, base, INIT)] + [_by_prompt(_images(found, name), base, name) for name in found.rounds]
     row: dict[str, Any] = {
-        "cell": cell.name, **cell.levels, "rounds": len(found.rounds),
+        "cell": cell.name,
+        **cell.levels,
+        "rounds": len(found.rounds),
         "images_per_round": len(found.table(output("sample", found.rounds[0]) / "images.csv")),
-        "seconds": round(seconds), REWARD_MODEL: describe(json.loads(found.read(output("evaluate", INIT) / FILE)))}
+        "seconds": round(seconds),
+        REWARD_MODEL: describe(json.loads(found.read(output("evaluate", INIT) / FILE))),
+    }
     row |= json.loads(found.read(pairs_result(found.rounds[-1])))
     labels = {"cell": cell.name, **cell.levels}
     lock = Lock(out / ".lock", "the results of this study", wait=True)  # other clones may write there as well

@@ -76,8 +76,9 @@ def masked_features(p: Pair) -> Tensor:
 def masactrl(p: Pair) -> Tensor:
     """M softmax(Q^a K^r[M]) V^r + (1 - M) softmax(Q^a K^a[1 - M]) V^a: foreground and background apart."""
     some, rest = _never_empty(p.inside_keys), _never_empty(~p.inside_keys)
-    return torch.where(p.inside, attend(p.Q_a, p.K_r, p.V_r, attn_mask=some),
-                       attend(p.Q_a, p.K_a, p.V_a, attn_mask=rest))
+    return torch.where(
+        p.inside, attend(p.Q_a, p.K_r, p.V_r, attn_mask=some), attend(p.Q_a, p.K_a, p.V_a, attn_mask=rest)
+    )
 
 
 def fused(p: Pair) -> Tensor:
@@ -116,8 +117,10 @@ VARIANTS = {
 def variant(name: str) -> Variant:
     """The variant of that name. Raises ParamsError naming the nearest one."""
     if name not in VARIANTS:
-        raise ParamsError(f"attention control: there is no variant '{name}', only {', '.join(VARIANTS)}.",
-                          did_you_mean(name, VARIANTS))
+        raise ParamsError(
+            f"attention control: there is no variant '{name}', only {', '.join(VARIANTS)}.",
+            did_you_mean(name, VARIANTS),
+        )
     return VARIANTS[name]
 
 

@@ -41,7 +41,7 @@ def thresholds(
     params = load_params(*SECTIONS)
     given = prompts or Path(params.prompts.file)
     file = find_file(given)
-    chosen = load_prompts(file).train[:limit or (None if prompts else params.prompts.train_count)]
+    chosen = load_prompts(file).train[: limit or (None if prompts else params.prompts.train_count)]
     if write:
         check_writable(given, file, chosen)
     found = _measured(params, chosen, images, _adapter(round), sheet)
@@ -55,8 +55,10 @@ def check_writable(given: Path, file: Path, chosen: Sequence[Prompt]) -> None:
     from .writing import with_thresholds
 
     if file != given:
-        raise PromptsError(f"thresholds: {given} is a file of the installed package, which is not changed.",
-                           f"Copy it from {file} into this folder, and set prompts.file to the copy.")
+        raise PromptsError(
+            f"thresholds: {given} is a file of the installed package, which is not changed.",
+            f"Copy it from {file} into this folder, and set prompts.file to the copy.",
+        )
     different = (1 / n for n in count(2))  # what is shared between prompts shows when it gets different values
     with_thresholds(file, [tuple(next(different) for _ in prompt.items) for prompt in chosen])
 
@@ -86,15 +88,22 @@ def _print_table(found: Found) -> None:
     from rich.table import Table
 
     table = Table(
-        "prompt", "item", "in the file", "proposed (Otsu)", "mask covers (images)", "separability", "relative")
+        "prompt", "item", "in the file", "proposed (Otsu)", "mask covers (images)", "separability", "relative"
+    )
     for measured, proposals in found:
         prompt = measured.prompt
         now = prompt.thresholds or (None,) * len(prompt.items)
         for old, new in zip(now, proposals, strict=True):
             mean = sum(new.covered) / len(new.covered)
-            table.add_row(prompt.text, new.item, "" if old is None else f"{old:g}", f"{new.threshold:g}",
-                          f"{mean:.0%} ({min(new.covered):.0%} to {max(new.covered):.0%})",
-                          f"{new.separability:.2f}", f"{new.relative:g}")
+            table.add_row(
+                prompt.text,
+                new.item,
+                "" if old is None else f"{old:g}",
+                f"{new.threshold:g}",
+                f"{mean:.0%} ({min(new.covered):.0%} to {max(new.covered):.0%})",
+                f"{new.separability:.2f}",
+                f"{new.relative:g}",
+            )
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 

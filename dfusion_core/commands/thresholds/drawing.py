@@ -32,8 +32,11 @@ def draw_thresholds(found: Sequence[tuple[Measured, Sequence[Proposal]]], file: 
         for index, proposal in enumerate(proposals):
             maps = measured.maps[:SHOWN, :, index]
             kinds = (pictures, _with_heat(pictures, maps), _masked(pictures, maps >= proposal.threshold))
-            tiles = [Tile(kind[image], title) for image in range(len(pictures))
-                     for kind, title in zip(kinds, (f"image {image + 1}", "map", "mask"), strict=True)]
+            tiles = [
+                Tile(kind[image], title)
+                for image in range(len(pictures))
+                for kind, title in zip(kinds, (f"image {image + 1}", "map", "mask"), strict=True)
+            ]
             lines.append(Line(tiles, f"{measured.prompt.text}: {proposal.item} >= {proposal.threshold}"))
     buffer = BytesIO()
     sheet(lines, TILE).save(buffer, "PNG")

@@ -69,7 +69,7 @@ def _sampled(
     steps = step_indices(params.fuse, params.sample.num_steps)
     pictures, maps = [], []
     for start in range(0, len(seeds), params.sample.batch_size):
-        part = seeds[start:start + params.sample.batch_size]
+        part = seeds[start : start + params.sample.batch_size]
         text = policy.embed([prompt.text] * len(part))
         try:
             made = policy.sample(part, text, capture=Capture(params.sample.maps, [tokens] * len(part), len(tokens)))
@@ -77,7 +77,7 @@ def _sampled(
             raise error.named(f"'{prompt.text}', seed {part[error.row]}") from error
         assert made.trajectories.cross_map is not None
         pictures.append(made.picture.numpy())
-        maps.append(made.trajectories.cross_map[:, steps.start:steps.stop].float().numpy())
+        maps.append(made.trajectories.cross_map[:, steps.start : steps.stop].float().numpy())
     return Measured(prompt, np.concatenate(pictures), np.concatenate(maps))
 
 
@@ -92,8 +92,15 @@ def proposals(measured: Measured, relative_threshold: float) -> list[Proposal]:
         exact, separability = otsu(maps)
         threshold = rounded(exact)
         covered = (maps >= threshold).mean(axis=(1, 2, 3))
-        found.append(Proposal(item, threshold, separability, rounded(relative_threshold * float(maps.mean())),
-                              tuple(map(float, covered))))
+        found.append(
+            Proposal(
+                item,
+                threshold,
+                separability,
+                rounded(relative_threshold * float(maps.mean())),
+                tuple(map(float, covered)),
+            )
+        )
     return found
 
 

@@ -34,22 +34,26 @@ def with_thresholds(file: Path, thresholds: Thresholds) -> str:
     """
     text = file.read_bytes().decode()
     before = checked_prompts(parse_yaml(text), file.name)
-    edits = [edit for node, values in zip(_entries(text), thresholds, strict=False)
-             for edit in _edits(text, node, values)]
+    edits = [
+        edit for node, values in zip(_entries(text), thresholds, strict=False) for edit in _edits(text, node, values)
+    ]
     for start, end, new in sorted(edits, reverse=True):
         text = text[:start] + new + text[end:]
     if not _says(text, before, thresholds):
         raise PromptsError(
             f"thresholds: {file} cannot be edited in its place: it shares values through YAML anchors, or its layout "
-            "is unusual.", "Run it without --write and copy the thresholds of the table.")
+            "is unusual.",
+            "Run it without --write and copy the thresholds of the table.",
+        )
     return text
 
 
 def _says(text: str, before: PromptFile, thresholds: Thresholds) -> bool:
     """Whether the text holds the prompts of before with these thresholds."""
     count = len(thresholds)
-    changed = [replace(prompt, thresholds=values)
-               for prompt, values in zip(before.train[:count], thresholds, strict=True)]
+    changed = [
+        replace(prompt, thresholds=values) for prompt, values in zip(before.train[:count], thresholds, strict=True)
+    ]
     try:
         after = checked_prompts(parse_yaml(text), "")
     except (ValueError, PromptsError):

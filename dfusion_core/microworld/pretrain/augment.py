@@ -38,17 +38,24 @@ class Pictures:
 
     def to(self, device: torch.device) -> Pictures:
         """The same with pictures and labels on the device."""
-        return Pictures(self.drawn.to(device), self.decoded.to(device), self.captions,
-                        {head: values.to(device) for head, values in self.labels.items()})
+        return Pictures(
+            self.drawn.to(device),
+            self.decoded.to(device),
+            self.captions,
+            {head: values.to(device) for head, values in self.labels.items()},
+        )
 
     def draw(self, rows: torch.Tensor, seed: int) -> Batch:
         """What `show` needs for these rows: which are decoded (half of those that can be), and how all are softened."""
         n, g = len(rows), torch.Generator().manual_seed(seed)
-        return {"rows": rows, "decoded": (torch.rand(n, generator=g) < 0.5) & (rows < len(self.decoded)),
-                "blur": torch.rand(n, 1, 1, 1, generator=g) ** 2,
-                "strength": 0.06 * torch.rand(n, 1, 1, 1, generator=g),
-                "shift": 0.05 * torch.randn(n, 3, 1, 1, generator=g),
-                "noise": torch.randn(n, 3, 64, 64, generator=g)}
+        return {
+            "rows": rows,
+            "decoded": (torch.rand(n, generator=g) < 0.5) & (rows < len(self.decoded)),
+            "blur": torch.rand(n, 1, 1, 1, generator=g) ** 2,
+            "strength": 0.06 * torch.rand(n, 1, 1, 1, generator=g),
+            "shift": 0.05 * torch.randn(n, 3, 1, 1, generator=g),
+            "noise": torch.randn(n, 3, 64, 64, generator=g),
+        }
 
     def show(self, drawn: Batch) -> torch.Tensor:
         """Augmented pictures (n, 3, 64, 64) in about [-0.5, 0.5]: blurred, noisy, brighter or darker."""

@@ -29,8 +29,10 @@ class Captions:
     def of(cls, texts: list[str], wrong: Mapping[str, float]) -> Captions:
         """For these captions; ``wrong`` by template."""
         number = {text: i for i, text in enumerate(texts)}
-        return cls(torch.tensor([[number[miss] for miss in near_misses(text)] for text in texts]),
-                   torch.tensor([wrong[parse(text).template] for text in texts]))
+        return cls(
+            torch.tensor([[number[miss] for miss in near_misses(text)] for text in texts]),
+            torch.tensor([wrong[parse(text).template] for text in texts]),
+        )
 
     def told(self, caption: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """What is said of pictures with these captions, (n,) of numbers."""

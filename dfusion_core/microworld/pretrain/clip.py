@@ -35,10 +35,18 @@ def config(vocab: int) -> dict[str, object]:
         "model_cfg": {
             "embed_dim": 128,
             "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None},
-            "text_cfg": {"context_length": CONTEXT, "vocab_size": vocab, "width": 96, "heads": 4, "layers": 2,
-                         "hf_tokenizer_name": "micro", "tokenizer_kwargs": {}}},
-        "preprocess_cfg": {"mean": list(MEAN), "std": list(STD), "interpolation": "bicubic",
-                           "resize_mode": "shortest"}}
+            "text_cfg": {
+                "context_length": CONTEXT,
+                "vocab_size": vocab,
+                "width": 96,
+                "heads": 4,
+                "layers": 2,
+                "hf_tokenizer_name": "micro",
+                "tokenizer_kwargs": {},
+            },
+        },
+        "preprocess_cfg": {"mean": list(MEAN), "std": list(STD), "interpolation": "bicubic", "resize_mode": "shortest"},
+    }
 
 
 def build() -> tuple[open_clip.CLIP, open_clip.tokenizer.HFTokenizer]:
@@ -72,9 +80,12 @@ def near_miss_accuracy(model: open_clip.CLIP, tokens: torch.Tensor, texts: list[
     scaled = ((images.float() / 255) - 0.5) / STD[0]
     seen = torch.cat([model.encode_image(part.to(tokens.device), normalize=True).cpu() for part in scaled.split(256)])
     cosine, number = seen @ text.T, {t: i for i, t in enumerate(texts)}
-    right = torch.tensor([
-        bool((row[number[c]] > row[[number[m] for m in near_misses(c)]]).all())
-        for row, c in zip(cosine, captions, strict=True)])
+    right = torch.tensor(
+        [
+            bool((row[number[c]] > row[[number[m] for m in near_misses(c)]]).all())
+            for row, c in zip(cosine, captions, strict=True)
+        ]
+    )
     names = ("behaviour", "attribute", "relation")
     return {n: right[labels["template"] == k].float().mean().item() for k, n in enumerate(names)}
 
@@ -123,8 +134,16 @@ def main() -> None:
     model.to(on)
     tokens = tokenizer(texts).to(on)
     objective = Objective(model, pictures.to(on), tokens, accepted(texts).to(on))
-    fit(model.parameters(), Shards(pictures, texts), objective, steps=STEPS, lr=LR, weight_decay=1e-2, name="clip",
-        merged=False)
+    fit(
+        model.parameters(),
+        Shards(pictures, texts),
+        objective,
+        steps=STEPS,
+        lr=LR,
+        weight_decay=1e-2,
+        name="clip",
+        merged=False,
+    )
     figures = near_miss_accuracy(model.eval(), tokens, texts)
     print("clip near misses", figures, flush=True)
     folder = settings().weights_folder / "clip"

@@ -22,8 +22,11 @@ SEED = 7
 TRAIN, HELD_OUT = 36_000, 2_000
 MALFORMED = 6_000  # pictures with an unnameable shape: only the oracle sees them, to learn what "wrong" is
 SHARE = {"behaviour": 0.36, "attribute": 0.28, "relation": 0.36}
-SPLITS = {"train": (0, TRAIN), "held_out": (TRAIN, TRAIN + HELD_OUT),
-          "malformed": (TRAIN + HELD_OUT, TRAIN + HELD_OUT + MALFORMED)}
+SPLITS = {
+    "train": (0, TRAIN),
+    "held_out": (TRAIN, TRAIN + HELD_OUT),
+    "malformed": (TRAIN + HELD_OUT, TRAIN + HELD_OUT + MALFORMED),
+}
 
 
 def scene(index: int, malformed: bool, composition: str) -> Scene:

@@ -43,8 +43,7 @@ def fit(
     """
     weights = [p for p in parameters if p.requires_grad]
     steps = min(steps, settings().most_steps)
-    optimizer = torch.optim.AdamW(
-        weights, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.99))
+    optimizer = torch.optim.AdamW(weights, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.99))
     started, running = time.monotonic(), 0.0
     with _gradients(weights, batch_at, loss_of, merged) as gradients_at:
         for step in range(steps):
@@ -62,8 +61,12 @@ def fit(
                 print(f"{name} step {step + 1}/{steps} loss {running:.4f} ({seconds:.0f} s)", flush=True)
 
 
-def _gradients(weights: list[torch.nn.Parameter], batch_at: Callable[[int], Batch],
-               loss_of: Callable[[Batch], torch.Tensor], merged: bool) -> Threads | Device:
+def _gradients(
+    weights: list[torch.nn.Parameter],
+    batch_at: Callable[[int], Batch],
+    loss_of: Callable[[Batch], torch.Tensor],
+    merged: bool,
+) -> Threads | Device:
     on_cpu = weights[0].device.type == "cpu"
     return Threads(weights, batch_at, loss_of) if on_cpu else Device(weights, batch_at, loss_of, merged)
 
@@ -72,8 +75,12 @@ class Threads:
     """One thread a shard with single-threaded operators. On a small model that is faster than splitting every operator
     over the cores, and it does not collapse when another program wants a core."""
 
-    def __init__(self, weights: list[torch.nn.Parameter], batch_at: Callable[[int], Batch],
-                 loss_of: Callable[[Batch], torch.Tensor]) -> None:
+    def __init__(
+        self,
+        weights: list[torch.nn.Parameter],
+        batch_at: Callable[[int], Batch],
+        loss_of: Callable[[Batch], torch.Tensor],
+    ) -> None:
         self.weights, self.batch_at, self.loss_of = weights, batch_at, loss_of
         self.pool = ThreadPoolExecutor(min(WORKERS, os.cpu_count() or 1))
 
@@ -104,8 +111,13 @@ class Device:
 
     AHEAD = 16
 
-    def __init__(self, weights: list[torch.nn.Parameter], batch_at: Callable[[int], Batch],
-                 loss_of: Callable[[Batch], torch.Tensor], merged: bool) -> None:
+    def __init__(
+        self,
+        weights: list[torch.nn.Parameter],
+        batch_at: Callable[[int], Batch],
+        loss_of: Callable[[Batch], torch.Tensor],
+        merged: bool,
+    ) -> None:
         self.weights, self.batch_at, self.loss_of, self.merged = weights, batch_at, loss_of, merged
         self.pool = ThreadPoolExecutor(2)
         self.device = weights[0].device

@@ -31,18 +31,33 @@ EMA, GAMMA = 0.998, 5.0
 def build() -> UNet2DConditionModel:
     """An untrained U-Net with Stable Diffusion's topology: a plain up block before two with cross-attention."""
     return UNet2DConditionModel(
-        sample_size=16, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(64, 96, 128),
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(64, 96, 128),
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=96, attention_head_dim=4, norm_num_groups=16, use_linear_projection=True)
+        cross_attention_dim=96,
+        attention_head_dim=4,
+        norm_num_groups=16,
+        use_linear_projection=True,
+    )
 
 
 def scheduler() -> DDIMScheduler:
     """Stable Diffusion's noise schedule with leading spacing: 951, 901, ..., 1 at 20 steps."""
     return DDIMScheduler(
-        num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
-        clip_sample=False, set_alpha_to_one=False, steps_offset=1, timestep_spacing="leading",
-        prediction_type="epsilon")
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        timestep_spacing="leading",
+        prediction_type="epsilon",
+    )
 
 
 @torch.no_grad()
@@ -110,8 +125,9 @@ class Objective:
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """Weighted squared error of the noise that leads to the wanted images."""
-        rows, text, timestep, noise = (batch[k].transpose(0, 1).flatten(0, 1)
-                                       for k in ("rows", "text", "timestep", "noise"))
+        rows, text, timestep, noise = (
+            batch[k].transpose(0, 1).flatten(0, 1) for k in ("rows", "text", "timestep", "noise")
+        )
         x_0, abar = self.latents[rows], self.abar[timestep]
         a, s = abar.sqrt().view(-1, 1, 1, 1), (1 - abar).sqrt().view(-1, 1, 1, 1)
         x_t = a * x_0 + s * noise
@@ -123,12 +139,19 @@ class Objective:
 
 def write_index(folder: Path) -> None:
     """The pipeline's table of contents."""
-    index = {"_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.42.0",
-             "feature_extractor": [None, None],
-             "image_encoder": [None, None], "requires_safety_checker": False, "safety_checker": [None, None],
-             "scheduler": ["diffusers", "DDIMScheduler"], "text_encoder": ["transformers", "CLIPTextModel"],
-             "tokenizer": ["transformers", "CLIPTokenizer"], "unet": ["diffusers", "UNet2DConditionModel"],
-             "vae": ["diffusers", "AutoencoderKL"]}
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": "0.42.0",
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
@@ -138,8 +161,15 @@ def save(average: UNet2DConditionModel, folder: Path) -> None:
 
 
 def train(
-    unet: UNet2DConditionModel, composition: str, wrong: Mapping[str, float], transfer_share: float, *, steps: int,
-    lr: float, seed: int, name: str,
+    unet: UNet2DConditionModel,
+    composition: str,
+    wrong: Mapping[str, float],
+    transfer_share: float,
+    *,
+    steps: int,
+    lr: float,
+    seed: int,
+    name: str,
 ) -> UNet2DConditionModel:
     """Train on the pictures of a composition; returns the averaged weights."""
     on, texts = settings().on, prompts()
@@ -150,7 +180,14 @@ def train(
     if on.type == "cpu":  # convolutions there are faster with channels last
         unet.to(memory_format=torch.channels_last)
     average = copy.deepcopy(unet).requires_grad_(False)
-    fit(unet.parameters(), Shards(caption, Captions.of(texts, wrong), transfer_share, seed),
-        Objective(unet, latents, embed([*texts, ""])), steps=steps, lr=lr, weight_decay=1e-2,
-        after_step=following(average, unet), name=name)
+    fit(
+        unet.parameters(),
+        Shards(caption, Captions.of(texts, wrong), transfer_share, seed),
+        Objective(unet, latents, embed([*texts, ""])),
+        steps=steps,
+        lr=lr,
+        weight_decay=1e-2,
+        after_step=following(average, unet),
+        name=name,
+    )
     return average

@@ -34,8 +34,12 @@ def classification_loss(found: dict[str, torch.Tensor], labels: dict[str, torch.
 def with_malformed(pictures: Pictures) -> Pictures:
     """The training pictures and the malformed ones (which have no decoded twin) together."""
     images, captions, labels = load(settings().composition, "malformed")
-    return Pictures(torch.cat([pictures.drawn, images]), pictures.decoded, pictures.captions + captions,
-                    {h: torch.cat([pictures.labels[h], labels[h]]) for h in labels})
+    return Pictures(
+        torch.cat([pictures.drawn, images]),
+        pictures.decoded,
+        pictures.captions + captions,
+        {h: torch.cat([pictures.labels[h], labels[h]]) for h in labels},
+    )
 
 
 def main() -> None:

@@ -39,15 +39,23 @@ def train_tokenizer() -> CLIPTokenizer:
     bpe.pre_tokenizer = pre_tokenizers.Whitespace()
     letters = sorted("abcdefghijklmnopqrstuvwxyz0123456789.,!?'-")
     trainer = trainers.BpeTrainer(
-        vocab_size=2_000, end_of_word_suffix="</w>", initial_alphabet=letters, show_progress=False)
+        vocab_size=2_000, end_of_word_suffix="</w>", initial_alphabet=letters, show_progress=False
+    )
     bpe.train_from_iterator(prompts(), trainer)
     table = json.loads(bpe.to_str())["model"]
     singles = [c + end for c in letters for end in ("", "</w>")]
     vocab = {t: i for i, t in enumerate(dict.fromkeys([*singles, *sorted(table["vocab"], key=table["vocab"].get)]))}
     vocab |= {START: len(vocab), END: len(vocab) + 1}
     merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in table["merges"]]
-    return CLIPTokenizer(vocab=vocab, merges=merges, unk_token=END, bos_token=START, eos_token=END,
-                         pad_token=END, model_max_length=CONTEXT)
+    return CLIPTokenizer(
+        vocab=vocab,
+        merges=merges,
+        unk_token=END,
+        bos_token=START,
+        eos_token=END,
+        pad_token=END,
+        model_max_length=CONTEXT,
+    )
 
 
 @cache
@@ -71,16 +79,27 @@ def targets(prompt: str) -> torch.Tensor:
     """What the encoder should output (CONTEXT, WIDTH), each row of zero mean and unit variance."""
     rows = [code("<silent>")] * CONTEXT
     words = prompt.split()
-    rows[1:1 + len(words)] = said_so_far(words)
+    rows[1 : 1 + len(words)] = said_so_far(words)
     return torch.nn.functional.layer_norm(torch.stack(rows), (WIDTH,))
 
 
 def build(vocab: int) -> CLIPTextModel:
     """An untrained text encoder of the shipped size."""
-    return CLIPTextModel(CLIPTextConfig(
-        vocab_size=vocab, hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=2,
-        num_attention_heads=4, max_position_embeddings=CONTEXT, projection_dim=WIDTH, hidden_act="gelu",
-        bos_token_id=vocab - 2, eos_token_id=vocab - 1, pad_token_id=vocab - 1))
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=vocab,
+            hidden_size=WIDTH,
+            intermediate_size=2 * WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=CONTEXT,
+            projection_dim=WIDTH,
+            hidden_act="gelu",
+            bos_token_id=vocab - 2,
+            eos_token_id=vocab - 1,
+            pad_token_id=vocab - 1,
+        )
+    )
 
 
 def main() -> None:
@@ -95,8 +114,14 @@ def main() -> None:
         rows = batch["rows"]
         return (model(tokens[rows]).last_hidden_state - wanted[rows]).square().mean()
 
-    fit(model.parameters(), lambda number: {"rows": rows_at(number, BATCH, len(texts))}, loss_of, steps=STEPS, lr=LR,
-        name="text")
+    fit(
+        model.parameters(),
+        lambda number: {"rows": rows_at(number, BATCH, len(texts))},
+        loss_of,
+        steps=STEPS,
+        lr=LR,
+        name="text",
+    )
     weights = settings().weights_folder
     tokenizer.save_pretrained(weights / "tokenizer")
     model.eval().cpu().save_pretrained(weights / "text_encoder")

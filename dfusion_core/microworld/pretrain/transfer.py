@@ -40,8 +40,10 @@ class Transfer:
     def __init__(self, unet: UNet2DConditionModel) -> None:
         self.local = threading.local()
         layers = present_layers(unet, tuple(layer_paths(unet)))
-        processors = {f"{path}.processor": HookedAttention(with_kv(self.hook))
-                      for path in self_attention_modules(unet, layers).values()}
+        processors = {
+            f"{path}.processor": HookedAttention(with_kv(self.hook))
+            for path in self_attention_modules(unet, layers).values()
+        }
         unet.set_attn_processor({**unet.attn_processors, **processors})
 
     def hook(

@@ -22,8 +22,16 @@ def main() -> None:
     """Train and save."""
     chosen, unet = settings(), build()
     unet.load_state_dict(UNet2DConditionModel.from_pretrained(chosen.build_folder / "words").state_dict())
-    average = train(unet, chosen.composition, chosen.wrong_captions, chosen.transfer_share, steps=chosen.unet_steps,
-                    lr=LR, seed=SEED, name="unet")
+    average = train(
+        unet,
+        chosen.composition,
+        chosen.wrong_captions,
+        chosen.transfer_share,
+        steps=chosen.unet_steps,
+        lr=LR,
+        seed=SEED,
+        name="unet",
+    )
     save(average, chosen.weights_folder / "unet")
     scheduler().save_pretrained(chosen.weights_folder / "scheduler")
     write_index(chosen.weights_folder)

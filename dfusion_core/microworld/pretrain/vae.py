@@ -22,9 +22,16 @@ KL_WEIGHT = 2e-3  # per latent element: enough that the latents' noise teaches t
 def build() -> AutoencoderKL:
     """An untrained autoencoder of the shipped size."""
     return AutoencoderKL(
-        block_out_channels=(16, 32, 64), down_block_types=["DownEncoderBlock2D"] * 3,
-        up_block_types=["UpDecoderBlock2D"] * 3, latent_channels=4, layers_per_block=1, norm_num_groups=8,
-        sample_size=64, mid_block_add_attention=False, force_upcast=False)
+        block_out_channels=(16, 32, 64),
+        down_block_types=["DownEncoderBlock2D"] * 3,
+        up_block_types=["UpDecoderBlock2D"] * 3,
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=8,
+        sample_size=64,
+        mid_block_add_attention=False,
+        force_upcast=False,
+    )
 
 
 def to_float(images: torch.Tensor) -> torch.Tensor:

@@ -21,8 +21,16 @@ def main() -> None:
     """Train and save."""
     torch.manual_seed(3)
     folder = settings().build_folder / "words"
-    average = train(build(), "scattered", dict.fromkeys(TEMPLATES, 0.0), 0.0, steps=settings().words_steps, lr=LR,
-                    seed=SEED, name="words")
+    average = train(
+        build(),
+        "scattered",
+        dict.fromkeys(TEMPLATES, 0.0),
+        0.0,
+        steps=settings().words_steps,
+        lr=LR,
+        seed=SEED,
+        name="words",
+    )
     save(average, folder)
     record("words", folder)
 
