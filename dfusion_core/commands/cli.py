@@ -18,6 +18,7 @@ from .export.command import export
 from .inspect.command import inspect
 from .judge.command import judge
 from .label.command import label
+from .picture import picture
 from .plan.command import plan
 from .profile import profile
 from .prune.command import prune
@@ -32,7 +33,7 @@ app = typer.Typer(
 app.add_typer(study, name="study")
 for command in study.registered_commands:
     command.cls = InProject
-for function in (inspect, compare, export, thresholds, plan, doctor, label, judge, prune):
+for function in (inspect, compare, picture, export, thresholds, plan, doctor, label, judge, prune):
     app.command(cls=InProject)(function)
 app.command()(profile)  # it makes a project
 

@@ -155,6 +155,9 @@ def load_policy(model: Model, sample: Sample, adapter: Path | None, *, train: bo
         pipeline.vae.to(memory_format=torch.channels_last)
     if adapter is not None:
         load_lora(pipeline.unet, adapter, train=train)
+    if train and model.gradient_checkpointing:
+        pipeline.unet.enable_gradient_checkpointing()
+    pipeline.vae.use_slicing, pipeline.vae.use_tiling = model.vae_slicing, model.vae_tiling
     if model.compile:
         from .compiling import compile_unet
 

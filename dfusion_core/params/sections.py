@@ -48,6 +48,13 @@ class Model(Section):
     compile: bool = ours(
         False, "compile the U-Net with torch.compile: minutes once for each size of batch, then faster forwards"
     )
+    gradient_checkpointing: bool = ours(
+        False, "training computes the U-Net's blocks again instead of keeping what they hold: less memory, more time"
+    )
+    vae_slicing: bool = ours(False, "decode one picture at a time, in less memory")
+    vae_tiling: bool = ours(
+        False, "decode pictures that are larger than the autoencoder's own size in tiles that are blended"
+    )
 
     @field_validator("id")
     @classmethod
@@ -75,7 +82,7 @@ class Prompts(Section):
 
     file: str = ours(
         "dfusion_core/prompts/micro_attribute.yaml",
-        "YAML list of prompts, or lists `train` and `test` (docs/prompts.md)",
+        "YAML, JSON, JSONL, CSV or TXT file of prompts, to train on and to look at (docs/prompts.md)",
     )
     train_count: int | None = ours(None, "use the first N training prompts; null takes all", ge=1, le=MANY)
     test_count: int | None = ours(None, "use the first N test prompts; null takes all", ge=0, le=MANY)

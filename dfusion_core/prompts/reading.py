@@ -7,7 +7,7 @@
       - {prompt: a dog riding a bike, items: [dog, bike]}
 
 A plain list is a list of training prompts. Items are words and not token positions, because a tokenizer may split a
-word: "woolen" is two CLIP tokens. docs/prompts.md has the whole format.
+word: "woolen" is two CLIP tokens. docs/prompts.md has the whole format; `formats.py` reads TXT, CSV, JSON and JSONL.
 """
 
 import unicodedata
@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PromptsError, did_you_mean, listed, one_line, short
-from ..params.strict_yaml import CutText, read_yaml
+from ..params.strict_yaml import CutText
+from .formats import read_data
 from .items import MarkError, read_marks, word_spans
 
 KEYS = ("prompt", "items", "thresholds")
@@ -56,7 +57,7 @@ def load_prompts(path: str | Path) -> PromptFile:
     """
     path = find_file(path)
     try:
-        data = read_yaml(path)
+        data = read_data(path)
     except FileNotFoundError:
         raise PromptsError(f"prompts: there is no file {path}.", "Set prompts.file in params.yaml.") from None
     except OSError as error:

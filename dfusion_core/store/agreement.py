@@ -19,6 +19,8 @@ from .schema import WRITTEN_BY
 ROUNDING = (
     "model.device",
     "model.compile",
+    "model.gradient_checkpointing",
+    "model.vae_slicing",
     "sample.batch_size",
     "reward.batch_size",
     "fuse.batch_size",

@@ -25,7 +25,8 @@ def plan(
     device: Annotated[
         str,
         typer.Option(
-            help="Plan for rtx3090, rtx4090, rtx5090, l40s, a100-40gb, a100, h100, h200 or b200, by estimate."
+            help="Plan for rtx3090, rtx4090, rtx5090, l40s, a100-40gb, a100, h100, h200 or b200, estimated, not for "
+            "the device found here."
         ),
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,

@@ -42,11 +42,19 @@ def count_costs(params: Everything, dtype: torch.dtype) -> Costs:
     unet = networks.build_unet(architecture, dtype)
     row = networks.unet_call(unet, 1, networks.tokens_of(architecture))
     adapted = networks.build_unet(architecture, dtype, params.lora)
+    if params.model.gradient_checkpointing:
+        adapted.enable_gradient_checkpointing()
     trained_row = networks.unet_call(adapted, 1, networks.tokens_of(architecture))
     vae = networks.build_vae(architecture, dtype)
     decode = networks.decode_call(vae, unet)
     clip, picture_size, features = networks.build_reward(params.reward.model)
     score = networks.reward_call(clip, picture_size)
+    working = counting.working_bytes(row, unet.parameters())
+    saved = (
+        counting.training_bytes(trained_row, adapted.parameters()) - working
+        if params.model.gradient_checkpointing
+        else counting.saved_bytes(trained_row, adapted.parameters())
+    )
     size, width = dtype.itemsize, torch.float32.itemsize
     return Costs(
         architecture=architecture,
@@ -55,8 +63,8 @@ def count_costs(params: Everything, dtype: torch.dtype) -> Costs:
         adapter_parameters=networks.parameters(adapted) - networks.parameters(unet),
         row_flops=counting.forward_flops(row),
         trained_row_flops=counting.training_flops(trained_row),
-        row_working=counting.working_bytes(row, unet.parameters()),
-        trained_row_saved=counting.saved_bytes(trained_row, adapted.parameters()),
+        row_working=working,
+        trained_row_saved=saved,
         decode_flops=counting.forward_flops(decode),
         decode_working=counting.working_bytes(decode, vae.parameters()),
         reward_weights=networks.parameters(clip) * width,

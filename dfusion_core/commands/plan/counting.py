@@ -7,8 +7,8 @@ network of any size is counted in seconds. A multiplication and an addition are 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -37,6 +37,23 @@ class FusedAttention(TorchFunctionMode):
         return torch.ops.aten._scaled_dot_product_flash_attention(named["query"], named["key"], named["value"])[0]
 
 
+@contextmanager
+def fused_when_computed_again() -> Iterator[None]:
+    """What `FusedAttention` does, also where a backward pass computes a block again: modes do not reach in there."""
+    usual = torch.nn.functional.scaled_dot_product_attention
+
+    def fused(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if not query.is_meta:
+            return usual(query, key, value, *args, **kwargs)
+        return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value)[0]
+
+    torch.nn.functional.scaled_dot_product_attention = fused
+    try:
+        yield
+    finally:
+        torch.nn.functional.scaled_dot_product_attention = usual
+
+
 def forward_flops(forward: Forward) -> int:
     """FLOPs of ``forward`` without gradients."""
     with FusedAttention(), torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -46,7 +63,7 @@ def forward_flops(forward: Forward) -> int:
 
 def training_flops(forward: Forward) -> int:
     """FLOPs of ``forward`` and of going back from its output to the parameters that require gradients."""
-    with FusedAttention(), FlopCounterMode(display=False) as counter:
+    with fused_when_computed_again(), FlopCounterMode(display=False) as counter:
         out = forward()
         out.backward(torch.empty_like(out))
     return int(counter.get_total_flops())
@@ -79,6 +96,19 @@ def working_bytes(forward: Forward, parameters: Iterable[Parameter]) -> int:
         stack.enter_context(torch.no_grad())
         alive = stack.enter_context(_LiveBytes({_key(p) for p in parameters}))
         forward()
+    return int(alive.most)
+
+
+def training_bytes(forward: Forward, parameters: Iterable[Parameter]) -> int:
+    """The most bytes of intermediate results that are alive at once in ``forward`` and its backward pass.
+
+    It counts what blocks that are computed again hold meanwhile, which `saved_bytes` does not see.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(fused_when_computed_again())
+        alive = stack.enter_context(_LiveBytes({_key(p) for p in parameters}))
+        out = forward()
+        out.backward(torch.empty_like(out))
     return int(alive.most)
 
 

@@ -50,21 +50,25 @@ class Memory:
 def stage_memory(params: Everything, costs: Costs, overhead: Overhead = ON_GPU) -> dict[str, Memory]:
     """The peak of every stage."""
     model = costs.unet_weights + costs.other_weights
-    drawing = max(2 * costs.row_working, costs.decode_working)  # an image: two rows, later a picture
+    # With slicing one picture is decoded at a time, whatever the batch.
+    once, decoding = (costs.decode_working, 0) if params.model.vae_slicing else (0, costs.decode_working)
+    drawing = max(2 * costs.row_working, decoding)  # an image: two rows, later a picture
     # A target's two rows and its reference's; stored keys and values take less than the rows that they replace.
-    fusing = max(4 * costs.row_working, costs.decode_working)
+    fusing = max(4 * costs.row_working, decoding)
     training = 4 * (costs.trained_row_saved + costs.row_working)  # winner and loser, two rows each
     scoring = Memory(costs.reward_weights, costs.score_working, params.reward.batch_size, "reward.batch_size")
     found = {
-        "sample": Memory(model, drawing, params.sample.batch_size, "sample.batch_size"),
+        "sample": Memory(model + once, drawing, params.sample.batch_size, "sample.batch_size"),
         "score": scoring,
         "extract": Memory(model + 2 * costs.row_working, 0, 1, ""),
-        "fuse": Memory(model, fusing, params.fuse.batch_size, "fuse.batch_size"),
+        "fuse": Memory(model + once, fusing, params.fuse.batch_size, "fuse.batch_size"),
         "adopt": scoring,
         "train": Memory(
             model + ADAM * costs.adapter_parameters, training, params.train.micro_batch, "train.micro_batch"
         ),
         # The reward is loaded beside the model, once the images are there.
-        "evaluate": Memory(model + costs.reward_weights, drawing, params.evaluate.batch_size, "evaluate.batch_size"),
+        "evaluate": Memory(
+            model + once + costs.reward_weights, drawing, params.evaluate.batch_size, "evaluate.batch_size"
+        ),
     }
     return {name: replace(memory, overhead=overhead) for name, memory in found.items()}

@@ -1,0 +1,146 @@
+"""Prompt files in other formats than YAML, told by the ending of their names; each gives what the YAML file would hold.
+
+    .txt     a prompt a line, items marked; empty lines and lines that begin with # are left out
+    .csv     columns prompt, items, thresholds, split; in a cell, items and thresholds are separated by ;
+    .json    what the YAML file holds
+    .jsonl   a text or an object a line; an object may have a `split`
+
+`split` is train (also where it is left out) or test.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import unicodedata
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from ..errors import short
+from ..params.strict_yaml import read_yaml
+
+COLUMNS = ("prompt", "items", "thresholds", "split")
+SPLITS = ("train", "test")
+
+
+def read_data(path: Path) -> Any:
+    """The content of a prompt file, in the form of the YAML file's.
+
+    Raises ValueError with the line in its message where it is not of its format, and OSError if it cannot be read.
+    """
+    read = FORMATS.get(path.suffix.lower())
+    if read is None:
+        return read_yaml(path)
+    if path.exists() and not path.is_file():  # a device would be read for ever
+        raise OSError("is no file")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not UTF-8 text ({error.reason} at byte {error.start})") from error
+    found = read(text)
+    _check_texts(found)
+    return found
+
+
+def _lines(text: str) -> list[Any]:
+    return [line.strip() for line in text.split("\n") if line.strip() and not line.lstrip().startswith("#")]
+
+
+def _table(text: str) -> dict[str, list[Any]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        names = [name.strip() for name in reader.fieldnames or []]
+        unknown = [name for name in names if name not in COLUMNS]
+        if "prompt" not in names or unknown or len(set(names)) < len(names):
+            raise ValueError(
+                f"line 1: its columns are {short(', '.join(names))}; they must be prompt, and of "
+                f"{', '.join(COLUMNS[1:])} those that are needed, each once"
+            )
+        reader.fieldnames = names
+        return _by_split((reader.line_num, _cells(row, reader.line_num)) for row in reader)
+    except csv.Error as error:
+        raise ValueError(f"line {reader.line_num}: {error}") from error
+
+
+def _cells(row: dict[Any, Any], line: int) -> dict[str, Any]:
+    """A row as an entry: empty cells are left out."""
+    if None in row or None in row.values():
+        raise ValueError(f"line {line}: has more or fewer cells than line 1; a text with a comma must be in quotes")
+    entry: dict[str, Any] = {name: value.strip() for name, value in row.items() if value.strip()}
+    for name in ("items", "thresholds"):
+        if name in entry:
+            entry[name] = [part.strip() for part in entry[name].split(";")]
+    if "thresholds" in entry:
+        entry["thresholds"] = [_number(part, line) for part in entry["thresholds"]]
+    return entry
+
+
+def _number(text: str, line: int) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"line {line}: the threshold '{short(text)}' is no number; they are separated by ;") from None
+
+
+def _json(text: str) -> Any:
+    return _parsed(text, 0)
+
+
+def _json_lines(text: str) -> dict[str, list[Any]]:
+    return _by_split((number, _parsed(line, number)) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+
+
+def _parsed(text: str, line: int) -> Any:
+    """JSON; ``line`` is that of a file of lines, 0 in a file that is one value."""
+    try:
+        return json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {line or error.lineno}: {error.msg} at character {error.colno}") from error
+    except RecursionError as error:
+        raise ValueError("values are nested too deeply") from error
+    except ValueError as error:
+        raise ValueError(f"line {line}: {error}" if line else str(error)) from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"an object has a key twice (of {short(', '.join(key for key, _ in pairs))})")
+    return found
+
+
+def _constant(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _by_split(entries: Iterable[tuple[int, Any]]) -> dict[str, list[Any]]:
+    """The lists of training and test prompts; entries come with the numbers of their lines."""
+    found: dict[str, list[Any]] = {name: [] for name in SPLITS}
+    for line, entry in entries:
+        split = entry.get("split", "train") if isinstance(entry, dict) else "train"
+        if split not in SPLITS:
+            raise ValueError(f"line {line}: split is '{short(str(split))}'; it must be train or test")
+        rest = {key: value for key, value in entry.items() if key != "split"} if isinstance(entry, dict) else entry
+        found[split].append(rest)
+    return found
+
+
+def _check_texts(value: Any) -> None:
+    """Raise ValueError for a control character in a text, as the YAML reader does."""
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, list):
+        for part in value:
+            _check_texts(part)
+    bad = (
+        next((c for c in value if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t"), "")
+        if isinstance(value, str)
+        else ""
+    )
+    if bad:
+        raise ValueError(f"'{short(repr(value)[1:-1])}': the control character {bad!r} is not allowed in a text")
+
+
+FORMATS: dict[str, Callable[[str], Any]] = {".txt": _lines, ".csv": _table, ".json": _json, ".jsonl": _json_lines}
