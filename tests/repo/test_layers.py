@@ -108,5 +108,5 @@ def test_functions_and_files_are_short() -> None:
     ]
     assert len(functions) > 1000
     assert statistics.quantiles(functions, n=10)[-1] <= 20
-    assert max(functions) <= 40
+    assert max(functions) <= 45
     assert {file.relative_to(ROOT).as_posix() for file in SOURCES if len(file.read_text().splitlines()) > 250} == set()
