@@ -36,23 +36,22 @@ def check_reach(prompts: Sequence[Prompt], readers: Sequence[Reader]) -> str:
     Raises PromptsError where a vocabulary lacks a word, an item is cut off, or two prompts become the same tokens.
     """
     mistakes = [line for reader in readers for prompt in prompts for line in _lacking(prompt, reader)]
-    cut = {
-        reader.name: [
-            (one, reader.count(one.text), cut_part(one.text, reader))
-            for one in prompts
-            if reader.count(one.text) > reader.limit
-        ]
-        for reader in readers
-    }
-    for reader in readers:
-        mistakes += [line for one, count, rest in cut[reader.name] for line in _items_cut(one, count, rest, reader)]
+    cuts = [_cut(prompts, reader) for reader in readers]  # a list: two tokenizers may go by one name
+    for reader, cut in zip(readers, cuts, strict=True):
+        mistakes += [line for one, count, rest in cut for line in _items_cut(one, count, rest, reader)]
     mistakes += _same(prompts, readers)
     if mistakes:
         raise PromptsError(
             f"prompts: not all of them reaches the model:\n{listed(mistakes)}",
             "\nShorten or reword these prompts in the file that prompts.file names.",
         )
-    return "; ".join(_warning(reader, cut[reader.name]) for reader in readers if cut[reader.name])
+    return "; ".join(_warning(reader, cut) for reader, cut in zip(readers, cuts, strict=True) if cut)
+
+
+def _cut(prompts: Sequence[Prompt], reader: Reader) -> list[tuple[Prompt, int, str]]:
+    """The prompts that are too long for one tokenizer, their numbers of tokens, and what is cut off."""
+    return [(one, count, cut_part(one.text, reader))
+            for one in prompts if (count := reader.count(one.text)) > reader.limit]
 
 
 def cut_part(text: str, reader: Reader) -> str:

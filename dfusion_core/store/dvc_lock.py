@@ -40,10 +40,9 @@ def disagreements(folder: Path, deep: bool = True) -> list[str]:
     made = read_manifest(folder)["ingredients"]
     project = folder.absolute().parents[2]
     entry = read_entry(project / LOCK, dvc_stage(made["round"], made["stage"]))
-    outs = {out["path"]: out.get("md5") for out in entry.get("outs", [])}
     found = list(_other_values(entry, made, project, deep)) if entry else []
     path = Path("runs", *folder.absolute().parts[-2:]).as_posix()
-    return found if found and outs.get(path) == md5_of(folder) else []
+    return found if found and dict(_hashes(entry, "outs")).get(path) == md5_of(folder) else []
 
 
 def read_entry(lock: Path, name: str) -> dict[str, Any]:
@@ -78,27 +77,47 @@ def md5_of(path: Path) -> str | None:
 
 
 def _other_values(entry: Mapping[str, Any], made: Mapping[str, Any], project: Path, deep: bool) -> Iterator[str]:
-    for key, (locked, run) in _other_params(entry.get("params", {}).get("params.yaml", {}), made["params"]):
+    for key, (locked, run) in _other_params(_mapping(_mapping(entry.get("params")).get("params.yaml")), made["params"]):
         yield f"was made with {key} = {shown(run)}, and {LOCK} says {shown(locked)}"
-    for dep in entry.get("deps", []) if deep else []:
-        path, name = project / dep["path"], _input_of(dep["path"])
+    for dep, md5 in _hashes(entry, "deps") if deep else ():
+        path, name = project / dep, _input_of(dep)
         recorded = made["code"] if name == "code" else made["inputs"].get(name)
-        if recorded is not None and md5_of(path) == dep.get("md5") and _is_other(path, recorded):
-            yield f"was made with another {dep['path']} than {LOCK} says"
+        if recorded is not None and md5_of(path) == md5 and _is_other(path, recorded):
+            yield f"was made with another {dep} than {LOCK} says"
+
+
+def _hashes(entry: Mapping[str, Any], kind: str) -> Iterator[tuple[str, Any]]:
+    """Path and hash of each of the `deps` or `outs`; what a merge or an editor has broken is passed over."""
+    listed = entry.get(kind)
+    for one in listed if isinstance(listed, list) else []:
+        if isinstance(one, dict) and isinstance(one.get("path"), str) and one["path"]:
+            yield one["path"], one.get("md5")
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _is_other(path: Path, recorded: Any) -> bool:
-    """Whether an input, or the file with the digests of the code, is not what a manifest recorded of it."""
-    now: Any
-    if path.suffix == ".json":
-        now = json.loads(path.read_text(encoding="utf-8"))
-    else:
-        now = read_manifest(path)["digest"] if (path / MANIFEST).is_file() else hash_file(path)
-    return now is None or now != recorded
+    """Whether an input, or the file with the digests of the code, is not what a manifest recorded of it.
+
+    One that DVC has noted and that cannot be read is another: no stage reads such a one.
+    """
+    try:
+        if path.suffix == ".json":
+            return bool(json.loads(path.read_text(encoding="utf-8")) != recorded)
+        if path.is_dir() and not (path / MANIFEST).is_file():  # read whole, not an output of a stage
+            return False
+        return bool((read_manifest(path)["digest"] if path.is_dir() else hash_file(path)) != recorded)
+    except (OSError, ValueError, StoreError):
+        return True
 
 
 def _other_params(locked: Mapping[str, Any], made: Mapping[str, Any]) -> list[tuple[str, tuple[Any, Any]]]:
-    """Keys of both whose values differ. dvc.lock has what params.yaml says; defaults are filled in."""
+    """Keys of both whose values differ. dvc.lock has what params.yaml says; defaults are filled in.
+
+    Of values that this program does not accept, as those of another version, only keys that both have are compared.
+    """
     from pydantic import ValidationError
 
     from ..params.sections import Everything
@@ -107,8 +126,10 @@ def _other_params(locked: Mapping[str, Any], made: Mapping[str, Any]) -> list[tu
     both = {name: value for name, value in locked.items() if name in made and value is not None}
     try:
         whole = Everything.model_validate_json(json.dumps(both, default=str))
-    except ValidationError:  # of a version of this program that had other parameters
-        return []
+    except ValidationError:
+        ours, theirs = flat(both), flat(made)
+        common = ours.keys() & theirs.keys()
+        return list(differing({key: ours[key] for key in common}, {key: theirs[key] for key in common}))
     values = Params(**{name: getattr(whole, name) for name in both}).as_dict()
     return list(differing(flat(values), flat({name: made[name] for name in both})))
 

@@ -5,9 +5,12 @@ import re
 from pathlib import Path
 from shlex import quote
 
+from .paths import ROUND_STAGES
 from .schema import WRITTEN_BY
 
 ROUND = r"init|r\d{2,6}"
+OUTPUTS = (*ROUND_STAGES, *WRITTEN_BY)
+OF_A_PROJECT = ("params.yaml", "dvc.yaml", ".dvc", ".git")
 RESULT_OF = {"rounds": "evaluate", "pairs": "adopt", "training": "train"}  # results/<kind>/<round>.json
 
 
@@ -69,13 +72,20 @@ def dvc_stage(round: str, stage: str) -> str:
     return f"{WRITTEN_BY.get(stage, stage)}@{round}"
 
 
+def is_place_of_output(folder: Path) -> bool:
+    """Whether a folder is one that a stage publishes by its name, `runs/<round>/<stage>`, and is no project."""
+    found = _output(folder.absolute())
+    return found is not None and found[0] == folder.absolute()
+
+
 def _output(path: Path) -> tuple[Path, str, str] | None:
     """The folder `runs/<round>/<stage>` that `path` is or lies in, its round and stage: the last such in the path, for
-    a project may itself lie below a folder `runs`."""
+    a project may itself lie below a folder `runs`, also as `runs/r00/train`."""
     for number in reversed(range(len(path.parts) - 2)):
         area, round, stage = path.parts[number : number + 3]
-        if area == "runs" and re.fullmatch(ROUND, round) and re.fullmatch(r"\w+", stage):
-            return Path(*path.parts[: number + 3]), round, stage
+        folder = Path(*path.parts[: number + 3])
+        if area == "runs" and re.fullmatch(ROUND, round) and stage in OUTPUTS:
+            return None if any((folder / mark).exists() for mark in OF_A_PROJECT) else (folder, round, stage)
     return None
 
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import StoreError, printable
+from ..errors import StoreError, one_printable_line, printable
 from ..runtime import ranks
 from . import dvc_lock
 from .files import files_in
-from .hints import how_to_make, how_to_mend
+from .hints import how_to_make, how_to_mend, is_place_of_output
 from .manifest import MANIFEST, files_below, read_manifest
 from .provenance import hash_file
 
@@ -95,7 +95,8 @@ def damaged(problems: list[Problem]) -> StoreError:
     """The first of a folder's problems as an error."""
     first, more = problems[0], len(problems) - 1
     rest = f" ({more} more: 'dfusion verify {first.folder}')" if more else ""
-    return StoreError(f"store: {first.folder / first.file} {first.what}{rest}.", how_to_mend(first.folder))
+    where = one_printable_line(str(first.folder / first.file))
+    return StoreError(f"store: {where} {first.what}{rest}.", how_to_mend(first.folder))
 
 
 def _look(folder: Path) -> Hashable:
@@ -123,9 +124,11 @@ def published_folders(path: Path) -> list[Path]:
 
 
 def _outputs_below(path: Path) -> Iterator[Path]:
-    """Folders with a manifest, and those of the name `runs/<round>/<stage>` that have files but lost theirs."""
     for folder in (one for one in path.rglob("*") if one.is_dir()):
-        visible = not any(part.startswith(".") for part in folder.relative_to(path).parts)
-        named = folder.absolute().parts[-3:-2] == ("runs",) and any(files_below(folder))
-        if visible and ((folder / MANIFEST).is_file() or named):
+        if not any(part.startswith(".") for part in folder.relative_to(path).parts) and _holds_output(folder):
             yield folder
+
+
+def _holds_output(folder: Path) -> bool:
+    """Whether it has a manifest, or has lost it: it is called `runs/<round>/<stage>` and has files."""
+    return (folder / MANIFEST).is_file() or is_place_of_output(folder) and folder.is_dir() and any(files_below(folder))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -203,3 +204,20 @@ def test_a_disk_that_cannot_be_read(project: Path, monkeypatch: pytest.MonkeyPat
     assert [problem.what for problem in verify("runs/r00/score")] == ["cannot be read: Input/output error"]
     forget("adopt")
     refused("adopt", "r00", "r00/score", "scores.csv")
+
+
+@pytest.mark.parametrize("below", [
+    "runs/exp1/proj", "runs/r00/proj", "runs/r00/train", "runs/init/evaluate", "r00/train"])
+@pytest.mark.parametrize("file", ["scores.csv", "manifest.json"])
+def test_a_project_below_a_folder_runs_is_never_to_be_deleted(project: Path, below: str, file: str) -> None:
+    """Only the damaged output is named in a command, quoted, wherever `verify` begins."""
+    home = Path("of ann's") / below
+    for name in ("params.yaml", "runs/r00/score", "runs/r00/train"):
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if Path(name).is_dir() else shutil.copy)(name, home / name)
+    Path(home, "runs/r00/score", file).unlink()
+    for start in (home / "runs/r00/score", home / "runs", home, Path("of ann's")):
+        problems = list(map(str, verify(start)))
+        assert len(problems) == 1
+        removed = [shlex.split(part)[2] for part in problems[0].split("`") if part.startswith("rm ")]
+        assert removed == [str(home / "runs/r00/score")]
