@@ -50,8 +50,9 @@ def check_reach(prompts: Sequence[Prompt], readers: Sequence[Reader]) -> str:
 
 def _cut(prompts: Sequence[Prompt], reader: Reader) -> list[tuple[Prompt, int, str]]:
     """The prompts that are too long for one tokenizer, their numbers of tokens, and what is cut off."""
-    return [(one, count, cut_part(one.text, reader))
-            for one in prompts if (count := reader.count(one.text)) > reader.limit]
+    return [
+        (one, count, cut_part(one.text, reader)) for one in prompts if (count := reader.count(one.text)) > reader.limit
+    ]
 
 
 def cut_part(text: str, reader: Reader) -> str:

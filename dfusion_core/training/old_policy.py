@@ -61,7 +61,9 @@ class OldPolicy:
                 "The first ratio of Eq. 6 would not be 1. Set model.dtype to fp32.",
             )
 
-    def check_replay(self, pair: torch.Tensor, i: torch.Tensor, sampled: torch.Tensor, dtype: torch.dtype) -> None:
+    def check_replay(
+        self, pair: torch.Tensor, i: torch.Tensor, sampled: torch.Tensor, dtype: torch.dtype, round: str
+    ) -> None:
         """Raise RatioError where the losers' log-probs differ from those of sampling (pair, T).
 
         NaN in ``sampled`` is not compared: twins have no stored log-probs. dtype: the U-Net's.
@@ -75,6 +77,6 @@ class OldPolicy:
         if not off <= tolerance:
             raise RatioError(
                 f"train: log_prob of the first batch differs from the stored one by {off:.2g} (tolerance {tolerance}).",
-                "The adapter, model.dtype or device is not the one that sampled; make"
-                " the round's images again with 'dvc repro -f -s sample@ROUND', then run 'dvc repro'.",
+                "The adapter, model.dtype or device is not the one that sampled; make the round's images again with "
+                f"'dvc repro -f -s sample@{round}', then run 'dvc repro'.",
             )

@@ -195,7 +195,7 @@ class Trainer:
                     self.old.store(p, s, self.evaluate(p, s))
         if self.groups > 1:
             self.old.combine()
-        self.old.check_replay(pair, i, self.pairs.log_prob, self.policy.unet.dtype)
+        self.old.check_replay(pair, i, self.pairs.log_prob, self.policy.unet.dtype, self.round)
 
     def _old_for(self, pair: torch.Tensor, i: torch.Tensor, now: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The stored values, or where nothing was trained yet those of this very pass."""

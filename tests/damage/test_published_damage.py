@@ -206,8 +206,9 @@ def test_a_disk_that_cannot_be_read(project: Path, monkeypatch: pytest.MonkeyPat
     refused("adopt", "r00", "r00/score", "scores.csv")
 
 
-@pytest.mark.parametrize("below", [
-    "runs/exp1/proj", "runs/r00/proj", "runs/r00/train", "runs/init/evaluate", "r00/train"])
+@pytest.mark.parametrize(
+    "below", ["runs/exp1/proj", "runs/r00/proj", "runs/r00/train", "runs/init/evaluate", "r00/train"]
+)
 @pytest.mark.parametrize("file", ["scores.csv", "manifest.json"])
 def test_a_project_below_a_folder_runs_is_never_to_be_deleted(project: Path, below: str, file: str) -> None:
     """Only the damaged output is named in a command, quoted, wherever `verify` begins."""

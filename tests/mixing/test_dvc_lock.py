@@ -28,9 +28,12 @@ Entry = dict[str, Any]
 def note(stage: str, deps: list[str], **edited: Any) -> Entry:
     """dvc.lock as DVC writes it for a stage of r00 that is there; `edited` are sections of params.yaml."""
     output = f"runs/r00/{stage}"
-    entry = {"cmd": f"python -m stages {stage}", "params": {"params.yaml": edited},
-             "deps": [{"path": dep, "hash": "md5", "md5": md5_of(Path(dep))} for dep in deps],
-             "outs": [{"path": output, "hash": "md5", "md5": md5_of(Path(output))}]}
+    entry = {
+        "cmd": f"python -m stages {stage}",
+        "params": {"params.yaml": edited},
+        "deps": [{"path": dep, "hash": "md5", "md5": md5_of(Path(dep))} for dep in deps],
+        "outs": [{"path": output, "hash": "md5", "md5": md5_of(Path(output))}],
+    }
     write(stage, entry)
     return entry
 
@@ -48,9 +51,17 @@ def params(project: Path) -> Entry:
     return dict(read_yaml(Path("params.yaml")))
 
 
-@pytest.mark.parametrize(("stage", "section", "key", "value"), [
-    ("adopt", "adopt", "threshold", 0.1), ("adopt", "reward", "batch_size", 3), ("sample", "sample", "eta", 0.5),
-    ("train", "train", "learning_rate", 1.0), ("train", "train", "learning_rate", -1), ("evaluate", "seed", "", 7)])
+@pytest.mark.parametrize(
+    ("stage", "section", "key", "value"),
+    [
+        ("adopt", "adopt", "threshold", 0.1),
+        ("adopt", "reward", "batch_size", 3),
+        ("sample", "sample", "eta", 0.5),
+        ("train", "train", "learning_rate", 1.0),
+        ("train", "train", "learning_rate", -1),
+        ("evaluate", "seed", "", 7),
+    ],
+)
 def test_parameters(params: Entry, stage: str, section: str, key: str, value: Any) -> None:
     """A default that is not in the file and a value that no stage accepts are compared as well."""
     used = {section: params[section]} if section != "seed" or stage == "sample" else {"evaluate": params["evaluate"]}
@@ -62,9 +73,15 @@ def test_parameters(params: Entry, stage: str, section: str, key: str, value: An
     assert f"'dvc repro -f -s {stage}@r00'" in said()
 
 
-@pytest.mark.parametrize(("stage", "dep"), [
-    ("sample", "prompts.yaml"), ("train", "runs/r00/adopt"), ("sample", "runs/init/train"),
-    ("evaluate", "runs/init/evaluate")])
+@pytest.mark.parametrize(
+    ("stage", "dep"),
+    [
+        ("sample", "prompts.yaml"),
+        ("train", "runs/r00/adopt"),
+        ("sample", "runs/init/train"),
+        ("evaluate", "runs/init/evaluate"),
+    ],
+)
 def test_inputs(project: Path, stage: str, dep: str) -> None:
     note(stage, [dep])
     assert said() == ""
@@ -130,10 +147,14 @@ def test_a_stage_of_dvc_does_not_go_on_from_it(params: Entry, monkeypatch: pytes
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("stage", "old", "new", "named"), [
-    ("adopt@r00", "threshold: 0.2", "threshold: 0.1", "adopt.threshold"),
-    ("evaluate@r00", "images_per_prompt: 1\n", "images_per_prompt: 2\n", "evaluate.images_per_prompt"),
-    ("sample@r00", "num_steps: 3", "num_steps: 3\n  eta: 0.5", "sample.eta")])
+@pytest.mark.parametrize(
+    ("stage", "old", "new", "named"),
+    [
+        ("adopt@r00", "threshold: 0.2", "threshold: 0.1", "adopt.threshold"),
+        ("evaluate@r00", "images_per_prompt: 1\n", "images_per_prompt: 2\n", "evaluate.images_per_prompt"),
+        ("sample@r00", "num_steps: 3", "num_steps: 3\n  eta: 0.5", "sample.eta"),
+    ],
+)
 def test_dvc_itself(whole: Path, tmp_path: Path, stage: str, old: str, new: str, named: str) -> None:
     """Noted, then brought back by the run cache in another state of the project: seen both times, and mended."""
     folder = Path(shutil.copytree(whole, tmp_path / "clone", symlinks=True))

@@ -113,6 +113,7 @@ def test_what_changes_rounding_only_may_differ(project: Path, changes: dict[str,
     run("fuse")
 
 
+@pytest.mark.slow
 def test_the_mending_command_mends(project: Path) -> None:
     """The one without DVC."""
     change(reward={"weight": 2.0})

@@ -133,6 +133,7 @@ def test_the_reward_model(project: Path, monkeypatch: pytest.MonkeyPatch, capsys
         run("adopt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["score", "evaluate"])
 def test_the_code_of_a_reward_of_ones_own(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stage: str

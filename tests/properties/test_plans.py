@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dfusion_core.diffusion.noise import image_seed, trajectory_noise, twin_seed
@@ -93,6 +93,7 @@ def test_plans_of_images_pairs_and_twins(count: int, images: int, seed: int, dat
 @ALWAYS
 @given(train=st.integers(1, 5), test=st.integers(0, 5), images=st.integers(1, 4), first=st.integers(0, 6))
 def test_evaluation_never_draws_a_training_image(train: int, test: int, images: int, first: int) -> None:
+    assume(test or min(first, train))  # else there is nothing to evaluate, which is refused
     file = PromptFile(prompts(train), prompts(test))
     plan = evaluation_plan(file, Evaluate(images_per_prompt=images, train_count=min(first, train), seed=0))
     assert len(plan) == images * (min(first, train) + test) and plan.seed.is_unique

@@ -112,6 +112,7 @@ def test_timesteps_by_name(project: Path) -> None:
             windows([wrong], params)
 
 
+@pytest.mark.slow
 def test_each_range_has_its_own_gradient(project: Path) -> None:
     """The same whether it stands alone or after another one."""
     both = study_directions("r00", 2, 2, [0.05], project / "out", ["4-3", "2-1"])

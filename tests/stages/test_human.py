@@ -77,6 +77,7 @@ def test_answers_are_in_the_fingerprint(project: Path) -> None:
     assert read_stage("score", "r00").manifest["fingerprint"] != before
 
 
+@pytest.mark.slow
 def test_images_that_are_made_again_keep_their_answers(project: Path) -> None:
     change(reward={"human": 1.0})
     label()

@@ -48,6 +48,7 @@ def test_checkpoints_and_attention_control(project: Path) -> None:
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_plan_counts_them(project: Path) -> None:
     change(model={"gradient_checkpointing": False})
     plain = count_costs(load_everything(), torch.float32)

@@ -79,6 +79,7 @@ def test_work_of_every_stage(workspace: Path, changes: dict[str, Any]) -> None:
         assert found == vars(planned[stage]), stage
 
 
+@pytest.mark.slow
 def test_dpo_trains_no_more_than_planned(workspace: Path) -> None:
     change(adopt={"enabled": False})  # every target is taken, and shares its first step with its base
     planned = workload(load_everything()).stages["train"]

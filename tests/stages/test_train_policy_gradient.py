@@ -19,7 +19,7 @@ from dfusion_core.store import read_stage
 from dfusion_core.training.trainer import Trainer
 
 Image = tuple[str, torch.Tensor, float]  # prompt, trajectory, normalised reward
-SECTIONS: dict[str, Any] = {"ratio_clip": 1e-3, "clip_norm": 1e9}
+SECTIONS: dict[str, Any] = {"ratio_clip": 1e-3, "clip_norm": 1e6}
 
 
 def normalised(prompt: str, reward: float, rounds: list[str], clip: float) -> float:

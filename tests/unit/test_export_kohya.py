@@ -90,6 +90,7 @@ def loaded(model: str, file: Path) -> torch.Tensor:
     return predict(pipeline.unet)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_both_files_do_what_the_adapter_does(model: str, tmp_path: Path) -> None:
     unet = trained(model)

@@ -183,6 +183,7 @@ def test_nobody_answers(tmp_path: Path, offline: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_server_that_never_answers(tmp_path: Path) -> None:
     """It takes the connection and is silent, as behind some firewalls: no hang."""
     with socket.socket() as silent:
