@@ -19,8 +19,8 @@ def summary(run: Run) -> str:
     """The first lines of the page."""
     images = run.images_seen[run.rounds[-1]]
     about = (f"{run.value('model.id')}, trained with {run.value('algo')} on {run.value('pairs')} pairs in "
-             f"{len(run.rounds)} online rounds of sampling, scoring, fusing and training; {images} images were sampled "
-             f"and scored up to the last one. Reward: {run.reward}. Made with dfusion "
+             f"{len(run.way)} online rounds of sampling, scoring, fusing and training; {images} images were sampled "
+             f"and scored up to the last one, {run.rounds[-1]}. Reward: {run.reward}. Made with dfusion "
              f"{run.last.manifest['environment'].get('dfusion', 'of an unknown version')}.")
     parts = [html.paragraph(about, "about")]
     different = [one.row.key for one in run.parameters if one.differs_today]
