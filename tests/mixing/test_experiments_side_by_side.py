@@ -114,8 +114,10 @@ def test_a_model_and_a_reward_that_git_ignores(clone: Path, tmp_path: Path, queu
         wait_for_queue(folder)
     else:
         call(folder, "dvc", "exp", "run", "--temp", "-S", "seed=1", "-n", "one", "init")
-    assert "seed: 1" in call(folder, "git", "show", "one:params.yaml")
-    assert "runs/init/train" in call(folder, "git", "show", "one:dvc.lock")
+    names = call(folder, "git", "for-each-ref", "--format=%(refname)", "refs/exps").split()
+    one = next(name for name in names if name.endswith("/one"))
+    assert "seed: 1" in call(folder, "git", "show", f"{one}:params.yaml")
+    assert "runs/init/train" in call(folder, "git", "show", f"{one}:dvc.lock")
 
 
 def test_back_to_an_old_commit(clone: Path, alone: Callable[[float], Found]) -> None:
