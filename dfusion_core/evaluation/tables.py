@@ -26,9 +26,10 @@ def summarise(params: Params) -> None:
     rounds = in_order(params)
     found = read_results(rounds)
     write_text(RESULTS / "metrics.json", json.dumps(metrics(found), indent=2) + "\n")
-    seen = images_seen({name: params.rounds[name].prev for name in rounds})
+    previous = {name: params.rounds[name].prev for name in rounds}
+    seen = images_seen(previous)
     write_text(RESULTS / "alignment.csv", alignment(found, seen).to_csv(index=False))
-    write_text(RESULTS / "updates.csv", updates(rounds).to_csv(index=False))
+    write_text(RESULTS / "updates.csv", updates(previous).to_csv(index=False))
     print_tables(found)
 
 
@@ -72,11 +73,23 @@ def alignment(found: Results, seen: dict[str, int]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def updates(rounds: list[str]) -> pd.DataFrame:
-    """Every optimizer step of the run, numbered through."""
-    parts = [pd.DataFrame(read_training_result(name)["updates"]).assign(round=name) for name in rounds]
+def updates(previous: dict[str, str]) -> pd.DataFrame:
+    """Every optimizer step of the run; ``update`` numbers those on the way from the base model, as ``images_seen``."""
+    parts = [pd.DataFrame(read_training_result(name)["updates"]).assign(round=name) for name in previous]
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-    return table.assign(update=range(1, len(table) + 1))
+    return table.assign(
+        update=[
+            number for part in numbered(previous, dict(zip(previous, map(len, parts), strict=True))) for number in part
+        ]
+    )
+
+
+def numbered(previous: dict[str, str], counts: dict[str, int]) -> list[range]:
+    """The numbers of each round's optimizer steps, of which it has ``counts``, behind those of the round before it."""
+    done = {INIT: 0}
+    for name, before in previous.items():
+        done[name] = done[before] + counts[name]
+    return [range(done[name] - counts[name] + 1, done[name] + 1) for name in previous]
 
 
 def table_cells(found: Results, split: str) -> tuple[list[str], list[list[str]]]:

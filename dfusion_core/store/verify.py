@@ -112,7 +112,7 @@ def published_folders(path: Path) -> list[Path]:
     """
     for candidate in (path, Path("runs", path)):
         for folder in (candidate, *candidate.parents):
-            if (folder / MANIFEST).is_file():
+            if _holds_output(folder):
                 return [folder]
         below = sorted(_outputs_below(candidate))
         if below:

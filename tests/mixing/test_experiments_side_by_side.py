@@ -66,6 +66,17 @@ def applied(clone: Path, experiment: str) -> Found:
     return published(clone)
 
 
+def wait_for_queue(clone: Path) -> str:
+    """What `dvc queue status` says when all is done; the experiments must have succeeded."""
+    until = time.monotonic() + 300
+    while "Queued" in (status := call(clone, "dvc", "queue", "status")) or "Running" in status:
+        assert time.monotonic() < until, status
+        time.sleep(1)
+    call(clone, "dvc", "queue", "stop")
+    assert "Success" in status and "Failed" not in status, status
+    return status
+
+
 def test_two_temporary_experiments_at_once(clone: Path, alone: Callable[[float], Found]) -> None:
     etas = {"low": 0.5, "high": 0.75}
     started = [
@@ -100,13 +111,37 @@ def test_a_queue_with_two_workers(clone: Path, alone: Callable[[float], Found]) 
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )  # its workers would keep a pipe open
-    until = time.monotonic() + 300
-    while "Queued" in (status := call(clone, "dvc", "queue", "status")) or "Running" in status:
-        assert time.monotonic() < until, status
-        time.sleep(1)
-    call(clone, "dvc", "queue", "stop")
-    assert status.count("Success") == 2, status
+    assert wait_for_queue(clone).count("Success") == 2
     assert {name: applied(clone, name) for name in etas} == {name: alone(eta) for name, eta in etas.items()}
+
+
+@pytest.mark.parametrize("queued", [False, True])
+def test_a_model_and_a_reward_that_git_ignores(clone: Path, tmp_path: Path, queued: bool) -> None:
+    """Case 30: experiments in a folder of their own find them in the project."""
+    call(tmp_path, "git", "clone", "-q", str(clone), "ignoring")
+    folder = tmp_path / "ignoring"
+    with (folder / ".gitignore").open("a") as file:
+        file.write("/model/\n/clip/\n")
+    call(folder, "git", "rm", "-rq", "--cached", "model", "clip")
+    commit(folder, "large files are left out")
+    assert (folder / "model").is_dir() and call(folder, "git", "ls-files", "model") == ""
+    if queued:
+        call(folder, "dvc", "exp", "run", "--queue", "-S", "seed=1", "-n", "one", "init")
+        subprocess.run(
+            ("dvc", "queue", "start"),
+            cwd=folder,
+            env=environment(folder),
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_for_queue(folder)
+    else:
+        call(folder, "dvc", "exp", "run", "--temp", "-S", "seed=1", "-n", "one", "init")
+    names = call(folder, "git", "for-each-ref", "--format=%(refname)", "refs/exps").split()
+    one = next(name for name in names if name.endswith("/one"))
+    assert "seed: 1" in call(folder, "git", "show", f"{one}:params.yaml")
+    assert "runs/init/train" in call(folder, "git", "show", f"{one}:dvc.lock")
 
 
 def test_back_to_an_old_commit(clone: Path, alone: Callable[[float], Found]) -> None:

@@ -7,6 +7,7 @@ import builtins
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -166,6 +167,12 @@ def test_rounds_that_are_not_finished(project: Path) -> None:
         forget("evaluate", round)
     with pytest.raises(MissingStage, match="dvc repro"):
         page()
+
+
+def test_the_way_to_the_last_round(project: Path) -> None:
+    """Another round that started from the same one is not counted."""
+    run_ = replace(read_run(), rounds=["r00", "r01", "r02"], previous={"r00": "init", "r01": "r00", "r02": "r00"})
+    assert run_.way == ["r00", "r02"] and read_run().way == ["r00", "r01"]
 
 
 def test_rounds_of_two_rewards_are_refused(project: Path) -> None:

@@ -12,7 +12,7 @@ from steps import change, run
 
 from dfusion_core.errors import MissingStage, RewardError
 from dfusion_core.evaluation.results import QUESTION
-from dfusion_core.evaluation.tables import images_seen
+from dfusion_core.evaluation.tables import images_seen, updates
 from dfusion_core.rewards.identity import require_same_reward
 
 
@@ -89,6 +89,23 @@ def test_images_are_counted_along_the_chain(project: Path) -> None:
     """Case 32: two rounds from the same one; both saw its images and their own, 8 in a round."""
     Path("results/training/r02.json").write_text(Path("results/training/r01.json").read_text())
     assert images_seen({"r00": "init", "r01": "r00", "r02": "r00"}) == {"init": 0, "r00": 8, "r01": 16, "r02": 16}
+
+
+@pytest.mark.parametrize(
+    ("previous", "numbers"),
+    [
+        ({"r00": "init", "r01": "r00", "r02": "r00"}, [1, 2, 3, 4, 3, 4]),
+        ({"r00": "init", "r01": "init", "r02": "r01"}, [1, 2, 1, 2, 3, 4]),
+        ({"r00": "init", "r01": "r00", "r02": "r01"}, [1, 2, 3, 4, 5, 6]),
+    ],
+)
+def test_optimizer_steps_are_counted_along_the_chain(
+    project: Path, previous: dict[str, str], numbers: list[int]
+) -> None:
+    Path("results/training/r02.json").write_text(Path("results/training/r01.json").read_text())
+    table = updates(previous)
+    assert table["update"].tolist() == numbers
+    assert table["round"].tolist() == ["r00", "r00", "r01", "r01", "r02", "r02"]
 
 
 def test_which_scores_do_not_fit() -> None:

@@ -20,8 +20,8 @@ def summary(run: Run) -> str:
     images = run.images_seen[run.rounds[-1]]
     about = (
         f"{run.value('model.id')}, trained with {run.value('algo')} on {run.value('pairs')} pairs in "
-        f"{len(run.rounds)} online rounds of sampling, scoring, fusing and training; {images} images were sampled "
-        f"and scored up to the last one. Reward: {run.reward}. Made with dfusion "
+        f"{len(run.way)} online rounds of sampling, scoring, fusing and training; {images} images were sampled "
+        f"and scored up to the last one, {run.rounds[-1]}. Reward: {run.reward}. Made with dfusion "
         f"{run.last.manifest['environment'].get('dfusion', 'of an unknown version')}."
     )
     parts = [html.paragraph(about, "about")]

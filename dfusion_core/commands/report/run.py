@@ -43,6 +43,14 @@ class Run:
         return images_seen(self.previous)
 
     @property
+    def way(self) -> list[str]:
+        """The rounds from the base model to the last one: others may have started from one of them."""
+        found = self.rounds[-1:]
+        while (before := self.previous[found[0]]) != INIT:
+            found.insert(0, before)
+        return found
+
+    @property
     def last(self) -> StageData:
         """The training of the last round."""
         return read_stage("train", self.rounds[-1])

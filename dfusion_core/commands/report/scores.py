@@ -9,7 +9,7 @@ import pandas as pd
 
 from ...evaluation.labels import SPLITS, shown
 from ...evaluation.results import QUESTION
-from ...evaluation.tables import alignment, table_cells
+from ...evaluation.tables import alignment, numbered, table_cells
 from ...params.rounds import INIT
 from ...store.json_files import read_json
 from ...store.paths import pairs_result
@@ -78,7 +78,8 @@ def learning(run: Run) -> str:
     """How far the policy moved from the one before the round: update by update, and by timestep."""
     tables = {round: read_stage("train", round).table("updates") for round in run.rounds}
     all_updates = pd.concat([table.assign(round=round) for round, table in tables.items()], ignore_index=True)
-    number = all_updates.index.to_series() + 1
+    numbers = numbered(run.previous, {round: len(table) for round, table in tables.items()})
+    number = pd.Series([one for part in numbers for one in part], dtype=float)
     chart = line_chart(
         {name(column): {"x": number, "y": all_updates[column]} for column in CURVES}, "optimizer step", "mean log-ratio"
     )
