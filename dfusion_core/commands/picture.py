@@ -10,18 +10,21 @@ import typer
 from ..runtime.entry import guarded
 
 if TYPE_CHECKING:
-    from ..evaluation.sheets import Line
+    import pandas as pd
+
+    from ..evaluation.sheets import Line, Pixels
     from .report.run import Run
 
 PICTURE = Path("results/picture.png")
+SIDE, GAP = 128, 24  # pixels of a tile, and between the two parts
 
 
 @guarded
 def picture(
     out: Annotated[Path, typer.Option(help="The PNG to write.")] = PICTURE,
-    pairs: Annotated[int, typer.Option(help="Pairs of the last round: reference, base and target.", min=0)] = 3,
+    pairs: Annotated[int, typer.Option(help="Pairs of the last round: reference, base and target.", min=0)] = 4,
     prompts: Annotated[
-        int, typer.Option(help="Unseen prompts (else training ones): the same seed in each round.", min=1)
+        int, typer.Option(help="Unseen prompts (else training ones): the same seed by base and rounds.", min=1)
     ] = 4,
 ) -> None:
     """One picture of the run: some pairs with their targets, and the same seeds before and after each round."""
@@ -33,9 +36,20 @@ def picture(
     from .report.run import read_run
 
     run = read_run()
-    lines = [*pair_lines(run.rounds[-1], pairs), *seed_lines(run, prompts)]
-    write_bytes(out, png(np.asarray(sheet(lines)), f"{run.title}\n" + "; ".join(line.title for line in lines)))
-    print(f"{out}: {len(lines)} lines: pairs of {run.rounds[-1]}, then the same seeds by base, {', '.join(run.shown)}.")
+    parts = [pair_lines(run.rounds[-1], pairs), seed_lines(run, prompts)]
+    pixels = beside([np.asarray(sheet(lines, size=SIDE)) for lines in parts if lines])
+    write_bytes(out, png(pixels, f"{run.title}\n" + "; ".join(line.title for lines in parts for line in lines)))
+    print(f"{out}: pairs of {run.rounds[-1]}; beside them the same seeds by base, {', '.join(run.shown)}.")
+
+
+def beside(pictures: list[Pixels]) -> Pixels:
+    """Pictures (y, x, rgb) side by side on white."""
+    import numpy as np
+
+    height = max(len(one) for one in pictures)
+    padded = [np.pad(one, ((0, height - len(one)), (0, GAP), (0, 0)), constant_values=255) for one in pictures]
+    joined: Pixels = np.concatenate(padded, axis=1)
+    return joined[:, :-GAP]
 
 
 def pair_lines(round: str, count: int) -> list[Line]:
@@ -67,7 +81,10 @@ def pair_lines(round: str, count: int) -> list[Line]:
 
 
 def seed_lines(run: Run, count: int) -> list[Line]:
-    """The first image of some prompts by the base model and by every round that is shown, with its reward."""
+    """Images by the base model and, of the same seeds, by every round that is shown, with their rewards.
+
+    Half of them gained most in reward from the base model to the last round, half lost most; prompts differ.
+    """
     from ..evaluation.measures import TEST
     from ..evaluation.sheets import Line, Tile
     from ..params.rounds import INIT
@@ -75,8 +92,8 @@ def seed_lines(run: Run, count: int) -> list[Line]:
 
     stages = {name: read_stage("evaluate", name) for name in (INIT, *run.shown)}
     tables = {name: stage.table("images") for name, stage in stages.items()}
-    first = tables[INIT][tables[INIT]["sample"] == 0]
-    chosen = (first[first.split == TEST] if (first.split == TEST).any() else first).head(count)
+    images = tables[INIT].assign(gain=tables[run.shown[-1]].reward - tables[INIT].reward)
+    chosen = extremes(images[images.split == TEST] if (images.split == TEST).any() else images, count)
     pixels = {name: stage.rows("picture", chosen.image) for name, stage in stages.items()}
     lines = []
     for place, row in enumerate(chosen.to_dict("records")):
@@ -87,5 +104,16 @@ def seed_lines(run: Run, count: int) -> list[Line]:
             )
             for name in stages
         ]
-        lines.append(Line(tiles, str(row["prompt"])))
+        what = "gained most" if place < -(-count // 2) else "lost most"
+        lines.append(Line(tiles, f"{row['prompt']} ({what})"))
     return lines
+
+
+def extremes(images: pd.DataFrame, count: int) -> pd.DataFrame:
+    """The images of ``count`` different prompts with the largest and the smallest ``gain``, as many of each."""
+    import pandas as pd
+
+    ordered = images.sort_values("gain", ascending=False)
+    best = ordered.drop_duplicates("prompt").head(-(-count // 2))
+    rest = ordered[~ordered.prompt.isin(best.prompt)]
+    return pd.concat([best, rest.iloc[::-1].drop_duplicates("prompt").head(count // 2)])

@@ -5,20 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 from typer.testing import CliRunner
 
 from dfusion_core.commands.cli import app
-from dfusion_core.commands.picture import pair_lines, seed_lines
+from dfusion_core.commands.picture import extremes, pair_lines, seed_lines
 from dfusion_core.commands.report.run import read_run
 from dfusion_core.store.reading import read_stage
 
 
 def test_lines_are_those_of_the_stores(project: Path) -> None:
     (line, *_) = seed_lines(read_run(), 4)
-    images = read_stage("evaluate", "init").table("images")
-    row = images[(images.split == "test") & (images["sample"] == 0)].iloc[0]
-    assert line.title == row.prompt
+    before, after = (read_stage("evaluate", name).table("images") for name in ("init", "r01"))
+    test = before[before.split == "test"]
+    row = test.iloc[(after.reward - before.reward)[test.index].argmax()]
+    assert line.title == f"{row.prompt} (gained most)"
     for tile, name in zip(line.tiles, ("init", "r00", "r01"), strict=True):
         assert (tile.picture == read_stage("evaluate", name).rows("picture", [row.image])[0]).all()
     targets = read_stage("adopt", "r01").table("targets")
@@ -33,9 +35,16 @@ def test_the_command(project: Path) -> None:
     assert done.exit_code == 0 and "seen.png" in done.output
     one = Image.open("seen.png").size
     CliRunner().invoke(app, ["picture"])
-    assert Image.open("results/picture.png").size[1] > one[1]
+    assert Image.open("results/picture.png").size[0] > one[0]
 
 
 def test_without_a_run(workspace: Path) -> None:
     done = CliRunner().invoke(app, ["picture"])
     assert done.exit_code == 1 and not Path("results").exists()
+
+
+def test_extremes_are_of_different_prompts() -> None:
+    images = pd.DataFrame({"prompt": list("aabbcc"), "gain": [5, 1, 4, -9, 0, -2]})
+    assert extremes(images, 2).gain.tolist() == [5, -9]
+    assert extremes(images, 3).gain.tolist() == [5, 4, -2]
+    assert extremes(images, 9).gain.tolist() == [5, 4, 0]
