@@ -430,7 +430,7 @@ def test_schedulers_that_ddim_cannot_follow(sound: Path, config: dict[str, Any],
 def test_sdxl(workspace: Path) -> None:
     """Its first up block with attention is up_0; the paper's names leave it out."""
     tiny_sdxl(workspace / "model")
-    tiny_params(workspace, lora={"targets": ["to_v"]}, fuse={"layers": ["mid", "up_1", "up_2", "up_3"]})
+    tiny_params(workspace, train=EVEN, lora={"targets": ["to_v"]}, fuse={"layers": ["mid", "up_1", "up_2", "up_3"]})
     report = doctor(code=1)
     assert unlike(report, "warning") == {"DVC", "sample.maps"} and unlike(report, "failed") == {"fuse.layers"}
     assert report["sample.maps"]["remedy"].startswith("Set sample.maps to up_0:")
@@ -445,7 +445,7 @@ def test_sdxl(workspace: Path) -> None:
         "up_1": ("4x4", 6),
     }
     layers = {"layers": ["mid", "up_0", "up_1"]}
-    tiny_params(workspace, lora={"targets": ["to_v"]}, sample={"maps": "up_3"}, fuse=layers)
+    tiny_params(workspace, train=EVEN, lora={"targets": ["to_v"]}, sample={"maps": "up_3"}, fuse=layers)
     report = doctor(code=1)
     assert unlike(report, "warning") == {"DVC"} and unlike(report, "failed") == {"sample.maps"}
     assert "has no layer 'up_3'" in report["sample.maps"]["found"]
