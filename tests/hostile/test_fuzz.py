@@ -134,7 +134,7 @@ TARGETS = {
     "round": Target("results/rounds/r00.json", rounds, JSON, r"results/rounds/r00\.json"),
     "updates": Target(
         "results/training/r00.json",
-        lambda: (read_training_result("r00"), updates(["r00"])),
+        lambda: (read_training_result("r00"), updates({"r00": "init"})),
         JSON,
         r"results/training/r00\.json",
     ),
