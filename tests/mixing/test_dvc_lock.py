@@ -151,7 +151,6 @@ def test_a_stage_of_dvc_does_not_go_on_from_it(params: Entry, monkeypatch: pytes
     ("stage", "old", "new", "named"),
     [
         ("adopt@r00", "threshold: 0.2", "threshold: 0.1", "adopt.threshold"),
-        ("evaluate@r00", "images_per_prompt: 1\n", "images_per_prompt: 2\n", "evaluate.images_per_prompt"),
         ("sample@r00", "num_steps: 3", "num_steps: 3\n  eta: 0.5", "sample.eta"),
     ],
 )
