@@ -56,16 +56,12 @@ def pair_lines(round: str, count: int) -> list[Line]:
     """Reference, base and target of some pairs with different prompts, of adopted ones if there are any; none without
     targets."""
     from ..evaluation.sheets import Line, Tile
-    from ..store.paths import output
     from ..store.reading import read_stage
-    from .report.samples import spread
+    from .report.samples import spread, with_targets
 
-    if not count or not (output("adopt", round) / "targets.csv").is_file():
+    every = with_targets(round) if count else None
+    if every is None:
         return []
-    targets = read_stage("adopt", round).table("targets")
-    every = (
-        read_stage("extract", round).table("pairs").assign(target_reward=targets.target_reward, adopted=targets.adopted)
-    )
     some = every[every.adopted] if every.adopted.any() else every
     sampled, fused = read_stage("sample", round), read_stage("fuse", round)
     lines = []

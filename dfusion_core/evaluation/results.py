@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from ..store import StageData
 
+SAME = ["split", "prompt", "seed"]  # columns of an evaluation image that decide what it is of
 NUMBERS = ("mean", "low", "high", "gain", "gain_low", "gain_high")  # of each measure
 # What the intervals of one run's table say, for the sentence under it
 QUESTION = (
@@ -61,14 +62,19 @@ def interval(split: str, values: NDArray[np.float64], prompts: Sequence[str]) ->
     return (of_these_prompts if split == TRAIN and repeated else of_other_prompts)(values, prompts)
 
 
+def same_images(images: pd.DataFrame, other: pd.DataFrame) -> bool:
+    """Whether two tables of evaluation images are of the same prompts and seeds, row by row."""
+    tables = [table[SAME].to_dict() for table in (images, other) if {*SAME} <= {*table}]
+    return len(tables) == 2 and tables[0] == tables[1]
+
+
 def compare(images: pd.DataFrame, base: pd.DataFrame) -> Splits:
     """Per split and measure: mean, and gain over the base image of the same prompt and seed, with intervals.
 
     Raises StoreError where the two tables are not of the same images and measures.
     """
-    same = ["split", "prompt", "seed"]
     measured = measures(images)
-    if not {*same} <= {*images} or not {*same, *measured} <= {*base} or images[same].to_dict() != base[same].to_dict():
+    if not same_images(images, base) or not {*measured} <= {*base}:
         raise StoreError(
             "evaluate: images.csv of this round and of the base model are not of the same images.",
             "Run 'dvc repro evaluate_base', then the evaluation of this round again.",

@@ -96,7 +96,7 @@ def table_cells(found: Results, split: str) -> tuple[list[str], list[list[str]]]
     """Column names and rows of a split's table of rounds, the base first; a newline separates lines of a cell."""
     labels = shown(found.rounds[INIT][split], found.reward)
     rows = [
-        ["base" if name == INIT else name, *(_cell(splits[split].get(measure), name) for measure in labels)]
+        ["base" if name == INIT else name, *(cell(splits[split].get(measure), name == INIT) for measure in labels)]
         for name, splits in found.rounds.items()
         if split in splits
     ]
@@ -121,10 +121,11 @@ def print_tables(found: Results) -> None:
     console.print(QUESTION)
 
 
-def _cell(numbers: Numbers | None, name: str) -> str:
+def cell(numbers: Numbers | None, first: bool) -> str:
+    """The mean of a measure, and below it its interval for what the others are compared with, else the gain over it."""
     if numbers is None:
         return ""
-    if name == INIT:
+    if first:
         return f"{numbers['mean']:.4f}\n{_bounds(numbers['low'], numbers['high'], '.4f')}"
     return f"{numbers['mean']:.4f}\n{numbers['gain']:+.4f} {_bounds(numbers['gain_low'], numbers['gain_high'], '+.4f')}"
 

@@ -39,6 +39,17 @@ def _what_instead(round: str, rounds: Mapping[str, object]) -> str:
     return did_you_mean(round, rounds) or "Name one of these."
 
 
+def lineage(round: str, previous: Mapping[str, str]) -> list[str]:
+    """The rounds that lead from the base model to this one, itself included; none for the base model.
+
+    previous: the round that each one starts from; one that is not there counts as the first.
+    """
+    found = [] if round == INIT else [round]
+    while found and (before := previous.get(found[0], INIT)) != INIT:
+        found.insert(0, before)
+    return found
+
+
 def in_order(params: Params) -> list[str]:
     """The rounds from the first to the last, each behind the one it starts from."""
     ordered = [INIT]

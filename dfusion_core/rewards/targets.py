@@ -39,9 +39,9 @@ def people_on_targets(
     """People's scores of the pairs' new pictures (n, row, column, rgb). Raises LabelError where answers are missing."""
     sampled, scores = read_stage("sample", run.round), read_stage("score", run.round)
     known = known_scores(sampled, scores.table("scores"), opponents(pairs))
-    asked = questions(run.round, pairs)
     if reward.human_targets == "people":
-        return target_preferences(run.round, asked, known, read_answers(labels_file(run.round, targets=True)))
+        answers = read_answers(labels_file(run.round, targets=True))
+        return target_preferences(run.round, questions(run.round, pairs), known, answers)
     return by_head(run, reward, device, pictures, pairs, known)
 
 
@@ -56,8 +56,8 @@ def by_head(
     """Scores by a head that is fitted on the answers about the sampled images; says how well it does."""
     sampled, seen = read_stage("sample", run.round), read_stage("score", run.round)
     every = list(range(sampled.count))
-    old = dict(zip(picture_hashes(sampled, every), seen.rows("embedding", every), strict=True))
-    head = fit_head(old, read_answers(labels_file(run.round)))
+    hashes = picture_hashes(sampled, every)
+    head = fit_head(dict(zip(hashes, seen.rows("embedding", every), strict=True)), read_answers(labels_file(run.round)))
     if head.accuracy is None:
         run.say(f"the head on CLIP's embeddings is fitted on {head.count} answers, of one prompt: not cross-validated")
     else:
@@ -67,7 +67,7 @@ def by_head(
         )
     new = Clip(reward.model, reward.pretrained, reward.batch_size, device).embed_pictures(pictures).numpy()
     names = picture_hashes(read_stage("fuse", run.round), pairs.pair)
-    beside = picture_hashes(sampled, opponents(pairs))
+    beside = [hashes[image] for image in opponents(pairs)]
     leads = head.lead(new, seen.rows("embedding", opponents(pairs)))
     found = {name: known[other] + float(lead) for name, other, lead in zip(names, beside, leads, strict=True)}
     return Preferences(known | found)

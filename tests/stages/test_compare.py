@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 
 from dfusion_core.commands.cli import app
 from dfusion_core.commands.compare.numbers import gains, parameter_table
-from dfusion_core.commands.compare.sides import lineage, read_side
+from dfusion_core.commands.compare.sides import read_side
 from dfusion_core.errors import CompareError
 from dfusion_core.evaluation.results import read_results
+from dfusion_core.params.rounds import lineage
 from dfusion_core.testing import tiny_clip
 
 
@@ -36,7 +37,9 @@ def test_a_round_over_the_base_model_is_what_evaluate_found(project: Path) -> No
     found = gains(sides)
     for number, round in enumerate(("r00", "r01"), 1):
         assert found[number] == read_results(["r00", "r01"]).rounds[round]
-    assert lineage("r01") == ["r00", "r01"] and lineage("init") == []
+    previous = {"r00": "init", "r01": "r00", "r02": "r00"}
+    assert lineage("r01", previous) == ["r00", "r01"] and lineage("init", previous) == []
+    assert lineage("r02", previous) == ["r00", "r02"]
 
 
 def test_the_tables_and_the_picture(project: Path) -> None:

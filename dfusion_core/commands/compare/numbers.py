@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...evaluation.labels import shown
-from ...evaluation.results import Numbers, Splits, compare
+from ...evaluation.results import Splits, compare
+from ...evaluation.tables import cell
 from .sides import Side
 
 Table = tuple[list[str], list[list[str]]]  # column names, rows
@@ -20,7 +21,7 @@ def score_table(sides: Sequence[Side], found: Sequence[Splits], split: str) -> T
     """A split's table, a side a row; a newline separates the lines of a cell."""
     labels = shown(found[0][split], sides[0].reward)
     rows = [
-        [title(side), *(_cell(one[split][measure], number == 0) for measure in labels)]
+        [title(side), *(cell(one[split][measure], number == 0) for measure in labels)]
         for number, (side, one) in enumerate(zip(sides, found, strict=True))
     ]
     return ["", *labels.values()], rows
@@ -41,13 +42,3 @@ def parameter_table(sides: Sequence[Side]) -> Table:
 def title(side: Side) -> str:
     """A side's name with its round."""
     return side.name if side.name.endswith(side.round) else f"{side.name} ({side.round})"
-
-
-def _cell(numbers: Numbers, first: bool) -> str:
-    if first:
-        return f"{numbers['mean']:.4f}\n{_bounds(numbers['low'], numbers['high'], '.4f')}"
-    return f"{numbers['mean']:.4f}\n{numbers['gain']:+.4f} {_bounds(numbers['gain_low'], numbers['gain_high'], '+.4f')}"
-
-
-def _bounds(low: float | None, high: float | None, form: str) -> str:
-    return "[one prompt: no interval]" if low is None or high is None else f"[{low:{form}}, {high:{form}}]"

@@ -7,10 +7,9 @@ from shlex import quote
 
 from ...errors import CompareError
 from ...evaluation.measures import measures
+from ...evaluation.results import same_images
 from ...rewards.identity import describe
 from .sides import Side
-
-SAME = ["split", "prompt", "seed"]
 
 
 def require_comparable(sides: Sequence[Side]) -> None:
@@ -24,7 +23,7 @@ def require_comparable(sides: Sequence[Side]) -> None:
                 _mend(first, other, "reward.")
                 or "Score both by one: change its folder back, then 'dvc repro -f evaluate_base'.",
             )
-        if _same(first) != _same(other):
+        if not same_images(first.images, other.images):
             keys = _differing(first, other, ("evaluate.", "prompts."))
             why = "; ".join(f"{key} is {first.parameters[key]} and {other.parameters[key]}" for key in keys)
             raise CompareError(
@@ -39,10 +38,6 @@ def require_comparable(sides: Sequence[Side]) -> None:
                 f"compare: '{first.name}' and '{other.name}' have different measures: {ours}; {theirs}.",
                 f"Evaluate '{other.name}' again: 'dvc repro -f evaluate_base'.",
             )
-
-
-def _same(side: Side) -> dict[str, list[object]]:
-    return {name: side.images[name].tolist() for name in SAME}
 
 
 def _differing(first: Side, other: Side, prefixes: tuple[str, ...]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import CompareError, DFusionError
 from ...params import load_params
-from ...params.rounds import INIT, in_order
+from ...params.rounds import INIT, in_order, lineage
 from ...rewards.identity import Identity, read_identity
 from ...store.hints import ROUND, dvc_stage
 from ...store.manifest import MANIFEST, read_manifest
@@ -80,7 +80,7 @@ def last_round() -> str:
 
 def _read(name: str, folder: Path, round: str) -> Side:
     """The side, read in its own folder, which is the current one."""
-    rounds = lineage(round)
+    rounds = lineage(round, {name: one.prev for name, one in load_params("rounds").rounds.items()})
     evaluated, base = (_evaluation(name, folder, one) for one in (round, INIT))
     return Side(
         name,
@@ -101,15 +101,6 @@ def _evaluation(name: str, folder: Path, round: str) -> StageData:
             f"Make it with 'dvc repro {dvc_stage(round, 'evaluate')}' in {folder}.",
         )
     return StageData(place)
-
-
-def lineage(round: str) -> list[str]:
-    """The rounds that lead to this one, itself included; none for the base model."""
-    rounds = load_params("rounds").rounds
-    found = [] if round == INIT else [round]
-    while found and found[0] in rounds and rounds[found[0]].prev != INIT:
-        found.insert(0, rounds[found[0]].prev)
-    return found
 
 
 def made_with(rounds: Sequence[str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from ...errors import MissingStage
 from ...evaluation.results import Results, read_results
 from ...evaluation.tables import images_seen
 from ...params import Params, load_params
-from ...params.rounds import INIT, in_order
+from ...params.rounds import INIT, in_order, lineage
 from ...rewards.identity import describe
 from ...store.manifest import MANIFEST
 from ...store.paths import output
@@ -45,10 +45,7 @@ class Run:
     @property
     def way(self) -> list[str]:
         """The rounds from the base model to the last one: others may have started from one of them."""
-        found = self.rounds[-1:]
-        while (before := self.previous[found[0]]) != INIT:
-            found.insert(0, before)
-        return found
+        return lineage(self.rounds[-1], self.previous)
 
     @property
     def last(self) -> StageData:

@@ -72,12 +72,9 @@ def _name(round: str) -> str:
 
 def pairs(round: str) -> str:
     """Some pairs of a round with their targets, if it has any: adopted ones and others, of different prompts."""
-    if not (output("adopt", round) / "targets.csv").is_file():
+    every = with_targets(round)
+    if every is None:
         return ""
-    targets = read_stage("adopt", round).table("targets")
-    every = (
-        read_stage("extract", round).table("pairs").assign(target_reward=targets.target_reward, adopted=targets.adopted)
-    )
     parts = [
         html.heading(
             f"Pairs of {round}",
@@ -95,6 +92,15 @@ def pairs(round: str) -> str:
             quadruples = "".join(quadruple(round, row) for row in some.to_dict("records"))
             parts.append(f'<h3>{html.text(title)}</h3><div class="wrap">{quadruples}</div>')
     return "".join(parts)
+
+
+def with_targets(round: str) -> pd.DataFrame | None:
+    """The pairs of a round, with the reward of their targets and whether they were adopted; None without targets."""
+    if not (output("adopt", round) / "targets.csv").is_file():
+        return None
+    targets = read_stage("adopt", round).table("targets")
+    pairs = read_stage("extract", round).table("pairs")
+    return pairs.assign(target_reward=targets.target_reward, adopted=targets.adopted)
 
 
 def spread(pairs: pd.DataFrame, count: int) -> pd.DataFrame:
