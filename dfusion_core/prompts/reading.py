@@ -18,7 +18,7 @@ from typing import Any
 
 from ..errors import PromptsError, did_you_mean, listed, one_line, short
 from ..params.strict_yaml import CutText
-from .formats import read_data
+from .formats import FORMATS, read_data
 from .items import MarkError, read_marks, word_spans
 
 KEYS = ("prompt", "items", "thresholds")
@@ -65,7 +65,10 @@ def load_prompts(path: str | Path) -> PromptFile:
             f"prompts: {path} cannot be read: {one_line(error)}.", "Set prompts.file in params.yaml to a YAML file."
         ) from error
     except ValueError as error:
-        raise PromptsError(f"prompts: {path}: {error}.", f"Correct that line. {QUOTES}") from error
+        raise PromptsError(
+            f"prompts: {path}: {error}.",
+            f"Correct that line. {'' if path.suffix.lower() in FORMATS else QUOTES}".rstrip(),
+        ) from error
     return checked_prompts(data, path.name)
 
 
