@@ -28,7 +28,9 @@ class Settings:
     transfer_share: float
     words_steps: int
     unet_steps: int
+    flow_steps: int
     weights: str
+    flow_weights: str
     build: str
     device: str
     most_steps: int = UNLIMITED
@@ -44,6 +46,11 @@ class Settings:
     def weights_folder(self) -> Path:
         """Where the parts are written."""
         return (HERE / self.weights).resolve()
+
+    @property
+    def flow_weights_folder(self) -> Path:
+        """Where the transformer is written, with copies of the parts that it shares with the U-Net."""
+        return (HERE / self.flow_weights).resolve()
 
     @property
     def build_folder(self) -> Path:
