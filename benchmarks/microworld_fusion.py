@@ -15,7 +15,6 @@ import torch
 from dfusion_core.adoption.figures import Views, fresh_gain, fused_figures
 from dfusion_core.adoption.tables import target_table
 from dfusion_core.attention.layers import present_layers
-from dfusion_core.attention.masks import item_tokens
 from dfusion_core.diffusion.denoise import Capture
 from dfusion_core.diffusion.noise import trajectory_noises
 from dfusion_core.diffusion.window import step_indices
@@ -66,7 +65,7 @@ def run_round(policy: Policy, reward: Scorer, template: str, s: Setting) -> Roun
     """Sample, score, pair, mask and fuse the first prompts of a template."""
     prompts = load_prompts(f"dfusion_core/prompts/micro_{template}.yaml").train[: s.prompts]
     images = image_plan(prompts, s.images, s.seed, "figures")
-    tokens = [[item_tokens(policy.tokenizer, p.text, item) for item in p.items] for p in prompts]
+    tokens = [[policy.encode.positions(p.text, item) for item in p.items] for p in prompts]
     made = []
     for rows in batches(len(images), s.batch):
         part = images.iloc[rows]

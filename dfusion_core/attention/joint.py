@@ -43,6 +43,38 @@ class HookedJointAttention:
         return image, text if attn.context_pre_only else attn.to_add_out(text)
 
 
+class HookedFluxAttention:
+    """As diffusers' ``FluxAttnProcessor``, but for the product. Text first, then the image; positions are rotated in.
+
+    A single block has no text of its own: it gets the sequence already joined.
+    """
+
+    def __init__(self, product: Product) -> None:
+        self.product = product
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        from diffusers.models.embeddings import apply_rotary_emb
+
+        parts = [_image_heads(attn, hidden_states)]
+        if encoder_hidden_states is not None:
+            parts.insert(0, _text_heads(attn, encoder_hidden_states))
+        Q, K, V = (torch.cat(same, dim=2) if len(same) > 1 else same[0] for same in zip(*parts, strict=True))
+        if image_rotary_emb is not None:
+            Q, K = (apply_rotary_emb(x, image_rotary_emb, sequence_dim=2) for x in (Q, K))
+        out = self.product(Q, K, V, attention_mask).transpose(1, 2).flatten(2).to(Q.dtype)
+        if encoder_hidden_states is None:
+            return out
+        text, image = out.split([encoder_hidden_states.shape[1], hidden_states.shape[1]], dim=1)
+        return attn.to_out[1](attn.to_out[0](image.contiguous())), attn.to_add_out(text.contiguous())
+
+
 def _image_heads(attn: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Q, K, V = (_split(project(x), attn.heads) for project in (attn.to_q, attn.to_k, attn.to_v))
     return _normed(attn.norm_q, Q), _normed(attn.norm_k, K), V

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..microworld.locate import CLIP
+from ..microworld.locate import FLOW_WEIGHTS as FLOW_WEIGHTS
 from ..microworld.locate import WEIGHTS as WEIGHTS
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-MICROWORLD, MICRO_CLIP = "micro-world", "micro-clip"
+MICROWORLD, MICROWORLD_FLOW, MICRO_CLIP = "micro-world", "micro-world-flow", "micro-clip"
+BUILT_IN = {MICROWORLD: WEIGHTS, MICROWORLD_FLOW: FLOW_WEIGHTS}
 MODEL_INDEX = "model_index.json"  # in every folder in diffusers format
 
 
@@ -33,9 +35,9 @@ def local_path(name: str) -> Path:
 
 
 def model_source(model_id: str) -> str:
-    """The id to load: the built-in model's folder for "micro-world", a path that is there, else the id itself."""
-    if model_id == MICROWORLD:
-        return str(WEIGHTS)
+    """The id to load: a built-in model's folder for "micro-world" and "micro-world-flow", a path that is there, else the id itself."""
+    if model_id in BUILT_IN:
+        return str(BUILT_IN[model_id])
     path = local_path(model_id)
     return str(path) if path.exists() else model_id
 

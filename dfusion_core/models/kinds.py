@@ -20,6 +20,8 @@ KINDS: dict[str, dict[str, Any]] = {
         "requires_safety_checker": False,
     },
     "StableDiffusionXLPipeline": {"feature_extractor": None, "image_encoder": None, "add_watermarker": False},
+    "StableDiffusion3Pipeline": {"feature_extractor": None, "image_encoder": None},
+    "FluxPipeline": {"feature_extractor": None, "image_encoder": None},
 }
 
 
@@ -30,6 +32,6 @@ def pipeline_kind(model: Model, folder: Path) -> str:
     if kind not in KINDS:
         raise ModelError(
             f"model.id: '{model.id}' is a {kind}, and this program knows {', '.join(KINDS)}.",
-            "Use a Stable Diffusion 1.x, 2.x or XL model for text to image.",
+            "Use a Stable Diffusion 1.x, 2.x, XL, 3.x or FLUX.1-dev model for text to image.",
         )
     return kind

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..attention.masks import item_tokens
 from ..prompts.reach import Reader, huggingface_reader
 
 
@@ -76,18 +77,23 @@ class TextEncoder:
             for name, (tokenizer, _) in zip(names, self.parts, strict=False)
         ]
 
+    def positions(self, prompt: str, item: str) -> tuple[int, ...]:
+        """Eq. (4): O_c, where the item is among the tokens. Raises ItemNotFound."""
+        return item_tokens(self.parts[0][0], prompt, item)
+
     def _run(self, tokenizer: Any, encoder: Any, texts: Sequence[str]) -> Any:
-        tokens = _tokens(tokenizer, texts).to(encoder.device)
+        tokens = token_rows(tokenizer, texts).to(encoder.device)
         return encoder(tokens, output_hidden_states=len(self.parts) > 1)
 
 
 def _rows(tokenizer: Any, texts: Sequence[str]) -> list[tuple[int, ...]]:
-    return [tuple(row) for row in _tokens(tokenizer, texts).tolist()]
+    return [tuple(row) for row in token_rows(tokenizer, texts).tolist()]
 
 
-def _tokens(tokenizer: Any, texts: Sequence[str]) -> torch.Tensor:
-    """(n, token): what an encoder gets of n texts."""
+def token_rows(tokenizer: Any, texts: Sequence[str], limit: int | None = None) -> torch.Tensor:
+    """(n, token): what an encoder that reads ``limit`` tokens (its tokenizer's length) gets of n texts."""
+    length = tokenizer.model_max_length if limit is None else limit
     found: torch.Tensor = tokenizer(
-        list(texts), padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
+        list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
     ).input_ids
     return found

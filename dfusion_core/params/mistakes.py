@@ -21,7 +21,7 @@ def without_echoes(details: list[ErrorDetails]) -> list[ErrorDetails]:
 
 def _key_path(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
     """The keys in a pydantic location, without the names of union members such as `literal['all','none']`."""
-    member = re.compile(r"literal\[.*\]|int|constrained-int")
+    member = re.compile(r"literal\[.*\]|int|constrained-(int|str)")
     return tuple(part for part in location if isinstance(part, int) or not member.fullmatch(part))
 
 

@@ -19,7 +19,9 @@ LARGE = 1e6  # a factor beyond this leaves no digits to anything else
 UNCHOSEN = "CHOOSE-A-COPY-OF-SD-2.1-BASE"  # model.id of the profiles sd21 and sd21-24gb
 Algo = Literal["dpo", "ddpo", "dpok"]
 Pairs = Literal["dfusion", "naive", "same_noise", "inversion"]
-Layer = Literal["down_0", "down_1", "down_2", "down_3", "mid", "up_0", "up_1", "up_2", "up_3"]
+UNetLayer = Literal["down_0", "down_1", "down_2", "down_3", "mid", "up_0", "up_1", "up_2", "up_3"]
+Block = Annotated[str, Field(pattern=r"^(block|single)_(0|[1-9]\d?)$")]  # of a transformer (docs/transformers.md)
+Layer = UNetLayer | Block
 
 
 class Model(Section):
@@ -98,7 +100,7 @@ class Sample(Section):
         16, "K, images of one prompt in a round (paper: 640 in all)", ge=2, multiple_of=2, le=MANY
     )
     batch_size: int = paper(4, "images denoised together", ge=1, le=MANY)
-    maps: Layer | Literal["same_resolution"] = paper(
+    maps: UNetLayer | Literal["same_resolution"] | Block = paper(
         "up_1",
         "average the cross-attention maps of this layer (the first up layer with attention: up_1 in SD 1 and 2, "
         "up_0 in SDXL), or of all layers of its resolution (authors' code)",

@@ -11,7 +11,8 @@ from typing import Any
 from ...errors import ExportError
 from ...evaluation.infotext import Adapter, pictures_text, png
 from ...models.loading import load_pipeline
-from ...models.lora import FILE, PREFIX, read_lora
+from ...models.lora import FILE, read_lora
+from ...models.mmdit import network_of, part_name
 from ...models.pins import check_pin, read_pin
 from ...models.source import locate
 from ...store.atomic import write_bytes
