@@ -26,7 +26,7 @@ class Grid:
 
     def see(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A forward pre-hook of the network."""
-        sample = args[0] if args else kwargs.get("sample", kwargs.get("hidden_states"))
+        sample: Any = args[0] if args else kwargs.get("sample", kwargs.get("hidden_states"))
         if "img_ids" in kwargs:  # FLUX: (token, 3) of positions, the text's tokens first
             y, x = (int(k) + 1 for k in kwargs["img_ids"][:, 1:].amax(0))
             text = kwargs["encoder_hidden_states"].shape[1]

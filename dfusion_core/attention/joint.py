@@ -36,8 +36,8 @@ class HookedJointAttention:
             parts.append(_text_heads(attn, encoder_hidden_states))
         Q, K, V = (torch.cat(same, dim=2) if len(same) > 1 else same[0] for same in zip(*parts, strict=True))
         out = self.product(Q, K, V, attention_mask).transpose(1, 2).flatten(2).to(Q.dtype)
-        image, text = out[:, : hidden_states.shape[1]], out[:, hidden_states.shape[1] :]
-        image = attn.to_out[1](attn.to_out[0](image))  # projection, dropout
+        of_image, text = out[:, : hidden_states.shape[1]], out[:, hidden_states.shape[1] :]
+        image: Tensor = attn.to_out[1](attn.to_out[0](of_image))  # projection, dropout
         if encoder_hidden_states is None:
             return image
         return image, text if attn.context_pre_only else attn.to_add_out(text)

@@ -133,7 +133,7 @@ def _modules(network: Network, name: str, kind: str) -> tuple[str, ...]:
     """Paths of a layer's attention of a kind: attn1 is self-attention, attn2 cross-attention, by a U-Net's names."""
     prefix = layer_paths(network)[name]
     paths = (path for path, _ in network.named_modules() if path.startswith(f"{prefix}."))
-    ends = (f".{kind}",)
+    ends: tuple[str, ...] = (f".{kind}",)
     if is_transformer(network):  # attn is joint attention; attn2, where it exists, is among image tokens
         ends = (".attn", ".attn2") if kind == "attn1" else (".attn",)
     return tuple(path for path in paths if path.endswith(ends))

@@ -8,7 +8,7 @@ from typing import Any
 
 from .grid import Grid
 from .joint import HookedFluxAttention, HookedJointAttention
-from .layers import Network
+from .layers import Network, is_transformer
 from .processor import HookedAttention, Product
 
 
@@ -34,16 +34,15 @@ def _hooked(network: Network, key: str) -> Callable[[Product], Any]:
     from diffusers.models.attention_processor import AttnProcessor2_0, JointAttnProcessor2_0
     from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 
-    stock = {
-        AttnProcessor2_0: HookedAttention,
-        JointAttnProcessor2_0: HookedJointAttention,
-        FluxAttnProcessor: HookedFluxAttention,
-    }
+    stock: Any = AttnProcessor2_0
+    ours: Callable[[Product], Any] = HookedAttention
+    if is_transformer(network):
+        flux = hasattr(network, "single_transformer_blocks")
+        stock, ours = (FluxAttnProcessor, HookedFluxAttention) if flux else (JointAttnProcessor2_0, HookedJointAttention)
     kind = type(network.attn_processors[key])
-    if kind not in stock:
-        names = ", ".join(one.__name__ for one in stock)
+    if kind is not stock:
         raise ValueError(
-            f"{key} is {kind.__name__}; attention control replaces {names} only. "
-            "Set the stock processor first (set_attn_processor), and ask for a module once"
+            f"{key} is {kind.__name__}; attention control replaces {stock.__name__} only. "
+            f"Call set_attn_processor({stock.__name__}()) first, and ask for a module once"
         )
-    return stock[kind]
+    return ours

@@ -77,11 +77,11 @@ def schedule(scheduler: Any, num_steps: int, eta: float, tokens: int = 0) -> Flo
 def shifted(sigma: Tensor, config: Mapping[str, Any], tokens: int) -> Tensor:
     """The noise levels that the model's scheduler makes of evenly spaced ones: static, or dependent on its tokens."""
     if not config["use_dynamic_shifting"]:
-        shift = config["shift"]
+        shift = float(config["shift"])
         return shift * sigma / (1 + (shift - 1) * sigma)
     slope = (config["max_shift"] - config["base_shift"]) / (config["max_image_seq_len"] - config["base_image_seq_len"])
     mu = config["base_shift"] + slope * (tokens - config["base_image_seq_len"])
-    factor = math.exp(mu) if config["time_shift_type"] == "exponential" else mu
+    factor = math.exp(mu) if config["time_shift_type"] == "exponential" else float(mu)
     return factor / (factor + (1 / sigma - 1))
 
 

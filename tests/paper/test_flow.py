@@ -89,8 +89,8 @@ def mixture_velocity(x: torch.Tensor, s: float) -> torch.Tensor:
         off = x - (1 - s) * m
         densities.append(w * torch.exp(-(off**2) / (2 * variance)) / math.sqrt(variance))
         velocities.append(-m + (s - (1 - s) * d**2) / variance * off)
-    total = sum(densities)
-    return sum(p * v for p, v in zip(densities, velocities, strict=True)) / total
+    p, v = torch.stack(densities), torch.stack(velocities)
+    return (p * v).sum(0) / p.sum(0)
 
 
 def mixture_cdf(x: torch.Tensor, s: float) -> torch.Tensor:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import torch
 
@@ -22,7 +23,8 @@ class Progress:
     def __init__(
         self, file: Path, model: torch.nn.Module, average: torch.nn.Module, optimizer: torch.optim.Optimizer
     ) -> None:
-        self.file, self.parts = file, {"model": model, "average": average, "optimizer": optimizer}
+        self.file = file
+        self.parts: dict[str, Any] = {"model": model, "average": average, "optimizer": optimizer}
         self.done, self.losses, self.started = 0, list[float](), time.monotonic()
 
     def __enter__(self) -> Progress:
