@@ -4,9 +4,10 @@ pairs     image_0, image_1 (paths), prompt, answer (first, second, tie), labelle
 pickapic  caption, jpg_0, jpg_1 (paths), label_0, label_1 (1 and 0, or 0.5 each for a tie): the columns of Pick-a-Pic
           and of Diffusion-DPO
 
-Taken in are records of Argilla and tasks of Label Studio too (``foreign.py``). A path leads to a picture file; it is known
-by its pixels, so that only pictures of this round are taken. Exported pictures are PNG files in a folder beside the
-table.
+
+Records of Argilla and tasks of Label Studio are taken in too (``foreign.py``). A path leads to a picture file; it is
+known by its pixels, so that only pictures of this round are taken. Exported pictures are PNG files in a folder beside
+the table.
 """
 
 from __future__ import annotations
