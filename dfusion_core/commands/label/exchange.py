@@ -4,7 +4,6 @@ pairs     image_0, image_1 (paths), prompt, answer (first, second, tie), labelle
 pickapic  caption, jpg_0, jpg_1 (paths), label_0, label_1 (1 and 0, or 0.5 each for a tie): the columns of Pick-a-Pic
           and of Diffusion-DPO
 
-
 Records of Argilla and tasks of Label Studio are taken in too (``foreign.py``). A path leads to a picture file; it is
 known by its pixels, so that only pictures of this round are taken. Exported pictures are PNG files in a folder beside
 the table.
