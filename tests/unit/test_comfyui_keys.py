@@ -1,6 +1,6 @@
-"""An exported file under the names that ComfyUI looks for: every key names a weight, and what is merged is the adapter.
+"""An exported file under the names that ComfyUI looks for: every key names a weight; merged, they are the adapter.
 
-ComfyUI has a model's weights under the names of the original checkpoints (``input_blocks.1.1...``), and finds a layer of
+ComfyUI has a model's weights under the names of original checkpoints (``input_blocks.1.1...``), and finds a layer of
 a LoRA by either of two names: ``lora_unet_`` and the original name, or ``lora_unet_`` and diffusers' name, with ``_``
 for ``.``. Both tables are written down here by their rules, and checked with diffusers' converter of such checkpoints.
 """
