@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 
 from ...models.builtin import MICROWORLD
+from ...models.lora import FILE
 from . import markdown as md
 from .base_model import Base
 from .trained import Trained
 
 
-def usage(trained: Trained, base: Base, name: str) -> str:
+def usage(trained: Trained, base: Base, name: str, repository: str = "") -> str:
     """Code for diffusers, and steps for the two programs if they can run the base model."""
     sample, prompts = trained.sample, trained.prompts("train")
     pipeline = "StableDiffusionXLPipeline" if base.sgm else "StableDiffusionPipeline"
     built_in = base.id == MICROWORLD
+    where = json.dumps(repository or "FOLDER_OR_REPOSITORY_OF_THIS_CARD")
     code = "\n".join(
         [
             f"from diffusers import DDIMScheduler, {pipeline}",
@@ -24,7 +26,7 @@ def usage(trained: Trained, base: Base, name: str) -> str:
             "pipe.scheduler = DDIMScheduler.from_config(",
             "    pipe.scheduler.config, clip_sample=False, set_alpha_to_one=False)",
             "pipe.load_lora_weights(",
-            '    "FOLDER_OR_REPOSITORY_OF_THIS_CARD", weight_name="pytorch_lora_weights.safetensors")',
+            f"    {where}, weight_name={json.dumps(FILE)})",
             f"image = pipe({json.dumps(prompts[0])}, num_inference_steps={sample.num_steps},",
             f"             guidance_scale={sample.guidance_scale}, eta={sample.eta}).images[0]",
         ]
