@@ -38,7 +38,7 @@ def tiny_sd3(folder: Path, seed: int = 0) -> Path:
         parts = {
             "transformer": _sd3(),
             "scheduler": _scheduler(shift=3.0),
-            "vae": tiny_vae(),
+            "vae": tiny_vae(shift_factor=0.1),
             "text_encoder": tiny_text_encoder(pooled=True),
             "text_encoder_2": tiny_text_encoder(pooled=True),
             "text_encoder_3": _t5(),
@@ -54,7 +54,7 @@ def tiny_flux(folder: Path, seed: int = 0, *, guidance_embeds: bool = True) -> P
         parts = {
             "transformer": _flux(guidance_embeds),
             "scheduler": _scheduler(shift=3.0, use_dynamic_shifting=True, base_image_seq_len=4, max_image_seq_len=64),
-            "vae": tiny_vae(),
+            "vae": tiny_vae(shift_factor=0.1),
             "text_encoder": tiny_text_encoder(),
             "text_encoder_2": _t5(),
         }

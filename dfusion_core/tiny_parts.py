@@ -29,7 +29,7 @@ def sharpened(unet: Any) -> Any:
     return unet
 
 
-def tiny_vae() -> Any:
+def tiny_vae(**settings: Any) -> Any:
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
@@ -43,6 +43,7 @@ def tiny_vae() -> Any:
         scaling_factor=0.5,
         mid_block_add_attention=False,
         force_upcast=False,
+        **settings,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -28,7 +29,7 @@ class Grid:
         """A forward pre-hook of the network."""
         sample: Any = args[0] if args else kwargs.get("sample", kwargs.get("hidden_states"))
         if "img_ids" in kwargs:  # FLUX: (token, 3) of positions, the text's tokens first
-            y, x = (int(k) + 1 for k in kwargs["img_ids"][:, 1:].amax(0))
+            y, x = _extent(kwargs["img_ids"])
             text = kwargs["encoder_hidden_states"].shape[1]
             self.latent, self.image = (y, x), slice(text, text + y * x)
         elif hasattr(module, "transformer_blocks"):  # SD 3: patches of the latent, the text's tokens last
@@ -79,6 +80,14 @@ def on_words(hook: Hook, grid: Grid) -> Product:
         return scaled_dot_product_attention(Q, K, V, attn_mask=bias)
 
     return product
+
+
+def _extent(positions: Tensor) -> tuple[int, int]:
+    """Rows and columns of FLUX's positions; without data, as when costs are counted, of a square."""
+    if positions.is_meta:
+        return math.isqrt(len(positions)), math.isqrt(len(positions))
+    y, x = positions[:, 1:].amax(0).tolist()
+    return int(y) + 1, int(x) + 1
 
 
 def _put(X: Tensor, at: slice, new: Tensor) -> Tensor:

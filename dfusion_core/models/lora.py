@@ -127,6 +127,11 @@ def read_lora(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any] | N
         ) from error
 
 
+def prefix_of(tensors: Mapping[str, torch.Tensor]) -> str:
+    """What an adapter's names begin with: "unet" or "transformer"."""
+    return next(iter(tensors)).partition(".")[0]
+
+
 def _peft_name(name: str) -> str:
     """diffusers' older names of A and B, as its training scripts write them, in peft's."""
     return name.replace(".lora.down.", ".lora_A.").replace(".lora.up.", ".lora_B.")

@@ -4,31 +4,38 @@ from __future__ import annotations
 
 import json
 
-from ...models.builtin import MICROWORLD
+from ...models.builtin import MICROWORLD, MICROWORLD_FLOW
 from ...models.lora import FILE
 from . import markdown as md
 from .base_model import Base
 from .trained import Trained
 
 
+DDIM = (
+    "pipe.scheduler = DDIMScheduler.from_config(",
+    "    pipe.scheduler.config, clip_sample=False, set_alpha_to_one=False)",
+)
+
+
 def usage(trained: Trained, base: Base, name: str, repository: str = "") -> str:
     """Code for diffusers, and steps for the two programs if they can run the base model."""
     sample, prompts = trained.sample, trained.prompts("train")
-    pipeline = "StableDiffusionXLPipeline" if base.sgm else "StableDiffusionPipeline"
+    if base.id == MICROWORLD_FLOW:
+        return "This program alone runs the built-in transformer: it has one CLIP where diffusers' pipeline wants two."
+    pipeline = base.pipeline
     built_in = base.id == MICROWORLD
     where = json.dumps(repository or "FOLDER_OR_REPOSITORY_OF_THIS_CARD")
     code = "\n".join(
         [
-            f"from diffusers import DDIMScheduler, {pipeline}",
+            f"from diffusers import {pipeline}" if base.flow else f"from diffusers import DDIMScheduler, {pipeline}",
             *(["from dfusion_core.models.builtin import WEIGHTS"] if built_in else []),
             "",
             f"pipe = {pipeline}.from_pretrained({'WEIGHTS' if built_in else json.dumps(base.id)})",
-            "pipe.scheduler = DDIMScheduler.from_config(",
-            "    pipe.scheduler.config, clip_sample=False, set_alpha_to_one=False)",
+            *([] if base.flow else DDIM),
             "pipe.load_lora_weights(",
             f"    {where}, weight_name={json.dumps(FILE)})",
             f"image = pipe({json.dumps(prompts[0])}, num_inference_steps={sample.num_steps},",
-            f"             guidance_scale={sample.guidance_scale}, eta={sample.eta}).images[0]",
+            f"             guidance_scale={sample.guidance_scale}{'' if base.flow else f', eta={sample.eta}'}).images[0]",
         ]
     )
     return f"diffusers:\n\n{md.fence(code, 'python')}\n\n{programs(base, name)}"
@@ -38,7 +45,7 @@ def programs(base: Base, name: str) -> str:
     """ComfyUI and A1111."""
     if not base.known:
         return (
-            "ComfyUI and A1111 know the U-Nets of Stable Diffusion 1.x, 2.x and XL. This base model is none of "
+            "ComfyUI and A1111 know Stable Diffusion and FLUX. This base model is none of "
             f"them, so `{name}.safetensors` is of use to diffusers alone."
         )
     return (

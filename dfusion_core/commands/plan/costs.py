@@ -9,6 +9,7 @@ import torch
 
 from . import counting, networks
 from .lookup import find_architecture
+from .mmdit import velocity_call
 
 if TYPE_CHECKING:
     from ...models.architectures import Architecture
@@ -40,13 +41,13 @@ def count_costs(params: Everything, dtype: torch.dtype) -> Costs:
     """Count everything on the meta device. Raises ModelError, LayerError, ParamsError and RewardError."""
     architecture = find_architecture(params.model)
     unet = networks.build_unet(architecture, dtype)
-    row = networks.unet_call(unet, 1, networks.tokens_of(architecture))
+    row = row_call(architecture, unet)
     adapted = networks.build_unet(architecture, dtype, params.lora)
     if params.model.gradient_checkpointing:
         adapted.enable_gradient_checkpointing()
-    trained_row = networks.unet_call(adapted, 1, networks.tokens_of(architecture))
+    trained_row = row_call(architecture, adapted)
     vae = networks.build_vae(architecture, dtype)
-    decode = networks.decode_call(vae, unet)
+    decode = networks.decode_call(vae, architecture.side)
     clip, picture_size, features = networks.build_reward(params.reward.model)
     score = networks.reward_call(clip, picture_size)
     working = counting.working_bytes(row, unet.parameters())
@@ -70,13 +71,27 @@ def count_costs(params: Everything, dtype: torch.dtype) -> Costs:
         reward_weights=networks.parameters(clip) * width,
         score_flops=counting.forward_flops(score),
         score_working=counting.working_bytes(score, clip.parameters()),
-        sizes=_sizes(params, unet, row, decode) | {"feature": features},
+        sizes=_sizes(params, architecture, unet, row, decode) | {"feature": features},
         kv=_kv(params, unet, row),
     )
 
 
+def row_call(
+    architecture: Architecture, network: networks.Network, rows: int = 1, device: torch.device = networks.META
+) -> counting.Forward:
+    """A forward of the network for rows of its own size."""
+    tokens = networks.tokens_of(architecture)
+    if architecture.is_transformer:
+        return velocity_call(network, architecture.side, rows, tokens, device)
+    return networks.unet_call(network, rows, tokens, device)
+
+
 def _sizes(
-    params: Everything, unet: networks.Network, row: counting.Forward, decode: counting.Forward
+    params: Everything,
+    architecture: Architecture,
+    unet: networks.Network,
+    row: counting.Forward,
+    decode: counting.Forward,
 ) -> dict[str, int]:
     """Sizes of the schema's dimensions, from what the stages' own code would be given."""
     from ...attention.control import capturing
@@ -85,11 +100,11 @@ def _sizes(
         row()
         map_y, map_x = tap.maps().shape[1:3]
         picture_rows, picture_columns = decode().shape[-2:]
-    side, steps = unet.config.sample_size, params.sample.num_steps
+    side, steps = architecture.side, params.sample.num_steps
     return {
         "state": steps + 1,
         "i": steps,
-        "channel": unet.config.in_channels,
+        "channel": architecture.vae["latent_channels"],
         "height": side,
         "width": side,
         "map_y": map_y,

@@ -1,7 +1,8 @@
 """Train the transformer (diffusers ``SD3Transformer2DModel``) by flow matching, and assemble its folder.
 
 The same world, autoencoder, tokenizer and text encoder as the U-Net's. Of the straight path x_s = (1 - s) x_0 + s eps
-it learns the velocity eps - x_0. First with true captions, then with captions that are sometimes wrong (`captions.py`).
+it learns the velocity eps - x_0. Captions are true, or in the last part of a longer training wrong at times
+(`captions.py`).
 Nothing teaches its attention to carry what a place looks like; attention is never supervised.
 
 reads   build/latents, build/data, weights/{vae,text_encoder,tokenizer}
@@ -31,9 +32,8 @@ from .resumable import Progress
 from .settings import settings
 from .text import CONTEXT, WIDTH, prompts
 
-BATCH, LR, SEED = 64, 1.0e-3, 20_000_000
+BATCH, LR, SEED = 32, 1.0e-3, 20_000_000
 CHANNELS, HEADS, BLOCKS = 128, 4, 8
-TRUE = 0.75  # share of the steps with true captions
 
 
 def build() -> SD3Transformer2DModel:
@@ -79,7 +79,7 @@ class Objective:
         """The loss of this step, a function of its number."""
         g = torch.Generator().manual_seed(SEED + step)
         rows = torch.randint(len(self.numbers), (BATCH,), generator=g)
-        text = self.told[step >= TRUE * steps].told(self.numbers[rows], g)
+        text = self.told[step >= settings().flow_true_share * steps].told(self.numbers[rows], g)
         s = torch.randn(BATCH, generator=g).sigmoid()
         noise = torch.randn(BATCH, 4, 16, 16, generator=g)
         x_0, noise, s = (part.to(self.latents.device) for part in (self.latents[rows], noise, s))
@@ -123,7 +123,7 @@ def train(steps: int) -> SD3Transformer2DModel:
             torch.nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
             optimizer.step()
             follow(step)
-            progress.say(step, steps, float(loss))
+            progress.say(step, steps, loss.item())
     return average
 
 

@@ -18,7 +18,7 @@ UNLIMITED = 10**9
 
 @dataclass(frozen=True)
 class Settings:
-    """``wrong_captions`` (by template) and ``transfer_share`` are probabilities; paths are relative to this folder.
+    """``wrong_captions`` (by template) and ``transfer_share`` are probabilities, ``flow_true_share`` is of the steps; paths are relative to this folder.
 
     ``most_steps`` cuts every part's training short, to try the code.
     """
@@ -29,6 +29,7 @@ class Settings:
     words_steps: int
     unet_steps: int
     flow_steps: int
+    flow_true_share: float
     weights: str
     flow_weights: str
     build: str
