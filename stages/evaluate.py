@@ -76,7 +76,7 @@ def grade(run: StageRun, round: str, params: Params, prompts: PromptFile) -> Non
         run.path("grid.png"),
         scored,
         pictures,
-        pictures_text(params.sample, size=size, model=model_name(params.model.id)),
+        pictures_text(params.sample, size=size, model=model_name(params.model.id), flow=policy.is_transformer),
     )
 
 

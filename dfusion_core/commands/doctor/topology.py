@@ -13,6 +13,7 @@ from ...attention.layers import (
     cross_attention_modules,
     first_cross_up_block,
     fused_layers,
+    is_transformer,
     layer_paths,
     present_layers,
     self_attention_modules,
@@ -80,6 +81,8 @@ def map_layer(facts: Facts) -> Finding:
         return failed(f"{error.message} {error.hint}", remedy)
     size = resolution(facts, first if wanted == SAME_RESOLUTION else wanted)
     found = f"{count} cross-attention modules of {wanted}, maps of {size}x{size}"
+    if is_transformer(unet):  # any block may be the one that localises
+        return ok(found)
     return ok(found) if wanted in (first, SAME_RESOLUTION) else warning(f"{found}; {first} comes before it", remedy)
 
 

@@ -139,7 +139,7 @@ def check_files(fresh: Callable[[], Any], trained: Trained, weights: dict[str, b
 
 def sample_files(trained: Trained, pictures: dict[str, Picture], base: Base, adapter: Adapter) -> dict[str, bytes]:
     """The pictures as PNG, each with its generation parameters."""
-    describe = partial(pictures_text, trained.sample, size=trained.size, model=base.id, adapter=adapter)
+    describe = partial(pictures_text, trained.sample, size=trained.size, model=base.id, adapter=adapter, flow=base.flow)
     return {
         file: png(picture.pixels, describe(prompt=picture.prompt, seed=picture.seed))
         for file, picture in pictures.items()
