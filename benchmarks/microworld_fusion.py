@@ -40,6 +40,7 @@ class Setting:
     extract: Extract = field(default_factory=lambda: Extract(threshold="relative", relative_threshold=2.0))
     fuse: Fuse = field(default_factory=lambda: Fuse(layers=("mid", "up_1", "up_2"), first_t=9, last_t=1))
     adopt: Adopt = field(default_factory=Adopt)
+    maps: str = "up_1"
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def run_round(policy: Policy, reward: Scorer, template: str, s: Setting) -> Roun
     made = []
     for rows in batches(len(images), s.batch):
         part = images.iloc[rows]
-        capture = Capture("up_1", [tokens[p] for p in part.prompt_id], max(map(len, tokens)))
+        capture = Capture(s.maps, [tokens[p] for p in part.prompt_id], max(map(len, tokens)))
         made.append(policy.sample(part.seed.tolist(), policy.embed(part.prompt.tolist()), capture=capture))
     x, cross_map = (torch.cat([getattr(one.trajectories, name) for one in made]) for name in ("x", "cross_map"))
     picture = torch.cat([one.picture for one in made]).numpy()

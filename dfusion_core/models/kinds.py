@@ -11,6 +11,7 @@ from .configs import read_config
 if TYPE_CHECKING:
     from ..params import Model
 
+ENCODERS = ("text_encoder_", "tokenizer_")  # of SD 3 some may be absent
 # What each kind of pipeline must be told, so that parts that are not needed stay out.
 KINDS: dict[str, dict[str, Any]] = {
     "StableDiffusionPipeline": {
@@ -23,6 +24,13 @@ KINDS: dict[str, dict[str, Any]] = {
     "StableDiffusion3Pipeline": {"feature_extractor": None, "image_encoder": None},
     "FluxPipeline": {"feature_extractor": None, "image_encoder": None},
 }
+
+
+def pipeline_arguments(kind: str, folder: Path) -> dict[str, Any]:
+    """What a pipeline of this kind must be told: parts that stay out, and those that this model does not have."""
+    index = read_config(folder / "model_index.json")
+    absent = {name: None for name, pair in index.items() if pair == [None, None] and name.startswith(ENCODERS)}
+    return KINDS[kind] | absent
 
 
 def pipeline_kind(model: Model, folder: Path) -> str:

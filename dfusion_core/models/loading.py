@@ -9,7 +9,7 @@ import torch
 from ..errors import ModelError, one_line
 from .configs import check_configs
 from .device import pick_device, pick_dtype
-from .kinds import KINDS, pipeline_kind
+from .kinds import pipeline_arguments, pipeline_kind
 from .mmdit import TRANSFORMERS, embeds_guidance, is_flux, latent_shape, network_of, part_name
 from .single_file import load_single_file
 from .source import Source, locate
@@ -48,7 +48,7 @@ def load_pipeline(model: Model, source: Source | None = None) -> Any:
                 dtype=dtype,
                 use_safetensors=True,
                 local_files_only=True,
-                **KINDS[kind],
+                **pipeline_arguments(kind, source.path),
             )
     except ModelError:
         raise
