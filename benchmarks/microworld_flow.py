@@ -133,7 +133,10 @@ def measure_carry(policy: Policy, template: str, prompts: int, images: int) -> T
     _, noise = trajectory_noises(plan.seed.tolist(), policy.latent_shape, T)
     base, reference = made.picture.numpy(), made.picture[other].numpy()
     everywhere = References(x[other], torch.ones(len(plan), T, 8, 8, dtype=torch.bool))
-    rows, lines = [], [Line([Tile(p) for p in reference[:12]], "references"), Line([Tile(p) for p in base[:12]], "bases")]
+    rows, lines = (
+        [],
+        [Line([Tile(p) for p in reference[:12]], "references"), Line([Tile(p) for p in base[:12]], "bases")],
+    )
     for name, layers in block_sets(policy).items():
         fused = denoise_fused(policy, x, noise, text, everywhere, layers, range(T))
         target = policy.decode(fused[:, -1]).numpy()
@@ -160,9 +163,7 @@ def carried(target: np.ndarray, base: np.ndarray, reference: np.ndarray) -> dict
 def measure_round(policy: Policy, params: Params, prompts: int, images: int) -> dict[str, Any]:
     """The figures of docs/microworld.md that belong to a round, by template, and a sheet of triples."""
     reward, oracle, result = load_reward(params.reward, policy.device), load_oracle(), {}
-    setting = Setting(
-        prompts, images, 24, SEED, params.extract, params.fuse, params.adopt, maps=params.sample.maps
-    )
+    setting = Setting(prompts, images, 24, SEED, params.extract, params.fuse, params.adopt, maps=params.sample.maps)
     lines: list[Line] = []
     for template in TEMPLATES:
         found = run_round(policy, reward, template, setting)

@@ -123,7 +123,9 @@ def fusing(
     """
     _check_rows(M, stored, reference_rows, target_rows)
     fusion = _Fusion(M, Grid(), stored, reference_rows, target_rows)
-    products = {path: on_image(fusion.hook(name), fusion.grid) for name, path in self_attention_modules(network, layers).items()}
+    products = {
+        path: on_image(fusion.hook(name), fusion.grid) for name, path in self_attention_modules(network, layers).items()
+    }
     with replaced(network, products, fusion.grid):
         yield
 

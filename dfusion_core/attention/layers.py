@@ -1,9 +1,10 @@
 """Names of a network's layers and of the attention modules in them.
 
 Layers have names, from the topology: of a U-Net down_0.., mid, up_0.. (SD 2.1's layers 0-6 of the paper are down_0,
-down_1, down_2, mid, up_1, up_2, up_3), of a transformer block_0.., and FLUX's single blocks single_0... A self-attention
-module is "up_1.0", "up_1.1", ... in the order of the layer. A transformer's joint attention is both: its image tokens
-attend to one another and to the text. The second attention of SD 3.5's first blocks ("block_0.1") is among image tokens.
+down_1, down_2, mid, up_1, up_2, up_3), of a transformer block_0.., and single_0.. for FLUX's single blocks. A
+self-attention module is "up_1.0", "up_1.1", ... in the order of the layer. A transformer's joint attention is both: its
+image tokens attend to one another and to the text. The second attention of SD 3.5's first blocks ("block_0.1") is among
+image tokens.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def is_transformer(network: Network) -> bool:
 
 
 def kind_of(network: Network) -> str:
-    """"transformer" or "U-Net", for messages."""
+    """ "transformer" or "U-Net", for messages."""
     return "transformer" if is_transformer(network) else "U-Net"
 
 
@@ -80,7 +81,9 @@ def from_mid_on(network: Network) -> list[str]:
 
 def self_attention_modules(network: Network, layers: Sequence[str]) -> dict[str, str]:
     """{"up_1.0": "up_blocks.1.attentions.0.transformer_blocks.0.attn1", ...}. Raises LayerError."""
-    return {f"{name}.{k}": path for name in layers for k, path in enumerate(_attention_of_layer(network, name, "attn1"))}
+    return {
+        f"{name}.{k}": path for name in layers for k, path in enumerate(_attention_of_layer(network, name, "attn1"))
+    }
 
 
 def cross_attention_modules(network: Network, modules: str) -> tuple[str, ...]:

@@ -19,7 +19,9 @@ def replaced(network: Network, products: Mapping[str, Product], grid: Grid) -> I
     Raises ValueError where a processor is not a stock one: another kind, or one that is swapped already.
     """
     found = {f"{path}.processor": network.attn_processors[f"{path}.processor"] for path in products}
-    swapped = {f"{path}.processor": _hooked(network, f"{path}.processor")(product) for path, product in products.items()}
+    swapped = {
+        f"{path}.processor": _hooked(network, f"{path}.processor")(product) for path, product in products.items()
+    }
     handle = network.register_forward_pre_hook(grid.see, with_kwargs=True)
     try:
         network.set_attn_processor({**network.attn_processors, **swapped})
@@ -38,7 +40,9 @@ def _hooked(network: Network, key: str) -> Callable[[Product], Any]:
     ours: Callable[[Product], Any] = HookedAttention
     if is_transformer(network):
         flux = hasattr(network, "single_transformer_blocks")
-        stock, ours = (FluxAttnProcessor, HookedFluxAttention) if flux else (JointAttnProcessor2_0, HookedJointAttention)
+        stock, ours = (
+            (FluxAttnProcessor, HookedFluxAttention) if flux else (JointAttnProcessor2_0, HookedJointAttention)
+        )
     kind = type(network.attn_processors[key])
     if kind is not stock:
         raise ValueError(

@@ -101,7 +101,7 @@ def shipped(name: str) -> str:
 
 
 def prompt_file(name: str, prompts: str) -> str:
-    """The file of a template of the paper (for ``micro`` and ``micro-flow`` its likeness in the micro-world), else the file itself."""
+    """The file of a template of the paper (for ``micro...`` its likeness in the micro-world), else the file itself."""
     world = "micro" if name.startswith("micro") else "paper"
     return own_copy(f"{PACKAGED}/{world}_{prompts}.yaml") if prompts in TEMPLATES else prompts
 

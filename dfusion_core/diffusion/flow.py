@@ -1,4 +1,4 @@
-"""Eq. (1) for rectified flows: the sampler of SD 3 and FLUX as a Gaussian policy, p(x_{t-1} | x_t, c) = N(mean, std^2 I).
+"""Eq. (1) for rectified flows: the sampler of SD 3 and FLUX as a Gaussian policy, N(mean, std^2 I).
 
 A latent at noise level s is x_s = (1 - s) x_0 + s eps, and the model predicts the velocity v = eps - x_0. So
 x_0 = x_s - s v and eps = x_s + (1 - s) v, and a step to the lower level s' keeps the marginal of x_s' for every std
@@ -129,6 +129,8 @@ def _config(scheduler: Any) -> dict[str, Any]:
         name = given.get("_class_name") or type(scheduler).__name__
         raise ValueError(f"the scheduler ({name}) is no rectified flow: FlowMatchEulerDiscreteScheduler is needed")
     config = dict(FlowMatchEulerDiscreteScheduler.from_config(given).config)
-    if other := [name for name in OTHER_PATHS if config[name]] or (["shift_terminal"] if config["shift_terminal"] else []):
+    if other := [name for name in OTHER_PATHS if config[name]] or (
+        ["shift_terminal"] if config["shift_terminal"] else []
+    ):
         raise ValueError(f"scheduler_config.json sets {', '.join(other)}, which this sampler has no room for")
     return config

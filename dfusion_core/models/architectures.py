@@ -1,4 +1,4 @@
-"""The networks of Stable Diffusion 1.x, 2.x, XL and 3.5 and of FLUX, as their published configurations describe them."""
+"""The networks of Stable Diffusion 1.x to 3.5 and of FLUX, as their published configurations describe them."""
 
 from __future__ import annotations
 

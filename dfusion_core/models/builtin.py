@@ -35,7 +35,7 @@ def local_path(name: str) -> Path:
 
 
 def model_source(model_id: str) -> str:
-    """The id to load: a built-in model's folder for "micro-world" and "micro-world-flow", a path that is there, else the id itself."""
+    """The id to load: the folder of a built-in model, a path that is there, else the id itself."""
     if model_id in BUILT_IN:
         return str(BUILT_IN[model_id])
     path = local_path(model_id)

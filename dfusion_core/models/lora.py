@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 FILE = "pytorch_lora_weights.safetensors"  # the name diffusers' load_lora_weights looks for
 METADATA = "lora_adapter_metadata"  # where diffusers keeps peft's settings in the header
-OUTER_NAME = re.compile(r"(?:.*\.)?(?:(?:single_)?transformer_blocks|attentions|resnets|downsamplers|upsamplers)\.\d+\.")
+OUTER_NAME = re.compile(
+    r"(?:.*\.)?(?:(?:single_)?transformer_blocks|attentions|resnets|downsamplers|upsamplers)\.\d+\."
+)
 
 
 def add_lora(network: Network, lora: Lora, seed: int) -> None:
@@ -69,8 +71,8 @@ def trainable(network: Network) -> dict[str, torch.nn.Parameter]:
 
 
 def adapter_tensors(network: Network) -> dict[str, torch.Tensor]:
-    """The adapter under ``unet.LAYER.lora_A.weight`` (rank first) and ``lora_B`` (rank second), fp32 on the CPU; that of a
-    transformer under ``transformer.LAYER``.
+    """The adapter under ``unet.LAYER.lora_A.weight`` (rank first) and ``lora_B`` (rank second), fp32 on the CPU; a
+    transformer's under ``transformer.LAYER``.
 
     These are peft's names for every kind of layer. diffusers' older names (``lora.down``) exist for attention only,
     and of a file that has both kinds its loader takes one and drops the other.

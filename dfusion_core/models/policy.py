@@ -41,7 +41,8 @@ class Images:
 class Policy:
     """A text-to-image diffusion model as a policy: p(x_{t-1} | x_t, c) of Eq. 1 with classifier-free guidance.
 
-    unet: what denoises, a U-Net or a transformer. schedule: the coefficients of its process for the sampling parameters.
+    unet: what denoises, a U-Net or a transformer. schedule: the coefficients of its process for the sampling
+    parameters.
     """
 
     unet: Any
@@ -199,7 +200,7 @@ def load_policy(model: Model, sample: Sample, adapter: Path | None, *, train: bo
 
 
 def schedule_of(pipeline: Any, model: Model, sample: Sample) -> AnySchedule:
-    """The coefficients of the model's process: DDIM for a U-Net, rectified flow for a transformer. Raises ModelError."""
+    """The coefficients of the process: DDIM for a U-Net, rectified flow for a transformer. Raises ModelError."""
     network = mmdit.network_of(pipeline)
     is_flow = mmdit.part_name(network) == "transformer"
     try:

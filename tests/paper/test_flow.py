@@ -113,7 +113,10 @@ def test_marginals_are_those_of_the_ode_on_a_mixture() -> None:
             z = torch.randn(x.shape, generator=draws, dtype=torch.float64)
             x = steps.step(schedule, i, x, v, z)
             if (i + 1) % 50 == 0:
-                found, expected = (torch.arange(n) + 0.5) / n, mixture_cdf(x.flatten().sort().values, float(schedule.sigma_prev[i]))
+                found, expected = (
+                    (torch.arange(n) + 0.5) / n,
+                    mixture_cdf(x.flatten().sort().values, float(schedule.sigma_prev[i])),
+                )
                 assert (found - expected).abs().max() < 0.02, (eta, i)  # 5 % of samples of n exceed 0.0096
 
 

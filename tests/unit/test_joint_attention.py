@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,7 +59,9 @@ class Explicit:
     reference, target: rows of the batch; M (target, token). ``seen`` keeps the image's softmax over the text.
     """
 
-    def __init__(self, image_first: bool, M: Tensor | None = None, rows: tuple[list[int], list[int]] = ([], [])) -> None:
+    def __init__(
+        self, image_first: bool, M: Tensor | None = None, rows: tuple[list[int], list[int]] = ([], [])
+    ) -> None:
         self.image_first, self.M, self.rows = image_first, M, rows
         self.seen: Tensor | None = None
 
@@ -107,7 +108,9 @@ class Explicit:
         return [getattr(attn, norm_q)(Q), getattr(attn, norm_k)(K), V]
 
 
-def written_out(policy: Policy, x: Tensor, texts: list[str], modules: list[str], **how: Any) -> tuple[Tensor, list[Any]]:
+def written_out(
+    policy: Policy, x: Tensor, texts: list[str], modules: list[str], **how: Any
+) -> tuple[Tensor, list[Any]]:
     """The prediction with these modules written out, and their processors."""
     network, first = policy.unet, not hasattr(policy.unet, "single_transformer_blocks")
     stock = dict(network.attn_processors)

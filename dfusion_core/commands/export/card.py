@@ -73,7 +73,8 @@ def model_card(
 def summary(trained: Trained, base: Base) -> str:
     """One paragraph."""
     return (
-        f"A LoRA for the {'transformer' if base.flow else 'U-Net'} of {md.text(base.id)}, trained to follow its prompts better by "
+        f"A LoRA for the {'transformer' if base.flow else 'U-Net'} of {md.text(base.id)}, "
+        "trained to follow its prompts better by "
         f"{trained.params['algo'].upper()} on {trained.params['pairs']} pairs "
         f"(D-Fusion, ICML 2025), {len(trained.rounds)} online rounds, with dfusion {__version__}. There is no "
         "trigger word. It was trained on the prompts listed below and on no others."

@@ -18,7 +18,8 @@ WITHIN = "base_model.model"  # where peft's wrapper keeps the model
 def peft_files(
     tensors: Mapping[str, torch.Tensor], settings: Mapping[str, Any], rank: int, alpha: float, base: Base
 ) -> dict[str, bytes]:
-    """Both files. ``tensors`` have peft's names below ``unet.`` or ``transformer.``; ``settings`` are those of the adapter's header.
+    """Both files. ``tensors`` have peft's names below ``unet.`` or ``transformer.``; ``settings`` are those of the
+    adapter's header.
 
     Only what decides the adapter is in the settings: those of a newer peft may be refused by an older one.
     """

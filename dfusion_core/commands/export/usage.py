@@ -10,7 +10,6 @@ from . import markdown as md
 from .base_model import Base
 from .trained import Trained
 
-
 DDIM = (
     "pipe.scheduler = DDIMScheduler.from_config(",
     "    pipe.scheduler.config, clip_sample=False, set_alpha_to_one=False)",
@@ -23,6 +22,7 @@ def usage(trained: Trained, base: Base, name: str, repository: str = "") -> str:
     if base.id == MICROWORLD_FLOW:
         return "This program alone runs the built-in transformer: it has one CLIP where diffusers' pipeline wants two."
     pipeline = base.pipeline
+    noise = "" if base.flow else f", eta={sample.eta}"
     built_in = base.id == MICROWORLD
     where = json.dumps(repository or "FOLDER_OR_REPOSITORY_OF_THIS_CARD")
     code = "\n".join(
@@ -35,7 +35,7 @@ def usage(trained: Trained, base: Base, name: str, repository: str = "") -> str:
             "pipe.load_lora_weights(",
             f"    {where}, weight_name={json.dumps(FILE)})",
             f"image = pipe({json.dumps(prompts[0])}, num_inference_steps={sample.num_steps},",
-            f"             guidance_scale={sample.guidance_scale}{'' if base.flow else f', eta={sample.eta}'}).images[0]",
+            f"             guidance_scale={sample.guidance_scale}{noise}).images[0]",
         ]
     )
     return f"diffusers:\n\n{md.fence(code, 'python')}\n\n{programs(base, name)}"

@@ -33,7 +33,9 @@ def measured_device(params: Everything, costs: Costs, device: torch.device, dtyp
     name, memory = found_device(device)
     halves = costs.architecture.halves
     rows = _rows(halves * params.sample.batch_size, costs.row_flops, costs.row_working, costs, device)
-    trained = _rows(2 * halves * params.train.micro_batch, costs.trained_row_flops, costs.trained_row_saved, costs, device)
+    trained = _rows(
+        2 * halves * params.train.micro_batch, costs.trained_row_flops, costs.trained_row_saved, costs, device
+    )
     plain, adapted = (networks.build_unet(costs.architecture, dtype, lora) for lora in (None, params.lora))
     forward = _rate(costs.architecture, plain, rows, device, train=False)
     training = _rate(costs.architecture, adapted, trained, device, train=True)
@@ -53,9 +55,7 @@ def _rows(wanted: int, flops: int, bytes_each: int, costs: Costs, device: torch.
     return wanted if wanted * flops < LONG else 0
 
 
-def _rate(
-    architecture: Architecture, unet: networks.Network, rows: int, device: torch.device, *, train: bool
-) -> float:
+def _rate(architecture: Architecture, unet: networks.Network, rows: int, device: torch.device, *, train: bool) -> float:
     """FLOP/s of passes of the network, or with ``rows`` 0 of one row through its first block with attention."""
     part: networks.Network = unet
     if not rows:

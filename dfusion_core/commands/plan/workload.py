@@ -52,7 +52,10 @@ class Workload:
 
 
 def workload(params: Everything, halves: int = HALVES) -> Workload:
-    """Count a round; halves: rows of a latent, 1 for a model that is told the guidance. Raises PromptsError for a prompt file that is not there or has too few prompts."""
+    """Count a round; halves: rows of a latent, 1 for a model that is told the guidance.
+
+    Raises PromptsError for a prompt file that is not there or has too few prompts.
+    """
     prompts = load_prompts(params.prompts.file).first(params.prompts.train_count, params.prompts.test_count)
     images = len(prompts.train) * params.sample.images_per_prompt
     pairs = images // 2

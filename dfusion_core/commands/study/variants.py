@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as attend
 
 from ...attention.fusion import flatten, fuse_kv, resize
-from ...attention.layers import Network, cross_attention_modules, self_attention_modules
 from ...attention.grid import Grid
+from ...attention.layers import Network, cross_attention_modules, self_attention_modules
 from ...attention.processor import Product
 from ...attention.replacing import replaced
 from ...errors import ParamsError, did_you_mean

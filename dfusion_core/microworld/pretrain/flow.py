@@ -89,9 +89,7 @@ class Objective:
         return (v.float() - (noise - x_0)).square().mean()
 
 
-def attention_in_fp32(
-    Q: torch.Tensor, K: torch.Tensor, V: torch.Tensor, bias: torch.Tensor | None
-) -> torch.Tensor:
+def attention_in_fp32(Q: torch.Tensor, K: torch.Tensor, V: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """The product of attention outside autocast: in bf16 its backward pass is slow on CPUs."""
     with torch.autocast(Q.device.type, enabled=False):
         return scaled_dot_product_attention(Q.float(), K.float(), V.float(), attn_mask=bias)

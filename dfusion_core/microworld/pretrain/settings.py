@@ -18,7 +18,8 @@ UNLIMITED = 10**9
 
 @dataclass(frozen=True)
 class Settings:
-    """``wrong_captions`` (by template) and ``transfer_share`` are probabilities, ``flow_true_share`` is of the steps; paths are relative to this folder.
+    """``wrong_captions`` (by template) and ``transfer_share`` are probabilities, ``flow_true_share`` is of the steps;
+    paths are relative to this folder.
 
     ``most_steps`` cuts every part's training short, to try the code.
     """
