@@ -6,7 +6,7 @@ it learns the velocity eps - x_0. Captions are true, or in the last part of a lo
 Nothing teaches its attention to carry what a place looks like; attention is never supervised.
 
 reads   build/latents, build/data, weights/{vae,text_encoder,tokenizer}
-writes  flow_weights/{transformer,scheduler,vae,text_encoder,tokenizer,model_index.json}
+writes  weights/flow/{transformer,scheduler,vae,text_encoder,tokenizer,model_index.json}
 """
 
 from __future__ import annotations
