@@ -29,7 +29,7 @@ class Model(Section):
 
     id: str = ours(
         "micro-world",
-        "micro-world (built in), a folder in diffusers format, a .safetensors file, or a name on the Hub",
+        "micro-world or micro-world-flow (built in), a folder in diffusers format, a .safetensors file, or a name on the Hub",
         min_length=1,
     )
     revision: str | None = ours(
@@ -94,7 +94,7 @@ class Sample(Section):
     """How images are sampled (Table 3, Sampling)."""
 
     num_steps: int = paper(20, "T, the number of denoising steps", ge=2, le=1000)
-    eta: float = paper(1.0, "noise weight of DDIM; must be above 0, or no step has a probability", gt=0, le=1)
+    eta: float = paper(1.0, "noise weight of DDIM, or of a rectified flow; must be above 0, or no step has a probability", gt=0, le=1)
     guidance_scale: float = paper(5.0, "classifier-free guidance; 1 is none", ge=1, le=1000)
     images_per_prompt: int = ours(
         16, "K, images of one prompt in a round (paper: 640 in all)", ge=2, multiple_of=2, le=MANY
@@ -103,7 +103,7 @@ class Sample(Section):
     maps: UNetLayer | Literal["same_resolution"] | Block = paper(
         "up_1",
         "average the cross-attention maps of this layer (the first up layer with attention: up_1 in SD 1 and 2, "
-        "up_0 in SDXL), or of all layers of its resolution (authors' code)",
+        "up_0 in SDXL; a transformer's block_N or single_N), or of all layers of its resolution (authors' code)",
     )
 
 
@@ -145,7 +145,7 @@ class Fuse(Section):
     """Where and when keys and values are fused (Eq. 5; Table 3, Fusion)."""
 
     layers: tuple[Layer, ...] = paper(
-        ("mid", "up_1", "up_2", "up_3"), "U-Net layers 3-6 of the paper, by name", min_length=1
+        ("mid", "up_1", "up_2", "up_3"), "U-Net layers 3-6 of the paper, by name; of a transformer block_N or single_N", min_length=1
     )
     first_t: int = paper(18, "fuse from this t ...", ge=1)
     last_t: int = paper(1, "... down to this t", ge=1)
