@@ -29,7 +29,8 @@ class Model(Section):
 
     id: str = ours(
         "micro-world",
-        "micro-world or micro-world-flow (built in), a folder in diffusers format, a .safetensors file, or a name on the Hub",
+        "micro-world or micro-world-flow (built in), a folder in diffusers format, a .safetensors file, or a name on "
+        "the Hub",
         min_length=1,
     )
     revision: str | None = ours(
@@ -94,7 +95,9 @@ class Sample(Section):
     """How images are sampled (Table 3, Sampling)."""
 
     num_steps: int = paper(20, "T, the number of denoising steps", ge=2, le=1000)
-    eta: float = paper(1.0, "noise weight of DDIM, or of a rectified flow; must be above 0, or no step has a probability", gt=0, le=1)
+    eta: float = paper(
+        1.0, "noise weight of DDIM, or of a rectified flow; must be above 0, or no step has a probability", gt=0, le=1
+    )
     guidance_scale: float = paper(5.0, "classifier-free guidance; 1 is none", ge=1, le=1000)
     images_per_prompt: int = ours(
         16, "K, images of one prompt in a round (paper: 640 in all)", ge=2, multiple_of=2, le=MANY
@@ -145,7 +148,9 @@ class Fuse(Section):
     """Where and when keys and values are fused (Eq. 5; Table 3, Fusion)."""
 
     layers: tuple[Layer, ...] = paper(
-        ("mid", "up_1", "up_2", "up_3"), "U-Net layers 3-6 of the paper, by name; of a transformer block_N or single_N", min_length=1
+        ("mid", "up_1", "up_2", "up_3"),
+        "U-Net layers 3-6 of the paper, by name; of a transformer block_N or single_N",
+        min_length=1,
     )
     first_t: int = paper(18, "fuse from this t ...", ge=1)
     last_t: int = paper(1, "... down to this t", ge=1)

@@ -108,6 +108,7 @@ def test_a_whole_round(folder: Path, workspace: Path) -> None:
         rounds={"r00": {"prev": "init"}},
     )
     run("init")
+    run("evaluate", "init")
     for stage in ROUND_STAGES:
         run(stage)
     sampled, fused, pairs = (read_stage(name, "r00") for name in ("sample", "fuse", "extract"))
@@ -192,3 +193,46 @@ def test_bf16_runs_with_steps_in_fp32(folder: Path) -> None:
     assert policy.unet.dtype == torch.bfloat16 and made.trajectories.x.dtype == torch.float32
     log_prob, _ = policy.log_prob(made.trajectories.x[:, 1], made.trajectories.x[:, 2], 1, policy.embed(TEXTS[:1]))
     torch.testing.assert_close(log_prob.cpu(), made.trajectories.log_prob[:, 1], rtol=0, atol=0.1)
+
+
+def test_exported_files_do_what_the_adapter_does(folder: Path, tmp_path: Path) -> None:
+    """diffusers' and peft's own loaders, on fresh models; every key is one of ComfyUI's tables of these models."""
+    import re
+
+    from dfusion_core.commands.export.base_model import FLOW, identify
+    from dfusion_core.commands.export.kohya import kohya_file, kohya_metadata
+    from dfusion_core.commands.export.mmdit_files import mmdit_tensors
+    from dfusion_core.commands.export.peft_files import WEIGHTS, peft_files
+    from dfusion_core.commands.export.proof import prove
+    from dfusion_core.models.loading import load_pipeline
+
+    network = load(folder).unet
+    add_lora(network, Lora(rank=2, targets=TARGETS), seed=0)
+    with torch.no_grad():
+        for name, weight in network.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(generator=torch.Generator().manual_seed(len(name)))
+    save_lora(network, tmp_path)
+    tensors, settings = read_lora(tmp_path)
+    base = identify("tiny", network.config, FLOW)
+    assert base.flow and not base.sgm and not base.known  # nobody else knows so small a model
+    for name, content in peft_files(tensors, settings or {}, 2, 2, base).items():
+        (tmp_path / name).write_bytes(content)
+    renamed = mmdit_tensors(tensors, 1.0, "fp16")
+    (tmp_path / "comfy.safetensors").write_bytes(kohya_file(renamed, kohya_metadata(base, "x", 2, 2, (16, 16)))[0])
+    ours = r"(to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out)"
+    comfy = rf"transformer\.(transformer_blocks\.\d+\.attn2?\.{ours}|single_transformer_blocks\.\d+\.attn\.to_[qkv])"
+    assert all(re.fullmatch(rf"{comfy}\.lora_[AB]\.weight", name) for name in renamed)
+    model = Model(id=str(folder), device="cpu")
+    files = {tmp_path / FILE: "fp32", tmp_path / "comfy.safetensors": "fp16", tmp_path / WEIGHTS: "fp32"}
+    proofs = prove(lambda: load_pipeline(model), tmp_path, files)
+    assert len(proofs) == 3 and all(proof.effect > 1e-3 for proof in proofs)
+
+
+def test_alpha_is_multiplied_into_b() -> None:
+    from dfusion_core.commands.export.mmdit_files import mmdit_tensors
+
+    adapter = {"transformer.x.lora_A.weight": torch.ones(2, 3), "transformer.x.lora_B.weight": torch.ones(3, 2)}
+    found = mmdit_tensors(adapter, 0.5, "fp32")
+    assert float(found["transformer.x.lora_A.weight"][0, 0]) == 1.0
+    assert float(found["transformer.x.lora_B.weight"][0, 0]) == 0.5
