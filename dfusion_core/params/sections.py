@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from .fields import Section, ours, paper
+from .layers import Block, Layer, UNetLayer
 from .starting import Launcher as Launcher
 from .starting import Round as Round
 
@@ -19,9 +20,6 @@ LARGE = 1e6  # a factor beyond this leaves no digits to anything else
 UNCHOSEN = "CHOOSE-A-COPY-OF-SD-2.1-BASE"  # model.id of the profiles sd21 and sd21-24gb
 Algo = Literal["dpo", "ddpo", "dpok"]
 Pairs = Literal["dfusion", "naive", "same_noise", "inversion"]
-UNetLayer = Literal["down_0", "down_1", "down_2", "down_3", "mid", "up_0", "up_1", "up_2", "up_3"]
-Block = Annotated[str, Field(pattern=r"^(block|single)_(0|[1-9]\d?)$")]  # of a transformer (docs/transformers.md)
-Layer = UNetLayer | Block
 
 
 class Model(Section):
