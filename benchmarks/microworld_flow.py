@@ -108,14 +108,11 @@ def measure_blocks(policy: Policy, count: int) -> Tables:
 
 
 def block_sets(policy: Policy) -> dict[str, list[str]]:
-    """Each block alone, both halves, and all."""
+    """All blocks, both halves, and each alone."""
     names = list(layer_paths(policy.unet))
     half = len(names) // 2
-    return {name: [name] for name in names} | {
-        "first half": names[:half],
-        "second half": names[half:],
-        "all": names,
-    }
+    sets = {"all": names, "first half": names[:half], "second half": names[half:]}
+    return sets | {name: [name] for name in names}
 
 
 def measure_carry(policy: Policy, template: str, prompts: int, images: int) -> Tables:
@@ -141,6 +138,7 @@ def measure_carry(policy: Policy, template: str, prompts: int, images: int) -> T
         fused = denoise_fused(policy, x, noise, text, everywhere, layers, range(T))
         target = policy.decode(fused[:, -1]).numpy()
         rows.append({"blocks": name, "template": template} | carried(target, base, reference))
+        print(rows[-1], flush=True)
         lines.append(Line([Tile(p) for p in target[:12]], name))
     OUT.mkdir(parents=True, exist_ok=True)
     sheet(lines, 64).save(OUT / "carry.png")

@@ -67,8 +67,8 @@ def trained(file: Path, stop: int, steps: int) -> torch.nn.Linear:
 
 def test_training_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
     """At the last checkpoint: 250 steps with an interruption after 130 are 250 steps."""
-    trained(tmp_path / "a.pt", 130, 250)
-    again, straight = trained(tmp_path / "a.pt", 250, 250), trained(tmp_path / "b.pt", 250, 250)
+    trained(tmp_path / "a.safetensors", 130, 250)
+    again, straight = trained(tmp_path / "a.safetensors", 250, 250), trained(tmp_path / "b.safetensors", 250, 250)
     assert torch.equal(again.weight, straight.weight)
 
 

@@ -111,7 +111,7 @@ def train(steps: int) -> SD3Transformer2DModel:
     average = copy.deepcopy(transformer).requires_grad_(False)
     follow = following(average, transformer)
     optimizer = torch.optim.AdamW(transformer.parameters(), LR, (0.9, 0.99), weight_decay=1e-2)
-    with Progress(settings().build_folder / "flow.pt", transformer, average, optimizer) as progress:
+    with Progress(settings().build_folder / "flow.safetensors", transformer, average, optimizer) as progress:
         for step in progress.remaining(steps):
             for group in optimizer.param_groups:
                 group["lr"] = LR * rate(step, steps)
