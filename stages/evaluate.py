@@ -71,12 +71,12 @@ def grade(run: StageRun, round: str, params: Params, prompts: PromptFile) -> Non
     scored = score_images(reward, images, pictures)
     run.write_table("images", scored)
     run.path(REWARD_FILE).write_text(json.dumps(reward.identity(), indent=2) + "\n")
-    size = (policy.picture_size, policy.picture_size)
+    height, width = policy.picture_size
     write_grid(
         run.path("grid.png"),
         scored,
         pictures,
-        pictures_text(params.sample, size=size, model=model_name(params.model.id)),
+        pictures_text(params.sample, size=(width, height), model=model_name(params.model.id)),
     )
 
 

@@ -20,6 +20,7 @@ from .device import pick_device
 from .loading import load_pipeline
 from .lora import load_lora
 from .pins import check_pin, read_pin
+from .size import latent_size, picture_scale
 from .source import locate
 from .text import Text, TextEncoder, guided
 
@@ -39,7 +40,8 @@ class Images:
 class Policy:
     """A text-to-image diffusion model as a policy: p(x_{t-1} | x_t, c) of Eq. 1 with classifier-free guidance.
 
-    schedule: the DDIM coefficients for the sampling parameters.
+    schedule: the DDIM coefficients for the sampling parameters. latent_size: (height, width) of latents; None: the
+    model's own.
     """
 
     unet: Any
@@ -49,18 +51,20 @@ class Policy:
     schedule: Schedule
     guidance_scale: float
     device: torch.device
+    latent_size: tuple[int, int] | None = None
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of a latent."""
-        size = int(self.unet.config.sample_size)
-        return int(self.unet.config.in_channels), size, size
+        own = int(self.unet.config.sample_size)
+        return int(self.unet.config.in_channels), *(self.latent_size or (own, own))
 
     @property
-    def picture_size(self) -> int:
-        """Height and width of a picture, in pixels."""
-        halvings = len(self.vae.config.block_out_channels) - 1
-        return self.latent_shape[1] << halvings
+    def picture_size(self) -> tuple[int, int]:
+        """(height, width) of a picture, in pixels."""
+        _, height, width = self.latent_shape
+        scale = picture_scale(self.vae.config)
+        return height * scale, width * scale
 
     def embed(self, texts: Sequence[str]) -> Text:
         """The embeddings of n prompts, on the policy's device and in the U-Net's dtype."""
@@ -121,8 +125,8 @@ class Policy:
         """SDXL's further conditions: the pooled prompt; sizes of original and target, nothing cropped."""
         if words.pooled is None:
             return None
-        side = self.picture_size
-        sizes = torch.tensor([[side, side, 0, 0, side, side]], dtype=words.states.dtype, device=self.device)
+        size = self.picture_size
+        sizes = torch.tensor([[*size, 0, 0, *size]], dtype=words.states.dtype, device=self.device)
         return {"text_embeds": words.pooled, "time_ids": sizes.expand(len(words), -1)}
 
     @torch.no_grad()
@@ -176,4 +180,5 @@ def load_policy(model: Model, sample: Sample, adapter: Path | None, *, train: bo
         schedule=steps,
         guidance_scale=sample.guidance_scale,
         device=device,
+        latent_size=latent_size(sample, pipeline.unet.config, pipeline.vae.config),
     )

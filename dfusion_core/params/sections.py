@@ -15,6 +15,7 @@ from .starting import Round as Round
 
 LAST_SEED = 2**63 - 1  # what tables and random generators hold
 MANY = 1_000_000  # images, prompts or pairs
+LARGEST_SIDE = 8192  # pixels of a picture
 LARGE = 1e6  # a factor beyond this leaves no digits to anything else
 UNCHOSEN = "CHOOSE-A-COPY-OF-SD-2.1-BASE"  # model.id of the profiles sd21 and sd21-24gb
 Algo = Literal["dpo", "ddpo", "dpok"]
@@ -96,6 +97,12 @@ class Sample(Section):
     guidance_scale: float = paper(5.0, "classifier-free guidance; 1 is none", ge=1, le=1000)
     images_per_prompt: int = ours(
         16, "K, images of one prompt in a round (paper: 640 in all)", ge=2, multiple_of=2, le=MANY
+    )
+    height: int | None = ours(
+        None, "pixels of a picture from top to bottom; null takes the model's own size", ge=1, le=LARGEST_SIDE
+    )
+    width: int | None = ours(
+        None, "pixels of a picture from left to right; null takes the model's own size", ge=1, le=LARGEST_SIDE
     )
     batch_size: int = paper(4, "images denoised together", ge=1, le=MANY)
     maps: Layer | Literal["same_resolution"] = paper(

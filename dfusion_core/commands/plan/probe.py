@@ -32,8 +32,9 @@ def measured_device(params: Everything, costs: Costs, device: torch.device, dtyp
     trained = _rows(4 * params.train.micro_batch, costs.trained_row_flops, costs.trained_row_saved, costs, device)
     plain, adapted = (networks.build_unet(costs.architecture, dtype, lora) for lora in (None, params.lora))
     tokens = networks.tokens_of(costs.architecture)
-    forward = _rate(plain, rows, tokens, device, train=False)
-    training = _rate(adapted, trained, tokens, device, train=True)
+    size = costs.latent_size
+    forward = _rate(plain, rows, tokens, size, device, train=False)
+    training = _rate(adapted, trained, tokens, size, device, train=True)
     what = (
         f"the U-Net with random weights, {rows} rows forward, {trained} rows trained"
         if rows and trained
@@ -50,13 +51,15 @@ def _rows(wanted: int, flops: int, bytes_each: int, costs: Costs, device: torch.
     return wanted if wanted * flops < LONG else 0
 
 
-def _rate(unet: networks.Network, rows: int, tokens: int, device: torch.device, *, train: bool) -> float:
+def _rate(
+    unet: networks.Network, rows: int, tokens: int, size: networks.Size, device: torch.device, *, train: bool
+) -> float:
     """FLOP/s of passes of the U-Net, or with ``rows`` 0 of one row through its first block with attention."""
     part, call = (unet, networks.unet_call) if rows else (networks.first_block(unet)[1], networks.block_call)
-    on_meta = call(unet, max(1, rows), tokens)
+    on_meta = call(unet, max(1, rows), tokens, size=size)
     flops = counting.training_flops(on_meta) if train else counting.forward_flops(on_meta)
     networks.materialise(part, device)
-    run = call(unet, max(1, rows), tokens, device)
+    run = call(unet, max(1, rows), tokens, device, size)
     return flops / _seconds(_trained(run) if train else torch.no_grad()(run), device)
 
 
