@@ -87,7 +87,7 @@ def name_what_is_cut(run: StageRun, params: Params, policy: Policy, prompts: Pro
 
     everything = (*prompts.train, *prompts.test)
     for cut in (
-        check_reach(everything, policy.encode.readers()),
+        check_reach(everything, policy.encode.readers(), params.sample.negative_prompt),
         check_reward_reach(everything, load_tokenizer(params.reward.model), params.reward),
     ):
         if cut:

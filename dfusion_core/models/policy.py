@@ -41,7 +41,7 @@ class Policy:
     """A text-to-image diffusion model as a policy: p(x_{t-1} | x_t, c) of Eq. 1 with classifier-free guidance.
 
     schedule: the DDIM coefficients for the sampling parameters. latent_size: (height, width) of latents; None: the
-    model's own.
+    model's own. negative_prompt: what the unconditional half of guidance is told.
     """
 
     unet: Any
@@ -52,6 +52,7 @@ class Policy:
     guidance_scale: float
     device: torch.device
     latent_size: tuple[int, int] | None = None
+    negative_prompt: str = ""
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -71,9 +72,9 @@ class Policy:
         return self.encode(texts, self.unet.dtype)
 
     @cached_property
-    def empty(self) -> Text:
-        """The embedding of the empty prompt, the unconditional half of guidance."""
-        return self.embed([""])
+    def negative(self) -> Text:
+        """The embedding (1) of the unconditional half of guidance: of the negative prompt, or of the empty one."""
+        return self.embed([self.negative_prompt])
 
     def predict_noise(self, x_t: torch.Tensor, i: int | torch.Tensor, text: Text) -> torch.Tensor:
         """Guided prediction for latents x_t (n, c, h, w) of n prompts at step index i (an int, or (n,)).
@@ -84,7 +85,7 @@ class Policy:
         n = len(x_t)
         timestep = self.schedule.timesteps[torch.as_tensor(i)].expand(n).to(self.device)
         rows = torch.cat([x_t, x_t]).to(self.unet.dtype)
-        both = guided(self.empty, text)
+        both = guided(self.negative, text)
         out: torch.Tensor = self.unet(
             rows, torch.cat([timestep, timestep]), both.states, added_cond_kwargs=self._conditions(both)
         ).sample
@@ -181,4 +182,5 @@ def load_policy(model: Model, sample: Sample, adapter: Path | None, *, train: bo
         guidance_scale=sample.guidance_scale,
         device=device,
         latent_size=latent_size(sample, pipeline.unet.config, pipeline.vae.config),
+        negative_prompt=sample.negative_prompt,
     )

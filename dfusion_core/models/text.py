@@ -33,12 +33,12 @@ class Text:
         return self[list(range(len(self))) * times]
 
 
-def guided(empty: Text, text: Text) -> Text:
-    """The rows of a guidance batch: the empty prompt (1) for each of n rows, then the n prompts."""
-    states = torch.cat([empty.states.expand(len(text), -1, -1), text.states])
-    if text.pooled is None or empty.pooled is None:
+def guided(negative: Text, text: Text) -> Text:
+    """The rows of a guidance batch: the negative prompt (1) for each of n rows, then the n prompts."""
+    states = torch.cat([negative.states.expand(len(text), -1, -1), text.states])
+    if text.pooled is None or negative.pooled is None:
         return Text(states)
-    return Text(states, torch.cat([empty.pooled.expand(len(text), -1), text.pooled]))
+    return Text(states, torch.cat([negative.pooled.expand(len(text), -1), text.pooled]))
 
 
 class TextEncoder:

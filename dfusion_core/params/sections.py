@@ -95,6 +95,9 @@ class Sample(Section):
     num_steps: int = paper(20, "T, the number of denoising steps", ge=2, le=1000)
     eta: float = paper(1.0, "noise weight of DDIM; must be above 0, or no step has a probability", gt=0, le=1)
     guidance_scale: float = paper(5.0, "classifier-free guidance; 1 is none", ge=1, le=1000)
+    negative_prompt: str = ours(
+        "", "what guidance leads away from, in every stage; empty: the empty prompt. Without effect at guidance 1"
+    )
     images_per_prompt: int = ours(
         16, "K, images of one prompt in a round (paper: 640 in all)", ge=2, multiple_of=2, le=MANY
     )

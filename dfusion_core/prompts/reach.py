@@ -30,11 +30,14 @@ class Reader:
     words: Sequence[str] = ()
 
 
-def check_reach(prompts: Sequence[Prompt], readers: Sequence[Reader]) -> str:
+def check_reach(prompts: Sequence[Prompt], readers: Sequence[Reader], negative: str = "") -> str:
     """What is cut of the prompts, for a warning; empty if nothing is. ``readers`` are those of one model.
 
-    Raises PromptsError where a vocabulary lacks a word, an item is cut off, or two prompts become the same tokens.
+    negative: a negative prompt, which has to reach it as well. Raises PromptsError where a vocabulary lacks a word, an
+    item is cut off, or two prompts become the same tokens.
     """
+    if negative:
+        prompts = [*prompts, Prompt(negative, ())]
     mistakes = [line for reader in readers for prompt in prompts for line in _lacking(prompt, reader)]
     cuts = [_cut(prompts, reader) for reader in readers]  # a list: two tokenizers may go by one name
     for reader, cut in zip(readers, cuts, strict=True):

@@ -166,6 +166,7 @@ def training(trained: Trained) -> str:
         ["learning rate", str(train["learning_rate"])],
         ["LoRA", f"rank and alpha {lora['rank']}, on {', '.join(lora['targets'])}"],
         ["sampling", f"DDIM, {sample['num_steps']} steps, eta {sample['eta']}, guidance {sample['guidance_scale']}"],
+        *([["negative prompt", md.text(negative)]] if (negative := sample.get("negative_prompt")) else []),
         ["reward", reward(params["reward"])],
         ["seed", str(params["seed"])],
     ]

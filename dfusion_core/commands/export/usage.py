@@ -14,7 +14,9 @@ def usage(trained: Trained, base: Base, name: str) -> str:
     """Code for diffusers, and steps for the two programs if they can run the base model."""
     sample, prompts = trained.sample, trained.prompts("train")
     pipeline = "StableDiffusionXLPipeline" if base.sgm else "StableDiffusionPipeline"
-    built_in = base.id == MICROWORLD
+    built_in, negative = base.id == MICROWORLD, sample.negative_prompt
+    width, height = trained.size
+    size = f", height={height}, width={width}" if sample.height or sample.width else ""
     code = "\n".join(
         [
             f"from diffusers import DDIMScheduler, {pipeline}",
@@ -26,7 +28,8 @@ def usage(trained: Trained, base: Base, name: str) -> str:
             "pipe.load_lora_weights(",
             '    "FOLDER_OR_REPOSITORY_OF_THIS_CARD", weight_name="pytorch_lora_weights.safetensors")',
             f"image = pipe({json.dumps(prompts[0])}, num_inference_steps={sample.num_steps},",
-            f"             guidance_scale={sample.guidance_scale}, eta={sample.eta}).images[0]",
+            *([f"             negative_prompt={json.dumps(negative)},"] if negative else []),
+            f"             guidance_scale={sample.guidance_scale}, eta={sample.eta}{size}).images[0]",
         ]
     )
     return f"diffusers:\n\n{md.fence(code, 'python')}\n\n{programs(base, name)}"
