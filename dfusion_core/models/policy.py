@@ -146,7 +146,7 @@ def load_policy(model: Model, sample: Sample, adapter: Path | None, *, train: bo
     must be the one that was pinned. Raises ModelError.
     """
     pinned = read_pin(adapter)
-    source = locate(model, pinned["revision"] if pinned else None)
+    source = locate(model, pinned)
     check_pin(pinned, model, source)
     pipeline = load_pipeline(model, source)
     device = pick_device(model.device)

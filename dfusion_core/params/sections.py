@@ -40,6 +40,14 @@ class Model(Section):
         "of a single .safetensors file: sd15, sd15-v, sd21, sd21-v (768 pixels, v-prediction), sdxl, sdxl-v, or "
         "a folder with the configurations; null reads the file's markers",
     )
+    vae: str | None = ours(
+        None, "another autoencoder: a folder in diffusers format, or a name on the Hub; null takes the model's own"
+    )
+    lora: str | None = ours(
+        None,
+        "a LoRA that the base model has already: a file of diffusers, kohya or peft, or a folder with one; merged into "
+        "the weights in every stage",
+    )
     dtype: Literal["auto", "fp32", "fp16", "bf16"] = ours("fp32", "arithmetic of the frozen weights")
     device: str = ours(
         "auto",

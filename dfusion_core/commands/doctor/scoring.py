@@ -20,7 +20,9 @@ def reward(facts: Facts) -> Finding:
     facts.reward = load_reward(facts.params.reward, facts.device)
     found, sample = describe(facts.reward.identity()), facts.params.sample
     cut = facts.reward.margins_cut(sample.height, sample.width) if sample.height and sample.width else ""
-    return warning(f"{found}; {cut}", "Set sample.height and sample.width to one value, or trust the middle.") if cut else ok(found)
+    if cut:
+        return warning(f"{found}; {cut}", "Set sample.height and sample.width to one value, or trust the middle.")
+    return ok(found)
 
 
 def scores(facts: Facts) -> Finding:

@@ -24,7 +24,7 @@ def files(facts: Facts) -> Finding:
     from ...store.paths import adapter
 
     pinned = read_pin(adapter(INIT))
-    facts.source = locate(facts.params.model, pinned["revision"] if pinned else None)
+    facts.source = locate(facts.params.model, pinned)
     source = facts.source
     where = f", revision {source.revision}, in {source.path}" if source.revision else ""
     return ok(f"{len(source.files)} files of {facts.params.model.id}{where}")

@@ -26,6 +26,9 @@ def export(
     name: Annotated[str, typer.Option(help="Of the file for ComfyUI and A1111; dfusion-ROUND by default.")] = "",
     dtype: Annotated[Dtype, typer.Option(help="Precision of that file. The other one is fp32.")] = Dtype.fp16,
     force: Annotated[bool, typer.Option("--force", help="Replace files of an earlier export.")] = False,
+    merged: Annotated[
+        bool, typer.Option("--merged", help="Also write the whole model, fp32, with the adapter in its weights.")
+    ] = False,
     check: Annotated[bool, typer.Option(help="Load both files with diffusers and compare noise predictions.")] = True,
 ) -> None:
     """Write a round's adapter in two file formats, with a model card, sample pictures and the commands that made it."""
@@ -35,4 +38,4 @@ def export(
         raise typer.BadParameter(f"--name {name}: that is the name of the other file.")
     from .writing import export_round
 
-    export_round(round, out, name, dtype.value, force=force, check=check)
+    export_round(round, out, name, dtype.value, force=force, check=check, merged=merged)

@@ -18,13 +18,16 @@ from ...store.atomic import write_bytes
 from .base_model import Base, identify
 from .card import model_card
 from .kohya import kohya_file, kohya_metadata, kohya_tensors
+from .merged import FOLDER, write_merged
 from .proof import Proof, prove
 from .trained import Picture, Trained, read_trained
 
 PICTURES = 4  # of training prompts, and as many of unseen ones
 
 
-def export_round(round: str, out: Path | None, name: str, dtype: str, *, force: bool, check: bool) -> None:
+def export_round(
+    round: str, out: Path | None, name: str, dtype: str, *, force: bool, check: bool, merged: bool = False
+) -> None:
     """Export ROUND (the last finished one if empty) and print what was written.
 
     Raises MissingStage, and ExportError where files are there already (unless ``force``) or fail the check.
@@ -32,12 +35,15 @@ def export_round(round: str, out: Path | None, name: str, dtype: str, *, force: 
     trained = read_trained(round)
     out, name = out or Path("exports", trained.round), name or f"dfusion-{trained.round}"
     pictures = {f"samples/{i:02}-{picture.split}.png": picture for i, picture in enumerate(trained.pictures(PICTURES))}
-    refuse_to_replace(out, [FILE, f"{name}.safetensors", "README.md", "grid.png", *pictures], force)
+    kept = [FILE, f"{name}.safetensors", "README.md", "grid.png", *pictures, *([FOLDER] if merged else [])]
+    refuse_to_replace(out, kept, force)
     fresh = fresh_loader(trained)
     base, unet = base_model(trained, fresh)
     weights, digest = weight_files(trained, base, unet, name, dtype)
     proofs = check_files(fresh, trained, weights, dtype) if check else []
     samples = sample_files(trained, pictures, base, Adapter(name, digest))
+    if merged:
+        proofs = [*proofs, write_merged(fresh, trained.adapter, out)]
     card = model_card(trained, base, name, digest, dtype, proofs, list(samples))
     grid = trained.evaluation.path("grid.png").read_bytes()
     write_files(out, {**weights, **samples, "grid.png": grid, "README.md": card.encode()})
@@ -84,7 +90,7 @@ def fresh_loader(trained: Trained) -> Callable[[], Any]:
     Raises ModelError where its weights are not those that the run began with.
     """
     pinned = read_pin(trained.adapter)
-    source = locate(trained.model, pinned["revision"] if pinned else None)
+    source = locate(trained.model, pinned)
     check_pin(pinned, trained.model, source)
     return partial(load_pipeline, trained.model.model_copy(update={"dtype": "fp32", "device": "cpu"}), source)
 
