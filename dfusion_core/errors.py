@@ -98,6 +98,10 @@ class LaunchError(DFusionError):
     """A stage's launcher cannot be started."""
 
 
+class ProjectError(DFusionError):
+    """There is no project here, or none can be made here."""
+
+
 class CompareError(DFusionError):
     """What is to be compared is not there, or not comparable: other seeds, another reward."""
 

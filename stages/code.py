@@ -1,24 +1,32 @@
 """Code: what of the program decides the result of each stage, as digests that an edit of a comment leaves alone.
 
-reads   stages/, dfusion_core/   writes  results/code/STAGE.json: a digest for each module that the stage imports
+reads   stages/, dfusion_core/   writes  results/code/STAGE.json: a digest for each module that the stage imports;
+                                         in a project without code of its own results/weights.json
 """
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+from dfusion_core.models.builtin import WEIGHTS
 from dfusion_core.runtime.entry import run_stage
 from dfusion_core.store.atomic import write_text
 from dfusion_core.store.code import STAGES, hash_code
-from dfusion_core.store.paths import code_result
+from dfusion_core.store.paths import WEIGHTS_RESULT, code_result
+from dfusion_core.store.provenance import hash_file
 
 NO_STAGES = ("__init__", "__main__", "code")
 
 
 def code() -> None:
-    """Write the digests of every stage."""
+    """Write the digests of every stage, and of the built-in weights where DVC cannot: it hashes files of a project."""
     for stage in sorted({path.stem for path in STAGES.glob("*.py")}.difference(NO_STAGES)):
         write_text(code_result(stage), json.dumps(hash_code(stage), indent=1, sort_keys=True) + "\n")
+    if not WEIGHTS.resolve().is_relative_to(Path.cwd().resolve()):
+        files = sorted(path for path in WEIGHTS.rglob("*") if path.is_file())
+        digests = {path.relative_to(WEIGHTS).as_posix(): hash_file(path) for path in files}
+        write_text(WEIGHTS_RESULT, json.dumps(digests, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from ..runtime.streams import outlive_readers
 from .compare.command import compare
 from .doctor.command import doctor
 from .export.command import export
+from .init.command import init
 from .inspect.command import inspect
 from .judge.command import judge
 from .label.command import label
@@ -35,7 +36,8 @@ for command in study.registered_commands:
     command.cls = InProject
 for function in (inspect, compare, picture, export, thresholds, plan, doctor, label, judge, prune):
     app.command(cls=InProject)(function)
-app.command()(profile)  # it makes a project
+for function in (init, profile):  # they make a project
+    app.command()(function)
 
 
 def _version(wanted: bool) -> None:

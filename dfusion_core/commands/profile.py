@@ -15,6 +15,7 @@ from ..runtime.entry import guarded
 
 FOLDER = Path(__file__).parents[1] / "params" / "profiles"
 PARAMS = Path("params.yaml")
+PACKAGED = "dfusion_core/prompts"
 TEMPLATES = ("behaviour", "attribute", "relation")  # of the paper: Tables 4, 5 and 6
 
 PROFILES = {  # in the order in which they are listed
@@ -79,8 +80,8 @@ def fill(name: str, model: str = "", prompts: str = "") -> Chosen:
     text = shipped(name)
     if model:
         text = set_key(text, "model", "id", model)
-    if prompts:
-        file = prompt_file(name, prompts)
+    file = prompt_file(name, prompts) if prompts else own_copy(get_key(text, "prompts", "file"))
+    if file != get_key(text, "prompts", "file"):
         load_prompts(file)
         text = set_key(text, "prompts", "file", file)
     return Chosen(text, get_key(text, "model", "id"), get_key(text, "prompts", "file"))
@@ -99,7 +100,14 @@ def shipped(name: str) -> str:
 def prompt_file(name: str, prompts: str) -> str:
     """The file of a template of the paper (for ``micro`` its likeness in the micro-world), else the file itself."""
     world = "micro" if name == "micro" else "paper"
-    return f"dfusion_core/prompts/{world}_{prompts}.yaml" if prompts in TEMPLATES else prompts
+    return own_copy(f"{PACKAGED}/{world}_{prompts}.yaml") if prompts in TEMPLATES else prompts
+
+
+def own_copy(file: str) -> str:
+    """``prompts/NAME`` for a file of the package that this project has copied (`dfusion init`), else the file."""
+    copied = Path("prompts", Path(file).name)
+    packaged = file.startswith(f"{PACKAGED}/") and not Path(file).exists()
+    return copied.as_posix() if packaged and copied.is_file() else file
 
 
 def write(chosen: Chosen, force: bool) -> list[str]:

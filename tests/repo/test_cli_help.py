@@ -48,6 +48,7 @@ def test_help_of_dfusion() -> None:
     whole = command("dfusion_core.commands.cli", "--help")
     assert whole.returncode == 0 and whole.stdout.endswith("loaded:\n")
     for name in (
+        "init",
         "inspect",
         "verify",
         "params",

@@ -164,7 +164,7 @@ def test_an_old_package(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_declared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str], said: str, remedy: str
 ) -> None:
-    installed(tmp_path, "dfusion", "9.9", *lines)
+    installed(tmp_path, installation.DISTRIBUTION, "9.9", *lines)
     monkeypatch.syspath_prepend(tmp_path)
     found = installation.versions(Facts(Path("params.yaml")))
     assert found.verdict == "failed" and said in found.found and found.remedy == remedy

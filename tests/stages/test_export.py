@@ -71,6 +71,8 @@ def test_what_is_written(project: Path) -> None:
         "grid.png",
         PEFT,
         KOHYA,
+        "adapter_config.json",
+        "adapter_model.safetensors",
         "samples/00-train.png",
         "samples/01-train.png",
         "samples/02-test.png",
@@ -83,6 +85,21 @@ def test_what_is_written(project: Path) -> None:
     assert found["ss_network_dim"] == "2" and found["ss_base_model_version"] == "model"
     assert found["modelspec.resolution"] == "16x16"
     assert not any("date" in key or "time" in key for key in found)
+
+
+def test_peft_reads_the_folder(project: Path) -> None:
+    """Its own loader, with nothing but the folder's name: the same predictions as the policy's."""
+    from peft import PeftModel
+
+    done = export("--out", "out")
+    assert done.exit_code == 0 and "adapter_model.safetensors (fp32)" in done.output
+    policy = policy_of("r01", train=True)
+    ours = guided(policy)
+    pipeline = StableDiffusionPipeline.from_pretrained("model", safety_checker=None, use_safetensors=True)
+    unet = PeftModel.from_pretrained(pipeline.unet, "out").get_base_model()
+    found = guided(replace(policy, unet=unet.eval().to(memory_format=torch.channels_last)))
+    torch.testing.assert_close(found, ours, rtol=0, atol=1e-6)
+    assert float((ours - guided(policy_of("init"))).abs().max()) > 1e-3
 
 
 def test_sample_pictures_say_how_they_were_made(project: Path) -> None:
@@ -103,7 +120,19 @@ def test_the_card(project: Path) -> None:
     assert export("r01", "--out", "out").exit_code == 0
     card = Path("out/README.md").read_text()
     _, head, body = card.split("---\n", 2)
-    assert yaml.safe_load(head) == {
+    found = yaml.safe_load(head)
+    (model,) = found.pop("model-index")
+    assert model["name"] == "dfusion-r01"
+    entries = {
+        (one["dataset"]["split"], metric["type"]): metric for one in model["results"] for metric in one["metrics"]
+    }
+    for split in ("train", "test"):
+        numbers = read_results(["r01"]).rounds["r01"][split]["reward"]
+        assert entries[split, "reward"]["value"] == numbers["mean"]
+        assert entries[split, "reward_gain"]["value"] == numbers["gain"]
+        ends = {"interval": 0.95, "low": numbers["gain_low"], "high": numbers["gain_high"]}
+        assert entries[split, "reward_gain"].get("args") == (ends if split == "train" else None)
+    assert found == {
         "library_name": "diffusers",
         "pipeline_tag": "text-to-image",
         "license": "other",
@@ -157,7 +186,7 @@ def test_nothing_is_replaced_unless_asked(project: Path) -> None:
     assert Path("out/grid.png").read_bytes() == Path("runs/r01/evaluate/grid.png").read_bytes()
     assert Path("out/notes.txt").read_text() == "mine too" and not Path("out/samples/99-train.png").exists()
     again = export("--out", "out")
-    assert f"out has {PEFT}, {KOHYA}, README.md and 4 more already" in again.stderr
+    assert f"out has {PEFT}, {KOHYA}, adapter_config.json and 6 more already" in again.stderr
 
 
 def test_a_folder_that_cannot_be_written(project: Path) -> None:
@@ -188,7 +217,7 @@ def test_an_adapter_that_learned_nothing(project: Path) -> None:
     assert "changes nothing: noise predictions are the base model's" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["../x", "a b", "a:1", "<b>", ".x", "pytorch_lora_weights"])
+@pytest.mark.parametrize("name", ["../x", "a b", "a:1", "<b>", ".x", "pytorch_lora_weights", "adapter_model"])
 def test_names_that_are_no_file_names(project: Path, name: str) -> None:
     done = export("--name", name)
     assert done.exit_code == 2 and "Invalid value" in done.stderr

@@ -7,9 +7,11 @@ import builtins
 import io
 import json
 import re
+import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -19,14 +21,15 @@ from steps import change, forget, reseal, run
 
 from dfusion_core.commands import figures
 from dfusion_core.commands.report import write_report
-from dfusion_core.commands.report.html import document, image, table
+from dfusion_core.commands.report.html import Number, document, image, table
 from dfusion_core.commands.report.methods import COLUMNS
 from dfusion_core.commands.report.run import read_run
 from dfusion_core.commands.report.samples import PAIRS_SHOWN, spread
-from dfusion_core.commands.report.terms import PAIRS, UPDATES
+from dfusion_core.commands.report.terms import ALGORITHMS, CONSTRUCTIONS, PAIRS, UPDATES
 from dfusion_core.errors import MissingStage, RewardError, StoreError
 from dfusion_core.evaluation.results import read_results
 from dfusion_core.evaluation.sheets import GAP, TEXT, grey
+from dfusion_core.params.sections import Algo, Pairs
 from dfusion_core.store.atomic import write_text
 from dfusion_core.store.reading import read_stage
 from dfusion_core.testing import tiny_clip
@@ -273,3 +276,37 @@ def test_without_matplotlib_there_is_one_line(project: Path, monkeypatch: pytest
 
 def test_cells_are_escaped() -> None:
     assert "<b>" not in table(["<b>"], [["<b>", 1, None]]) + document("<b>", [])
+
+
+def test_every_measure_and_kind_is_explained_where_it_stands(project: Path) -> None:
+    found = page()
+    results = found[found.index("<h2>Results") : found.index("<h2>Alignment")]
+    columns = re.findall(r"<th>(.*?)</th>", results[: results.index("</thead>")])[1:]
+    named = re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", results)
+    assert [name for name, _ in named] == columns and all(len(meaning) > 20 for _, meaning in named)
+    head = found[: found.index("<h2>")]
+    assert ALGORITHMS["dpo"].partition(":")[2] in head and CONSTRUCTIONS["dfusion"].partition(":")[2] in head
+    assert set(ALGORITHMS) == set(get_args(Algo)) and set(CONSTRUCTIONS) == set(get_args(Pairs))
+
+
+def test_numbers_stay_in_one_line() -> None:
+    """A narrow screen breaks long words; in a number that would be another number."""
+    found = table(["a", "b", "c"], [[Number("0.000207"), 0.5, "r00"]])
+    assert found.count('<td class="number">') == 2 and "<td>r00</td>" in found
+
+
+def test_it_says_which_commit_records_the_run(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of dvc.lock, as long as dvc.lock is what was committed."""
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(project.parent))
+    assert "recorded in git" not in page()
+    Path("dvc.lock").write_text("schema: '2.0'\n")
+    assert "recorded in git" not in page()
+    who = ["-c", "user.name=t", "-c", "user.email=t@localhost"]
+    for arguments in (["init", "-q"], ["add", "dvc.lock"]):
+        subprocess.run(["git", *arguments], check=True)
+    assert "git add dvc.lock" in page()
+    subprocess.run(["git", *who, "commit", "-q", "-m", "run"], check=True)
+    number = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
+    assert f"<td>{number.strip()} of " in page()
+    Path("dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
+    assert "git add dvc.lock" in page()

@@ -75,7 +75,7 @@ def test_one_array(published: Path, path: str) -> None:
 @pytest.mark.parametrize(
     ("path", "name", "rows", "size"),
     [
-        ("r00/sample", "picture", "0:10", (8 * 84 - 4, 2 * (80 + 2 * TEXT_ROW) + 4)),  # image and prompt above each
+        ("r00/sample", "picture", "0:10", (8 * 164 - 4, 2 * (160 + 2 * TEXT_ROW) + 4)),  # image and prompt above each
         ("r00/sample", "x", "0:3", (4 * 68 - 4, 3 * (64 + 2 * TEXT_ROW) + 2 * 4)),
         ("r00/sample", "cross_map", "2", (3 * 68 - 4, 2 * (64 + 2 * TEXT_ROW) + 4)),  # two items
         ("r00/extract", "", "0:8", (4 * 84 - 4, 5 * (80 + 2 * TEXT_ROW) + 4 * 4)),  # the picture, and over it T masks

@@ -29,7 +29,7 @@ def doctor(
     if not params.is_file():
         raise ParamsError(
             f"doctor: there is no {params}: {Path.cwd()} is not in a project.",
-            "Go to the folder of one, or make one here: 'dfusion profile' lists ready params.yaml.",
+            "Go to the folder of one, or make one: 'dfusion init DIR'.",
         )
     from rich.console import Console
 

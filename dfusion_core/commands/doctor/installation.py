@@ -15,7 +15,7 @@ from ...runtime.checkout import other_code
 from .facts import Facts
 from .findings import Finding, failed, ok, warning
 
-DISTRIBUTION = "dfusion"
+DISTRIBUTION = "dfusion-pipeline"
 SHOWN = ("torch", "torchvision", "diffusers", "transformers", "peft", "open_clip_torch", "zarr", "dvc", "pandas")
 IMPORTED = ("torch", "torchvision", "diffusers", "transformers", "peft", "open_clip", "zarr", "pandas")
 
@@ -27,7 +27,7 @@ def versions(_: Facts) -> Finding:
     except PackageNotFoundError:
         return warning(
             f"there is no installed package '{DISTRIBUTION}', so its bounds are not known",
-            "Install it: pip install -e .",
+            f"Install it: pip install -e . in a clone, else pip install {DISTRIBUTION}",
         )
     needed = [one for one in declared if one.marker is None or one.marker.evaluate({"extra": ""})]
     wrong = dict(misfits(needed))

@@ -15,7 +15,9 @@ from ...params.strict_yaml import dump_yaml
 from ...rewards.identity import describe
 from . import markdown as md
 from .base_model import OPEN, SD1, SD2, SDXL, UNKNOWN, Base
+from .front_matter import front_matter
 from .merged import FOLDER as MERGED
+from .peft_files import CONFIG, WEIGHTS
 from .proof import Proof
 from .trained import Trained
 from .usage import usage
@@ -32,11 +34,21 @@ PAPER = """@inproceedings{hu2025dfusion,
 
 
 def model_card(
-    trained: Trained, base: Base, name: str, digest: str, dtype: str, proofs: list[Proof], samples: list[str]
+    trained: Trained,
+    base: Base,
+    name: str,
+    digest: str,
+    dtype: str,
+    proofs: list[Proof],
+    samples: list[str],
+    repository: str = "",
 ) -> str:
-    """README.md of an export. ``digest`` is the hash of kohya's file, ``samples`` are names of pictures."""
+    """README.md of an export. ``digest`` is the hash of kohya's file, ``samples`` are names of pictures, ``repository``
+    is where it will be on a hub, if anywhere."""
+    from huggingface_hub import ModelCard
+
     parts = [
-        front_matter(trained, base),
+        front_matter(trained, base, name),
         f"# {md.text(name)}",
         summary(trained, base),
         "## Licence",
@@ -44,39 +56,19 @@ def model_card(
         "## Results",
         results(trained, samples),
         "## Use",
-        usage(trained, base, name),
+        usage(trained, base, name, repository),
         "## Files",
         files(name, digest, dtype, proofs),
         "## Training",
         training(trained),
-        made(trained, name),
+        made(trained, name, repository),
         "## Base model",
         pinned(trained, base),
         "## Citation",
         "The method, please cite its paper:",
         md.fence(PAPER, "bibtex"),
     ]
-    return "\n\n".join(parts) + "\n"
-
-
-def front_matter(trained: Trained, base: Base) -> str:
-    """What the Hub reads. Only a model on the Hub can be named as the base there."""
-    on_hub = {"base_model": base.id, "base_model_relation": "adapter"} if base.on_hub else {}
-    fields = {
-        **on_hub,
-        "library_name": "diffusers",
-        "pipeline_tag": "text-to-image",
-        "license": base.licence.id,
-        "tags": [
-            "text-to-image",
-            "diffusers",
-            "lora",
-            "d-fusion",
-            trained.params["algo"],
-            *(["stable-diffusion-xl" if base.sgm else "stable-diffusion"] if base.known else []),
-        ],
-    }
-    return f"---\n{dump_yaml(fields)}---"
+    return str(ModelCard("\n\n".join(parts) + "\n"))  # which reads the front matter back
 
 
 def summary(trained: Trained, base: Base) -> str:
@@ -136,7 +128,8 @@ def files(name: str, digest: str, dtype: str, proofs: list[Proof]) -> str:
     merged = any(proof.file == MERGED for proof in proofs)
     rounding = "rounded to half precision" if dtype == "fp16" else "not rounded"
     rows = [
-        [FILE, "for diffusers and peft; fp32, with rank and alpha in its header"],
+        [FILE, "for diffusers; fp32, with rank and alpha in its header"],
+        [f"{WEIGHTS}, {CONFIG}", "for peft's PeftModel.from_pretrained; fp32"],
         [
             f"{name}.safetensors",
             f"for ComfyUI, A1111 and kohya's tools; {dtype}, {rounding}; its hash there is {digest[:12]}",
@@ -145,12 +138,13 @@ def files(name: str, digest: str, dtype: str, proofs: list[Proof]) -> str:
         ["grid.png, samples/", "the pictures above"],
     ]
     checked = md.bullets(
-        f"{proof.file}: differs by at most {proof.error:.2g} from the trained adapter, which itself changes the base "
-        f"model's predictions by up to {proof.effect:.2g}"
+        f"{md.text(proof.file)}: differs by at most {proof.error:.2g} from the trained adapter, which itself changes "
+        f"the base model's predictions by up to {proof.effect:.2g}"
         for proof in proofs
     )
     said = (
-        "diffusers loaded each file into a fresh model, and noise predictions were compared in fp32 arithmetic:"
+        "diffusers, and peft its own, loaded each file into a fresh model, and noise predictions were compared in fp32 "
+        "arithmetic:"
         f"\n\n{checked}"
         if any(proof.file != MERGED for proof in proofs)
         else "The files were not compared with the trained adapter (`--no-check`)."
@@ -206,13 +200,14 @@ def public(value: Any) -> Any:
     return value
 
 
-def made(trained: Trained, name: str) -> str:
+def made(trained: Trained, name: str, repository: str) -> str:
     """The commands."""
+    push = f" --push {repository}" if repository else ""
     commands = (
         f"dvc repro evaluate@{trained.round}          # with these parameters in params.yaml\n"
-        f"dfusion export {trained.round} --name {name}"
+        f"dfusion export {trained.round} --name {name}{push}"
     )
-    return f"Commands that made it, in a checkout of dfusion {__version__}:\n\n{md.fence(commands, 'sh')}"
+    return f"Commands that made it, with dfusion {__version__}:\n\n{md.fence(commands, 'sh')}"
 
 
 def pinned(trained: Trained, base: Base) -> str:

@@ -29,13 +29,18 @@ def export(
     merged: Annotated[
         bool, typer.Option("--merged", help="Also write the whole model, fp32, with the adapter in its weights.")
     ] = False,
-    check: Annotated[bool, typer.Option(help="Load both files with diffusers and compare noise predictions.")] = True,
+    check: Annotated[bool, typer.Option(help="Load every file into a fresh model; compare noise predictions.")] = True,
+    push: Annotated[str, typer.Option(metavar="OWNER/NAME", help="Upload it to this repository on the Hub.")] = "",
+    public: Annotated[bool, typer.Option("--public", help="Make a new repository public; private by default.")] = False,
 ) -> None:
     """Write a round's adapter in two file formats, with a model card, sample pictures and the commands that made it."""
     if name and not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
         raise typer.BadParameter(f"--name {name}: letters, digits, '.', '_' and '-' only; it becomes a file's name.")
-    if name == "pytorch_lora_weights":
-        raise typer.BadParameter(f"--name {name}: that is the name of the other file.")
+    if name in ("pytorch_lora_weights", "adapter_model"):
+        raise typer.BadParameter(f"--name {name}: that is the name of another of the files.")
+    if push and not re.fullmatch(r"[\w.-]+/[\w.-]+", push):
+        raise typer.BadParameter(f"--push {push}: a repository on the Hub is called OWNER/NAME.")
     from .writing import export_round
 
-    export_round(round, out, name, dtype.value, force=force, check=check, merged=merged)
+    options = {"force": force, "check": check, "merged": merged, "repository": push, "public": public}
+    export_round(round, out, name, dtype.value, **options)

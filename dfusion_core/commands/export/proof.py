@@ -11,6 +11,7 @@ import torch
 
 from ...errors import ExportError
 from ...models.lora import load_lora
+from .peft_files import WEIGHTS
 
 TIMESTEPS = (801, 101)  # one of much, one of little noise
 TOKENS = 77
@@ -70,9 +71,7 @@ def prove(fresh: Callable[[], Any], adapter: Path, files: Mapping[Path, str]) ->
         )
     proofs = []
     for file, dtype in files.items():
-        pipeline = fresh()
-        pipeline.load_lora_weights(file.parent, weight_name=file.name, use_safetensors=True)
-        proof = Proof(file.name, dtype, effect, largest(predict(pipeline.unet) - ours))
+        proof = Proof(file.name, dtype, effect, largest(predict(loaded(fresh(), file)) - ours))
         if proof.error > TOLERANCE[dtype] * effect + ROUNDING * largest(ours):
             raise ExportError(
                 f"export: {file.name} does not do what the adapter does: noise predictions differ by {proof.error:.2g} "
@@ -81,6 +80,16 @@ def prove(fresh: Callable[[], Any], adapter: Path, files: Mapping[Path, str]) ->
             )
         proofs.append(proof)
     return proofs
+
+
+def loaded(pipeline: Any, file: Path) -> Any:
+    """The U-Net with the file's adapter: by peft where it is peft's own, else by diffusers."""
+    if file.name == WEIGHTS:
+        from peft import PeftModel
+
+        return PeftModel.from_pretrained(pipeline.unet, str(file.parent)).get_base_model()
+    pipeline.load_lora_weights(file.parent, weight_name=file.name, use_safetensors=True)
+    return pipeline.unet
 
 
 def largest(values: torch.Tensor) -> float:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 
 from ...models.builtin import MICROWORLD, model_name
+from ...models.lora import FILE
 from . import markdown as md
 from .base_model import Base
 from .trained import Trained
 
 
-def usage(trained: Trained, base: Base, name: str) -> str:
+def usage(trained: Trained, base: Base, name: str, repository: str = "") -> str:
     """Code for diffusers, and steps for the two programs if they can run the base model."""
     sample, prompts = trained.sample, trained.prompts("train")
     pipeline = "StableDiffusionXLPipeline" if base.sgm else "StableDiffusionPipeline"
@@ -18,6 +19,7 @@ def usage(trained: Trained, base: Base, name: str) -> str:
     width, height = trained.size
     vae, lora = trained.model.vae, trained.model.lora
     size = f", height={height}, width={width}" if sample.height or sample.width else ""
+    where = json.dumps(repository or "FOLDER_OR_REPOSITORY_OF_THIS_CARD")
     code = "\n".join(
         [
             f"from diffusers import {'AutoencoderKL, ' if vae else ''}DDIMScheduler, {pipeline}",
@@ -39,7 +41,7 @@ def usage(trained: Trained, base: Base, name: str) -> str:
                 else []
             ),
             "pipe.load_lora_weights(",
-            '    "FOLDER_OR_REPOSITORY_OF_THIS_CARD", weight_name="pytorch_lora_weights.safetensors")',
+            f"    {where}, weight_name={json.dumps(FILE)})",
             f"image = pipe({json.dumps(prompts[0])}, num_inference_steps={sample.num_steps},",
             *([f"             negative_prompt={json.dumps(negative)},"] if negative else []),
             f"             guidance_scale={sample.guidance_scale}, eta={sample.eta}{size}).images[0]",

@@ -15,28 +15,40 @@ from ...models.lora import FILE, PREFIX, read_lora
 from ...models.pins import check_pin, read_pin
 from ...models.source import locate
 from ...store.atomic import write_bytes
+from ...store.files import files_in
 from .base_model import Base, identify
 from .card import model_card
 from .kohya import kohya_file, kohya_metadata, kohya_tensors
 from .merged import FOLDER, write_merged
+from .peft_files import CONFIG, WEIGHTS, peft_files
 from .proof import Proof, prove
+from .pushing import push
 from .trained import Picture, Trained, read_trained
 
 PICTURES = 4  # of training prompts, and as many of unseen ones
 
 
 def export_round(
-    round: str, out: Path | None, name: str, dtype: str, *, force: bool, check: bool, merged: bool = False
+    round: str,
+    out: Path | None,
+    name: str,
+    dtype: str,
+    *,
+    force: bool,
+    check: bool,
+    merged: bool = False,
+    repository: str = "",
+    public: bool = False,
 ) -> None:
-    """Export ROUND (the last finished one if empty) and print what was written.
+    """Export ROUND (the last finished one if empty), push it to ``repository`` if there is one, print what was done.
 
     Raises MissingStage, and ExportError where files are there already (unless ``force``) or fail the check.
     """
     trained = read_trained(round)
     out, name = out or Path("exports", trained.round), name or f"dfusion-{trained.round}"
     pictures = {f"samples/{i:02}-{picture.split}.png": picture for i, picture in enumerate(trained.pictures(PICTURES))}
-    kept = [FILE, f"{name}.safetensors", "README.md", "grid.png", *pictures, *([FOLDER] if merged else [])]
-    refuse_to_replace(out, kept, force)
+    kept = [FILE, f"{name}.safetensors", CONFIG, WEIGHTS, "README.md", "grid.png", *pictures]
+    refuse_to_replace(out, [*kept, *([FOLDER] if merged else [])], force)
     fresh = fresh_loader(trained)
     base, unet = base_model(trained, fresh)
     weights, digest = weight_files(trained, base, unet, name, dtype)
@@ -44,9 +56,10 @@ def export_round(
     samples = sample_files(trained, pictures, base, Adapter(name, digest))
     if merged:
         proofs = [*proofs, write_merged(fresh, trained.adapter, out)]
-    card = model_card(trained, base, name, digest, dtype, proofs, list(samples))
+    card = model_card(trained, base, name, digest, dtype, proofs, list(samples), repository)
     grid = trained.evaluation.path("grid.png").read_bytes()
-    write_files(out, {**weights, **samples, "grid.png": grid, "README.md": card.encode()})
+    files = {**weights, **samples, "grid.png": grid, "README.md": card.encode()}
+    write_files(out, files)
     if force:
         remove_other_samples(out, samples)
     for proof in proofs:
@@ -55,6 +68,9 @@ def export_round(
             f"{proof.error:.2g}; the adapter changes the base model's by up to {proof.effect:.2g}."
         )
     print(f"{out}: the adapter of {trained.round} for {base.id}. Begin with {out / 'README.md'}.")
+    if repository:
+        whole = [f"{FOLDER}/{name}" for name, _ in files_in(out / FOLDER)] if merged else []
+        print(f"Pushed to {repository}: {push(out, [*files, *whole], repository, public=public)}")
 
 
 def refuse_to_replace(out: Path, files: list[str], force: bool) -> None:
@@ -103,13 +119,14 @@ def base_model(trained: Trained, fresh: Callable[[], Any]) -> tuple[Base, Any]:
 
 
 def weight_files(trained: Trained, base: Base, unet: Any, name: str, dtype: str) -> tuple[dict[str, bytes], str]:
-    """Both files of weights, and the hash of kohya's."""
+    """All files of weights, and the hash of kohya's."""
     tensors, settings = read_lora(trained.adapter)
     rank = next(value.shape[0] for key, value in tensors.items() if key.endswith(".lora_A.weight"))
     alpha = (settings or {}).get(f"{PREFIX}.lora_alpha", rank)
     renamed = kohya_tensors(tensors, alpha, dtype, unet.layers_per_block if base.sgm else None)
     content, digest = kohya_file(renamed, kohya_metadata(base, name, rank, alpha, trained.size))
-    return {FILE: (trained.adapter / FILE).read_bytes(), f"{name}.safetensors": content}, digest
+    files = {FILE: (trained.adapter / FILE).read_bytes(), f"{name}.safetensors": content}
+    return {**files, **peft_files(tensors, settings or {}, rank, alpha, base)}, digest
 
 
 def check_files(fresh: Callable[[], Any], trained: Trained, weights: dict[str, bytes], dtype: str) -> list[Proof]:
@@ -117,7 +134,8 @@ def check_files(fresh: Callable[[], Any], trained: Trained, weights: dict[str, b
     with tempfile.TemporaryDirectory() as folder:
         for file, content in weights.items():
             Path(folder, file).write_bytes(content)
-        dtypes = {Path(folder, file): "fp32" if file == FILE else dtype for file in weights}
+        kohya = next(file for file in weights if file not in (FILE, CONFIG, WEIGHTS))
+        dtypes = {Path(folder, file): dtype if file == kohya else "fp32" for file in weights if file != CONFIG}
         return prove(fresh, trained.adapter, dtypes)
 
 

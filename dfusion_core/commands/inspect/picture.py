@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import StoreError
-from ...evaluation.sheets import Line, Tile, false_colours, grey, overlay, sheet
+from ...evaluation.sheets import LARGEST, Line, Tile, false_colours, grey, overlay, sheet
 from ...store.reading import StageData
 from .tree import dimensions
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 PICTURES_IN_A_LINE = 8
+LARGE = 128  # pixels of a side
+WIDTH_OF_LETTER = 7  # pixels
 Values = NDArray[Any]
 
 
@@ -35,7 +38,14 @@ def draw(data: StageData, name: str, rows: Sequence[int]) -> Image:
 
 
 def _pictures(data: StageData, values: Values, rows: Sequence[int], titles: list[str]) -> list[Line]:
-    tiles = [Tile(picture, title.replace(": ", "\n", 1)) for picture, title in zip(values, titles, strict=True)]
+    """Eight in a line, each with its row and, in as many lines as it takes, its prompt; small ones twice as large."""
+    if max(values.shape[1:3]) < LARGE:
+        values = values.repeat(2, axis=1).repeat(2, axis=2)
+    letters = min(max(values.shape[1:3]), LARGEST) // WIDTH_OF_LETTER
+    tiles = [
+        Tile(picture, "\n".join([row, *textwrap.wrap(prompt, letters)]))
+        for picture, (row, _, prompt) in zip(values, (title.partition(": ") for title in titles), strict=True)
+    ]
     return [Line(tiles[start : start + PICTURES_IN_A_LINE]) for start in range(0, len(tiles), PICTURES_IN_A_LINE)]
 
 

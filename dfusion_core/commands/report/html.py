@@ -38,10 +38,15 @@ td.term { min-width: 15em; max-width: 38em; } td small { display: block; color: 
 .chart svg { width: 100%; height: auto; display: block; } .chart text { font-family: system-ui, sans-serif !important; }
 img { image-rendering: pixelated; width: 100%; height: auto; display: block; }
 figure { margin: 0; min-width: 0; } figcaption { font-size: .75em; color: var(--soft); overflow-wrap: anywhere; }
+dt { font-weight: 600; } dd { margin: 0 0 .3em; }
 .note { color: var(--soft); font-size: .9em; } .warning { border-left: 4px solid #d9580d; padding-left: .7em; }
 @media print { body { max-width: none; padding: 0; } h2 { break-after: avoid; } .scroll { overflow: visible; } }
 @media (max-width: 500px) { body { padding: .8em; } table { font-size: .78em; } td.term { min-width: 11em; } }
 """
+
+
+class Number(str):
+    """A number in the digits in which it is to be shown."""
 
 
 def text(value: object) -> str:
@@ -60,7 +65,9 @@ def paragraph(note: str, kind: str = "note") -> str:
 
 
 def cell(value: Any) -> str:
-    """A table cell; numbers stand right with at most four decimals."""
+    """A table cell; numbers stand right, in one line, with at most four decimals."""
+    if isinstance(value, Number):
+        return f'<td class="number">{text(value)}</td>'
     if isinstance(value, bool) or not isinstance(value, int | float):
         return f"<td>{text('' if value is None else value)}</td>"
     shown = f"{value:.4f}" if isinstance(value, float) else str(value)
@@ -82,6 +89,12 @@ def terms(columns: Sequence[str], rows: Iterable[tuple[str, str, Sequence[Any]]]
         for name, meaning, values in rows
     )
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def meanings(rows: Iterable[tuple[str, str]]) -> str:
+    """A list of names with what each means."""
+    inside = "".join(f"<dt>{text(name)}</dt><dd>{text(meaning)}</dd>" for name, meaning in rows)
+    return f'<dl class="note">{inside}</dl>'
 
 
 def frame(data: pd.DataFrame) -> str:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from pathlib import Path
 
 from ...models.pins import read_pin
 from ...params.rounds import INIT
+from ...store.dvc_lock import LOCK
 from ...store.paths import ROUND_STAGES, adapter
 from ...store.provenance import hash_of
 from ...store.reading import read_stage
 from . import html
 from .run import Run
+from .terms import ALGORITHMS, CONSTRUCTIONS
 
+EXPLAINED = {"algo": ALGORITHMS, "pairs": CONSTRUCTIONS}
 SHORT = 16  # digits of a hash
 
 
@@ -24,7 +29,8 @@ def summary(run: Run) -> str:
         f"and scored up to the last one, {run.rounds[-1]}. Reward: {run.reward}. Made with dfusion "
         f"{run.last.manifest['environment'].get('dfusion', 'of an unknown version')}."
     )
-    parts = [html.paragraph(about, "about")]
+    explained = [kinds[run.value(key)] for key, kinds in EXPLAINED.items() if run.value(key) in kinds]
+    parts = [html.paragraph(about, "about"), *map(html.paragraph, (f"{one}." for one in explained))]
     different = [one.row.key for one in run.parameters if one.differs_today]
     if different:
         parts.append(
@@ -57,10 +63,32 @@ def parameters(run: Run) -> str:
     )
 
 
+def commit() -> str:
+    """The commit whose dvc.lock is today's, which holds the hashes of all outputs; empty outside of git and DVC."""
+    if not Path(LOCK).is_file():
+        return ""
+    if _git("rev-parse", "--git-dir") is None:
+        return ""
+    found = _git("log", "-1", "--format=%h of %cs", "--", LOCK)
+    if not found or _git("status", "--porcelain", "--", LOCK):
+        return f"not yet: git add {LOCK} params.yaml && git commit"
+    return f"{found} ({LOCK})"
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says; None where there is no git or no repository."""
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
 def origin(run: Run) -> str:
     """Versions, digests of the code of each stage, and what pins the model and the reward."""
     pin = read_pin(adapter(INIT)) or {}
     rows = [
+        *([("recorded in git", recorded)] if (recorded := commit()) else []),
         ("model", f"{run.value('model.id')}, revision {pin.get('revision') or 'none'}"),
         ("reward", run.reward),
         *((name, version) for name, version in run.last.manifest["environment"].items()),

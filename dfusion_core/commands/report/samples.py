@@ -79,12 +79,12 @@ def pairs(round: str) -> str:
         html.heading(
             f"Pairs of {round}",
             "The reference; its mask, strong where it holds at many timesteps; the "
-            "base; and the target, which is made from the base's noise with the reference's keys and "
-            "values inside the mask. Numbers are rewards.",
+            "base, another image of the prompt with a low reward; and the target, which is made from the base's noise "
+            "with the reference's keys and values inside the mask. Numbers are rewards.",
         )
     ]
     for adopted, title in (
-        (True, "Adopted: the target is the winner, the base the loser"),
+        (True, "Adopted (Eq. 7): the target has about the reference's reward and is the winner, the base the loser"),
         (False, "Not adopted: the reference is the winner, or the pair is left out"),
     ):
         some = spread(every[every.adopted == adopted], PAIRS_SHOWN)

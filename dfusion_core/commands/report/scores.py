@@ -17,8 +17,9 @@ from ...store.reading import read_stage
 from ..figures import line_chart
 from . import html
 from .run import Run
-from .terms import PAIRS, UPDATES, name
+from .terms import MEASURES, PAIRS, UPDATES, name
 
+OWN = "a reward of the project's own, one of those that are added up to what training raises"
 CURVES = ("margin", "winner_drift", "loser_drift")
 
 
@@ -29,10 +30,11 @@ def results(run: Run) -> str:
             "Results",
             "Images of fixed prompts and seeds, the same in every row. Below each mean stands "
             "the gain over the base model's images of the same prompt and seed, and its interval; in "
-            "the base's row the interval of the mean. Diversity is 1 - the mean cosine of the CLIP "
-            "embeddings of a prompt's images: a policy that has collapsed to one picture has none.",
+            "the base model's row the interval of the mean.",
         )
     ]
+    names = shown(run.results.measures, run.results.reward)
+    parts.append(html.meanings((label, MEASURES.get(measure, OWN)) for measure, label in names.items()))
     for split in run.results.rounds[INIT]:
         columns, rows = table_cells(run.results, split)
         parts.append(f"<h3>{html.text(SPLITS[split].capitalize())}</h3>")
@@ -123,4 +125,4 @@ def _terms(meanings: dict[str, str], found: dict[str, dict[Any, Any]], rounds: S
 
 def _small(value: Any) -> Any:
     """Log-ratios are small: three digits, not four decimals."""
-    return f"{value:.3g}" if isinstance(value, float) else value
+    return html.Number(f"{value:.3g}") if isinstance(value, float) else value

@@ -2,8 +2,30 @@
 
 from __future__ import annotations
 
+from ...evaluation.measures import CLIP, DIVERSITY, REWARD, RIGHT
+
+MEASURES = {
+    REWARD: "what training raises: the score of a picture for its prompt, by the reward that stands under the tables",
+    CLIP: "cosine of the CLIP embeddings of a picture and its prompt",
+    RIGHT: "share of pictures that show what their prompt names, as a classifier sees it that is no reward",
+    DIVERSITY: "1 - the mean cosine of the CLIP embeddings of a prompt's pictures; a model that has collapsed to one "
+    "picture has none, so look at it beside every gain",
+}
+ALGORITHMS = {
+    "dpo": "DPO: of two images the better one becomes more probable than the worse one (Eq. 6)",
+    "ddpo": "DDPO: images become more probable by how far their reward is above the mean of their prompt (Eq. 8)",
+    "dpok": "DPOK: as DDPO, and the model is kept near the one before the round (Eq. 9)",
+}
+CONSTRUCTIONS = {
+    "dfusion": "dfusion pairs: the better image is a target, the worse image made again with keys and values of a "
+    "well-aligned reference (Eq. 4 and 5)",
+    "naive": "naive pairs: two sampled images, the better one as it is",
+    "same_noise": "same_noise pairs: two images from the same first noise",
+    "inversion": "inversion pairs: as dfusion, with trajectories of targets guessed back by DDIM inversion",
+}
 PAIRS = {
-    "pairs": "pairs of two images of one prompt: a reference of high reward and a base of low reward",
+    "pairs": "pairs of two images of one prompt: a reference of high reward and a base of low reward "
+    "(which is not the base model)",
     "adopted": "targets that are trained on as winners (Eq. 7); otherwise the reference is the winner",
     "adopted_share": "the same, as a share of all pairs",
     "reference_lead": "reward of the reference minus that of the base, on average",

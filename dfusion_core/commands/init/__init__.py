@@ -1,0 +1,1 @@
+"""`dfusion init`: a project of one's own that runs the installed package."""

@@ -1,0 +1,62 @@
+"""The files of a new project. What is there already is kept; only another dvc.yaml is in the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...errors import ProjectError
+from ...store.atomic import write_text
+from ..profile import FOLDER as PROFILES
+
+PACKAGE = Path(__file__).parents[2]
+TEMPLATE = Path(__file__).parent / "template"
+IGNORED = (".gitignore", ".dvcignore")  # lines are added to those that are there
+PIPELINE = "dvc.yaml"
+
+
+def project_files() -> dict[str, str]:
+    """Every file of a new project, by its path there."""
+    prompts = sorted((PACKAGE / "prompts").glob("*.yaml"))
+    params = (PROFILES / "micro.yaml").read_text(encoding="utf-8")
+    return {
+        **{name: (TEMPLATE / name.removeprefix(".")).read_text(encoding="utf-8") for name in (*IGNORED, PIPELINE)},
+        "params.yaml": params.replace("file: dfusion_core/prompts/", "file: prompts/"),
+        "labels/README.md": (TEMPLATE / "labels.md").read_text(encoding="utf-8"),
+        **{f"prompts/{path.name}": path.read_text(encoding="utf-8") for path in prompts},
+    }
+
+
+def write_files(folder: Path) -> list[str]:
+    """Write what is missing in `folder`; returns what was done, in lines.
+
+    Raises ProjectError, before anything is written, where dvc.yaml is another one.
+    """
+    files = project_files()
+    there = folder / PIPELINE
+    if there.exists() and there.read_bytes() != files[PIPELINE].encode():
+        raise ProjectError(
+            f"init: {there} is there already and is not what this version writes; nothing was written.",
+            f"Choose another folder. If an older dfusion wrote it: 'mv {PIPELINE} {PIPELINE}.old' there, and again.",
+        )
+    written = [name for name, text in files.items() if name not in IGNORED and _write(folder / name, text)]
+    written += [name for name in IGNORED if _add_lines(folder / name, files[name])]
+    kept = [name for name in files if name not in written]
+    lines = [f"{folder}: {', '.join(sorted(written))}."] if written else []
+    return [*lines, f"{folder}: kept as they were: {', '.join(sorted(kept))}."] if kept else lines
+
+
+def _write(path: Path, text: str) -> bool:
+    """Write a file that is not there; returns whether it was not."""
+    if path.exists():
+        return False
+    write_text(path, text)
+    return True
+
+
+def _add_lines(path: Path, text: str) -> bool:
+    """Write a file of single lines, or add those that it lacks; returns whether it lacked any."""
+    old = path.read_text(encoding="utf-8") if path.exists() else ""
+    new = [line for line in text.splitlines() if line not in old.splitlines()]
+    if new:
+        write_text(path, "\n".join([*old.splitlines(), *new]) + "\n")
+    return bool(new)
