@@ -141,7 +141,7 @@ def test_a_run_and_its_whole_model(project: Path) -> None:
     assert (ours - noise(policy_of("init"))).abs().max() > 1e-4
     pipeline = StableDiffusionPipeline.from_pretrained("out/merged", safety_checker=None, use_safetensors=True)
     policy.unet = pipeline.unet.to(memory_format=torch.channels_last)
-    torch.testing.assert_close(noise(policy), ours, rtol=0, atol=1e-5)
+    torch.testing.assert_close(noise(policy), ours, rtol=0, atol=1e-4)
     save_file({name: 2 * value for name, value in load_file("style.safetensors").items()}, "style.safetensors")
     with pytest.raises(ModelError) as caught:
         policy_of("r00")

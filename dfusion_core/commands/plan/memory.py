@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from .costs import Costs
 
 GIB = 2**30
-ADAM = 4 * 4  # bytes for each weight of the adapter: itself, its gradient and AdamW's two moments, fp32
+# Bytes for each weight of the adapter: itself, its gradient and AdamW's two moments, in fp32 or in 8 bits. Of small
+# matrices, which stay in 32 bits, there is too little to count.
+ADAM = {"adamw": 4 * 4, "adamw_8bit": 2 * 4 + 2}
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,10 @@ def stage_memory(params: Everything, costs: Costs, overhead: Overhead = ON_GPU) 
         "fuse": Memory(model + once, fusing, params.fuse.batch_size, "fuse.batch_size"),
         "adopt": scoring,
         "train": Memory(
-            model + ADAM * costs.adapter_parameters, training, params.train.micro_batch, "train.micro_batch"
+            model + ADAM[params.train.optimizer] * costs.adapter_parameters,
+            training,
+            params.train.micro_batch,
+            "train.micro_batch",
         ),
         # The reward is loaded beside the model, once the images are there.
         "evaluate": Memory(
