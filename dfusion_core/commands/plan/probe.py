@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from .costs import Costs
 
 LONG = 1e12  # FLOPs of a pass: one that is longer takes many seconds on a CPU, and a block stands for the U-Net
-SECONDS = 1.0  # of timed passes
+ENOUGH = 2e10  # FLOPs of a pass on a CPU: some tenths of a second; more rows at once do not change the time of a row
+SECONDS = 0.6  # of timed passes
 Call = Callable[[], Tensor]
 
 
@@ -48,7 +49,7 @@ def _rows(wanted: int, flops: int, bytes_each: int, costs: Costs, device: torch.
     if device.type == "cuda":
         room = torch.cuda.mem_get_info(device)[0] // 2 - costs.unet_weights
         return max(0, min(wanted, room // bytes_each))
-    return wanted if wanted * flops < LONG else 0
+    return min(wanted, max(2, int(ENOUGH / flops))) if wanted * flops < LONG else 0
 
 
 def _rate(
@@ -75,7 +76,7 @@ def _trained(run: Call) -> Call:
 
 
 def _seconds(run: Call, device: torch.device) -> float:
-    """Seconds of one call: the mean over about a second, after one call that warms up."""
+    """Seconds of one call: the mean over `SECONDS`, after one call that warms up."""
 
     def passed(count: int) -> float:
         start = time.perf_counter()
@@ -86,8 +87,9 @@ def _seconds(run: Call, device: torch.device) -> float:
         return time.perf_counter() - start
 
     passed(1)
-    count = max(1, int(SECONDS / passed(1)))
-    return passed(count) / count
+    first = passed(1)
+    more = int(SECONDS / first) - 1
+    return (first + passed(more)) / (1 + more) if more > 0 else first
 
 
 def here(wanted: str, named: str) -> torch.device:
