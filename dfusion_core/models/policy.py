@@ -87,7 +87,11 @@ class Policy:
         rows = torch.cat([x_t, x_t]).to(self.unet.dtype)
         both = guided(self.negative, text)
         out: torch.Tensor = self.unet(
-            rows, torch.cat([timestep, timestep]), both.states, added_cond_kwargs=self._conditions(both)
+            rows,
+            torch.cat([timestep, timestep]),
+            both.states,
+            added_cond_kwargs=self._conditions(both),
+            encoder_attention_mask=both.mask,
         ).sample
         unconditional, conditional = out.float().chunk(2)
         return unconditional + self.guidance_scale * (conditional - unconditional)
@@ -150,7 +154,7 @@ def load_policy(model: Model, sample: Sample, adapter: Path | None, *, train: bo
     check_pin(pinned, model, source)
     pipeline = load_pipeline(model, source)
     device = pick_device(model.device)
-    encode = TextEncoder(pipeline)
+    encode = TextEncoder(pipeline, model.long_prompts)
     for part in (pipeline.unet, pipeline.vae, *(encoder for _, encoder in encode.parts)):
         part.to(device).eval().requires_grad_(False)
     if len(encode.parts) > 1 and pipeline.vae.config.force_upcast:  # SDXL's autoencoder overflows in fp16

@@ -66,6 +66,12 @@ class Model(Section):
         False, "decode pictures that are larger than the autoencoder's own size in tiles that are blended"
     )
 
+    long_prompts: Literal["cut", "refuse", "chunks"] = ours(
+        "cut",
+        "a prompt that is longer than its encoder reads: cut it and warn, refuse it, or encode it in chunks side by "
+        "side, as user interfaces do",
+    )
+
     @field_validator("id")
     @classmethod
     def _is_chosen(cls, value: str) -> str:

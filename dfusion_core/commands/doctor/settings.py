@@ -41,14 +41,14 @@ def prompts(facts: Facts) -> Finding:
 
 def items(facts: Facts) -> Finding:
     """Each item of a training prompt has tokens among those that the text encoder reads."""
-    from ...attention.masks import ItemNotFound, item_tokens
+    from ...attention.masks import ItemNotFound
     from ...prompts.reach import check_reach
 
     missing, split = [], 0
     for prompt in facts.prompts:
         for item in prompt.items:
             try:
-                split += len(item_tokens(facts.policy.tokenizer, prompt.text, item)) > 1
+                split += len(facts.policy.encode.positions(prompt.text, item)) > 1
             except ItemNotFound as error:
                 missing.append(error.message.rstrip("."))
     if missing:
