@@ -61,8 +61,8 @@ def test_a_round_and_its_export(project: Path) -> None:
 
 
 def test_a_word_that_the_model_does_not_know(project: Path) -> None:
-    change(sample={"negative_prompt": "blurry moon"})
+    change(sample={"negative_prompt": "schön moon"})
     forget("sample")
     with pytest.raises(PromptsError) as caught:
         run("sample")
-    assert "'blurry'" in str(caught.value)
+    assert "'schön'" in str(caught.value)
