@@ -14,34 +14,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ..errors import ModelError, one_line
-from .builtin import local_path
+from .added import OTHER_LORA as INSTEAD
+from .added import SETTINGS
 from .configs import read_config
 
 if TYPE_CHECKING:
     from ..params import Model
 
-NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")  # in a folder: of diffusers, of peft
-SETTINGS = "adapter_config.json"  # of peft
 PEFT = "base_model.model."  # before the names of its tensors
 DOWN = re.compile(r"[._](lora_A|lora_down|lora\.down|lora_linear_layer\.down|to_\w+_lora\.down)\.(default\.)?weight$")
 KNOWN = re.compile(r"\.(lora_A|lora_B|lora_down|lora_up|down|up)\.(default\.)?weight$|\.alpha$|\.lora_(A|B)$")
 PLAIN = {"use_dora": False, "use_rslora": False, "bias": "none", "modules_to_save": None, "lora_bias": False}
-INSTEAD = "Set model.lora to a plain LoRA for this model, in a file of diffusers, kohya or peft, or to null."
-
-
-def lora_files(model: Model) -> dict[str, Path]:
-    """The files of ``model.lora`` by what they are for; none where it is null. Raises ModelError."""
-    if model.lora is None:
-        return {}
-    path = local_path(model.lora)
-    file = next((path / name for name in NAMES if (path / name).is_file()), path) if path.is_dir() else path
-    if not file.is_file() or file.suffix != ".safetensors":
-        raise ModelError(
-            f"model.lora: '{model.lora}' is no .safetensors file, and no folder with {NAMES[0]} or {NAMES[1]}.", INSTEAD
-        )
-    settings = file.parent / SETTINGS
-    is_peft = file.name == NAMES[1] and settings.is_file()
-    return {"weights.safetensors": file} | ({SETTINGS: settings} if is_peft else {})
 
 
 def merge_base_lora(model: Model, pipeline: Any, files: dict[str, Path], dtype: torch.dtype) -> None:

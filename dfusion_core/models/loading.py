@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import ModelError, one_line
-from .base_lora import lora_files, merge_base_lora
+from .added import lora_files
+from .base_lora import merge_base_lora
 from .configs import check_configs
 from .device import pick_device, pick_dtype
 from .kinds import KINDS, pipeline_kind

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError, one_line
 from ..store.files import files_in
-from .base_lora import lora_files
+from .added import lora_files, vae_files
 from .builtin import MODEL_INDEX, local_path, model_source
-from .vae import vae_files
 
 if TYPE_CHECKING:
     from ..params import Model

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..errors import ModelError, one_line
+from .added import FOLDER
 from .configs import check_keys, read_config
 from .whole import check_part
 
@@ -16,28 +16,7 @@ if TYPE_CHECKING:
     from .source import Source
 
 KIND = "AutoencoderKL"
-FOLDER = "vae/"  # of a whole model in diffusers format; its autoencoder may be taken alone
 INSTEAD = "Set model.vae to an autoencoder that was made for this kind of model, or to null for the model's own."
-
-
-def vae_files(model: Model, names: Iterable[str], has_weights: Any) -> tuple[str, ...]:
-    """Of all files of a folder or repository the configuration and the weights of its autoencoder.
-
-    has_weights: (name, variant) -> whether a file ``vae/NAME`` holds weights of that variant. Raises ModelError.
-    """
-    there = sorted(names)
-    folder = FOLDER if f"{FOLDER}config.json" in there else ""
-    config = f"{folder}config.json"
-    inside = [name for name in there if name.startswith(folder) and "/" not in name.removeprefix(folder)]
-    for variant in (None, model.variant):
-        weights = [name for name in inside if has_weights(f"{FOLDER}{name.removeprefix(folder)}", variant)]
-        if config in there and weights:
-            return tuple(sorted((config, *weights)))
-    raise ModelError(
-        f"model.vae: '{model.vae}' has no autoencoder in diffusers format: no config.json with weights in safetensors "
-        "beside it.",
-        "Set model.vae to a folder or a Hub repository that has both, or to a model with a folder vae.",
-    )
 
 
 def load_vae(model: Model, source: Source, own: Any, dtype: torch.dtype) -> Any:

@@ -57,12 +57,12 @@ def wandb_records(log: bytes) -> Iterator[bytes]:
 
 
 def seen_by_wandb(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto import wandb_internal_pb2
 
     (file,) = folder.rglob("*.wandb")
     found: dict[str, list[tuple[int, float]]] = {}
     for data in wandb_records(file.read_bytes()):
-        record = Record()
+        record = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
         record.ParseFromString(data)
         if record.WhichOneof("record_type") == "history":
             row = {item.nested_key[0] if item.nested_key else item.key: item.value_json for item in record.history.item}

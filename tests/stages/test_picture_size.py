@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from steps import array, change, run
+from steps import array, change, noise_of_diffusers, run
 
 from dfusion_core.attention.fusion import resize
 from dfusion_core.commands.plan.costs import count_costs
@@ -90,22 +90,15 @@ def test_a_side_that_does_not_divide(wide: Path, key: str, value: int, nearest: 
 
 def test_sdxl_is_told_height_before_width(tmp_path: Path) -> None:
     """As diffusers' pipeline tells it: its guided noise of the same latents."""
-    from diffusers import DDIMScheduler, StableDiffusionXLPipeline
-
     folder = tiny_sdxl(tmp_path / "sdxl")
-    policy = load_policy(Model(id=str(folder), device="cpu"), Sample(num_steps=4, height=HIGH, width=WIDE), None)
-    theirs = StableDiffusionXLPipeline.from_pretrained(folder, use_safetensors=True, add_watermarker=False)
-    theirs.scheduler, caught = DDIMScheduler.from_config(theirs.scheduler.config), []
-    theirs.set_progress_bar_config(disable=True)
-    step = theirs.scheduler.step
-    theirs.scheduler.step = lambda noise, *rest, **more: (caught.append(noise), step(noise, *rest, **more))[1]
+    asked = {"num_steps": 4, "guidance_scale": 3.0}
+    policy = load_policy(Model(id=str(folder), device="cpu"), Sample(**asked, height=HIGH, width=WIDE), None)
     x = torch.randn(1, *policy.latent_shape, generator=torch.Generator().manual_seed(0))
-    size = {"height": HIGH, "width": WIDE, "guidance_scale": 5.0, "output_type": "latent"}
-    theirs("a heart", num_inference_steps=4, latents=x.clone(), **size)
     found = policy.predict_noise(x, 0, policy.embed(["a heart"]))
-    torch.testing.assert_close(caught[0], found, rtol=0, atol=1e-5)
-    square = load_policy(Model(id=str(folder), device="cpu"), Sample(num_steps=4), None)
-    assert not torch.allclose(found, square.predict_noise(x, 0, square.embed(["a heart"])), atol=1e-4)
+    expected = noise_of_diffusers(folder, x, "a heart", height=HIGH, width=WIDE)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    square = load_policy(Model(id=str(folder), device="cpu"), Sample(**asked), None)
+    assert not torch.allclose(found, square.predict_noise(x, 0, square.embed(["a heart"])), atol=1e-3)
 
 
 def test_the_plan_counts_the_size(wide: Path, monkeypatch: pytest.MonkeyPatch) -> None:

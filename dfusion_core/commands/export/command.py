@@ -42,5 +42,4 @@ def export(
         raise typer.BadParameter(f"--push {push}: a repository on the Hub is called OWNER/NAME.")
     from .writing import export_round
 
-    options = {"force": force, "check": check, "merged": merged, "repository": push, "public": public}
-    export_round(round, out, name, dtype.value, **options)
+    export_round(round, out, name, dtype.value, force=force, check=check, merged=merged, repository=push, public=public)
