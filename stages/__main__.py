@@ -29,7 +29,7 @@ from dfusion_core.params.sections import Launcher  # noqa: E402
 from dfusion_core.store.paths import ROUND_STAGES  # noqa: E402
 
 ALL = "all"
-CODE = "code"  # no launcher: it takes a second
+CODE, PROMPTS = "code", "prompts"  # no launcher: they take a second
 ALONE = "python"  # this interpreter, in this very process
 
 
@@ -39,12 +39,12 @@ def main() -> None:
     stage = sys.argv[1] if len(sys.argv) > 1 else ""
     if stage == ALL:
         among_ranks(run_all)()
-    elif stage == CODE:
-        run(CODE)
+    elif stage in (CODE, PROMPTS):
+        run(stage)
     elif stage in Launcher.model_fields:
         start(stage, sys.argv[2:] or round_under_dvc())
     else:
-        stages = (*Launcher.model_fields, ALL, CODE)
+        stages = (*Launcher.model_fields, ALL, CODE, PROMPTS)
         print(
             f"usage: python -m stages STAGE [ROUND], where STAGE is one of {', '.join(stages)}. "
             f"{did_you_mean(stage, stages)}".rstrip(),

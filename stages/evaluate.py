@@ -1,6 +1,6 @@
 """Evaluate: fixed-seed images of training and unseen prompts, scored, compared with the base model.
 
-reads   adapter of the round, the prompt file; the base model's evaluation where ROUND is not "init"
+reads   adapter of the round, the prompts' texts; the base model's evaluation where ROUND is not "init"
 writes  evaluate/  picture (one row an image), images.csv, grid.png, reward.json; results/rounds/ROUND.json
 """
 
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from dfusion_core.models.builtin import model_name
 from dfusion_core.pairing.plan import evaluation_plan, image_name
 from dfusion_core.params import load_params
-from dfusion_core.prompts.reading import find_file, load_prompts
+from dfusion_core.prompts.reading import load_prompts
+from dfusion_core.prompts.texts import texts_input
 from dfusion_core.rewards.identity import FILE as REWARD_FILE
 from dfusion_core.rewards.identity import read_identity, require_same_reward
 from dfusion_core.rewards.plugins import reward_inputs
@@ -32,7 +33,7 @@ def evaluate(round: str) -> None:
     """Evaluate the model after ROUND ("init": the base model, row zero of every comparison)."""
     params = load_params("model", "prompts", "sample", "reward", "evaluate")
     prompts = load_prompts(params.prompts.file).first(params.prompts.train_count, params.prompts.test_count)
-    inputs: dict[str, Input] = {"adapter": output("train", round), "prompts": find_file(params.prompts.file)}
+    inputs: dict[str, Input] = {"adapter": output("train", round), "texts": texts_input(params.prompts)}
     inputs |= reward_inputs(params.reward)
     if round != "init":
         inputs["base"] = output("evaluate", "init")

@@ -12,8 +12,9 @@ from dfusion_core.pairing.plan import image_name
 from dfusion_core.params import load_params
 from dfusion_core.params.rounds import previous
 from dfusion_core.prompts.reading import find_file, load_prompts
+from dfusion_core.prompts.texts import texts_input
 from dfusion_core.runtime.entry import run_stage
-from dfusion_core.store import open_stage, read_stage
+from dfusion_core.store import Input, open_stage, read_stage
 from dfusion_core.store.paths import adapter, output
 
 
@@ -21,10 +22,11 @@ def masks(round: str) -> None:
     """Pair the images of ROUND and binarise the references' maps."""
     params = load_params("prompts", "sample", "extract", "pairing", "fuse")
     prompts = load_prompts(params.prompts.file).train
-    inputs = {
+    inputs: dict[str, Input] = {
         "sample": output("sample", round),
         "score": output("score", round),
         "prompts": find_file(params.prompts.file),
+        "texts": texts_input(params.prompts),
     }
     with open_stage("extract", round=round, params=params, inputs=inputs) as run:
         if run.done:

@@ -1,6 +1,6 @@
 """Sample: denoise N images per prompt and keep everything Algorithm 1 needs later.
 
-reads   adapter of the round before, the prompt file
+reads   adapter of the round before, the prompts' texts and items
 writes  sample/  x, log_prob, cross_map, picture (one row an image), images.csv
 """
 
@@ -9,9 +9,10 @@ from __future__ import annotations
 from dfusion_core.pairing.plan import image_name, image_plan
 from dfusion_core.params import load_params
 from dfusion_core.params.rounds import previous
-from dfusion_core.prompts.reading import find_file, load_prompts
+from dfusion_core.prompts.reading import load_prompts
+from dfusion_core.prompts.texts import texts_input
 from dfusion_core.runtime.entry import run_stage
-from dfusion_core.store import open_stage
+from dfusion_core.store import Input, open_stage
 from dfusion_core.store.paths import adapter, output
 
 
@@ -21,7 +22,7 @@ def sample(round: str) -> None:
     before = previous(params, round)
     chosen = load_prompts(params.prompts.file).first(params.prompts.train_count, params.prompts.test_count)
     prompts = chosen.train
-    inputs = {"adapter": output("train", before), "prompts": find_file(params.prompts.file)}
+    inputs: dict[str, Input] = {"adapter": output("train", before), "texts": texts_input(params.prompts)}
     with open_stage("sample", round=round, params=params, inputs=inputs) as run:
         if run.done:
             return

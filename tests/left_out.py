@@ -1,11 +1,12 @@
-"""Leaves out the tests marked ``slow`` unless ``--everything`` is given, and says at the end what was left out.
+"""Leaves out what takes long unless ``--everything`` is given, and says at the end what was left out.
 
-A file or a test that is named on the command line runs whole.
+Left out are the tests marked ``slow``, and of a test marked ``few(N)`` all cases but N, evenly spread. A file or a test
+that is named on the command line runs whole.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,28 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     named = any("::" in argument or argument.endswith(".py") for argument in config.args)
     if config.getoption("everything") or config.getoption("markexpr") or named:
         return
-    slow = [item for item in items if item.get_closest_marker("slow")]
-    items[:] = [item for item in items if not item.get_closest_marker("slow")]
-    config.hook.pytest_deselected(items=slow)
+    chosen = short(items)
+    left_out = [item for item in items if item not in chosen]
+    items[:] = [item for item in items if item in chosen]
+    config.hook.pytest_deselected(items=left_out)
     root = config.rootpath / "tests"
-    config.stash[LEFT_OUT].update(Path(item.path).relative_to(root).parts[0] for item in slow)
+    config.stash[LEFT_OUT].update(Path(item.path).relative_to(root).parts[0] for item in left_out)
+
+
+def short(items: list[pytest.Item]) -> set[pytest.Item]:
+    """The tests that are not slow; of those of which few are enough, so many cases."""
+    chosen, cases = set(), defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("slow"):
+            continue
+        few = item.get_closest_marker("few")
+        if few is None:
+            chosen.add(item)
+        else:
+            cases[item.nodeid.partition("[")[0], few.args[0]].append(item)
+    for (_, count), each in cases.items():
+        chosen.update(each[round(k * len(each) / count)] for k in range(min(count, len(each))))
+    return chosen
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -49,5 +67,5 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if counts:
         where = ", ".join(f"{folder} {count}" for folder, count in sorted(counts.items()))
         terminalreporter.write_line(
-            f"{counts.total()} slow tests were left out ({where}). The whole suite: python -m pytest -n 2 --everything"
+            f"{counts.total()} tests were left out ({where}). The whole suite: python -m pytest -n 2 --everything"
         )

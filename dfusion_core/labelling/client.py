@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from random import Random
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
@@ -75,6 +76,17 @@ def oracle() -> Prefers:
         return TIE if abs(lead) < CLOSE else FIRST if lead > 0 else SECOND
 
     return prefers
+
+
+def careless(prefers: Prefers, wrong: float, seed: int = 0) -> Prefers:
+    """``prefers``, with a share of its answers turned round, each by lot."""
+    lot = Random(seed)
+
+    def turned(prompt: str, first: Picture, second: Picture) -> str:
+        said = prefers(prompt, first, second)
+        return {FIRST: SECOND, SECOND: FIRST}.get(said, said) if lot.random() < wrong else said
+
+    return turned
 
 
 def _post(url: str, token: str, body: dict[str, Any]) -> dict[str, Any]:

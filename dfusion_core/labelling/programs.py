@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from ..errors import LabelError
-from .client import oracle
+from .client import careless, oracle
 from .pictures import Pictures
 from .serving import serve_client
 from .session import Session
 
-ORACLE = "oracle"
+WRONG = {"oracle": 0.0, "careless-oracle": 0.15}  # the share of answers that are turned round
 
 
 def run_program(name: str, session: Session, pictures: Pictures) -> str:
     """Let a program give the answers of a session; a sentence about it. Raises LabelError for an unknown one."""
-    if name != ORACLE:
+    if name not in WRONG:
         raise LabelError(
             f"--labeller: there is no labeller '{name}'.",
-            f"Use '--labeller {ORACLE}' on the micro-world, or leave it out: then people are asked.",
+            f"Use '--labeller {' or '.join(WRONG)}' on the micro-world, or leave it out: then people are asked.",
         )
-    given = serve_client(session, pictures.png, name, oracle())
-    return f"{session.title}: the oracle gave {given} answers, in {session.file}."
+    given = serve_client(session, pictures.png, name, careless(oracle(), WRONG[name]))
+    return f"{session.title}: {name} gave {given} answers, in {session.file}."

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DFusionError, StoreError, one_line
 from ..runtime.collective import leader_first
-from . import code, dvc_lock, scratch
+from . import code, derived, dvc_lock, scratch
 from .agreement import require_agreement
 from .hints import dvc_stage
 from .inputs import Input, hash_inputs, published
@@ -42,6 +42,7 @@ class Basis:
         self._outputs = {folder.absolute(): digests[name] for name, folder in outputs.items()}
         if scratch.under_dvc():
             code.require_noted(stage)
+            derived.require_noted(stage, inputs, digests)
             dvc_lock.require_agreement(stage, outputs.values())
             _BEGUN[(*_command(), stage, round)] = self
 

@@ -14,7 +14,8 @@ from typing import Any
 from ..errors import StoreError
 from .hints import dvc_stage
 from .manifest import MANIFEST, read_manifest
-from .provenance import differing, flat, hash_file, shown
+from .paths import PROMPTS_RESULT
+from .provenance import differing, flat, hash_file, hash_of, shown
 
 LOCK = "dvc.lock"
 
@@ -99,13 +100,14 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _is_other(path: Path, recorded: Any) -> bool:
-    """Whether an input, or the file with the digests of the code, is not what a manifest recorded of it.
+    """Whether an input, or a file that stands for one or for the code, is not what a manifest recorded of it.
 
     One that DVC has noted and that cannot be read is another: no stage reads such a one.
     """
     try:
         if path.suffix == ".json":
-            return bool(json.loads(path.read_text(encoding="utf-8")) != recorded)
+            noted = json.loads(path.read_text(encoding="utf-8"))
+            return bool(recorded not in (noted, hash_of(noted), hash_file(path)))
         if path.is_dir() and not (path / MANIFEST).is_file():  # read whole, not an output of a stage
             return False
         return bool((read_manifest(path)["digest"] if path.is_dir() else hash_file(path)) != recorded)
@@ -141,4 +143,6 @@ def _input_of(path: str) -> str:
         return "code"
     if parts[0] == "runs":
         return {"train": "adapter"}.get(parts[-1], "base" if parts[1:] == ("init", "evaluate") else parts[-1])
-    return "prompts" if Path(path).suffix in (".yaml", ".yml") else path
+    if Path(path) == PROMPTS_RESULT:
+        return "texts"
+    return "prompts" if Path(path).suffix in (".yaml", ".yml", ".txt", ".csv", ".json", ".jsonl") else path

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import MissingStage
+from .derived import Derived
 from .files import files_in
 from .hints import how_to_make
 from .manifest import MANIFEST, read_manifest
@@ -14,7 +15,8 @@ from .provenance import hash_of
 from .remembered import hash_large
 from .verify import require_sound
 
-Input = Path | Sequence[Path]  # a published folder, a file, a folder that is read whole, or the files that are read
+# A published folder, a file, a folder that is read whole, the files that are read, or a part of a file.
+Input = Path | Sequence[Path] | Derived
 
 _HASHED: dict[Hashable, str] = {}  # what this process has read, as it looked then
 
@@ -31,6 +33,8 @@ def published(inputs: Mapping[str, Input]) -> dict[str, Path]:
 
 def _hash_input(stage: str, name: str, one: Input) -> str:
     """The digest of a published folder, all of whose files are compared; the hash of files by their names."""
+    if isinstance(one, Derived):
+        return one.digest()
     if not isinstance(one, Path):
         return _hash_files(_named(one))
     if (one / MANIFEST).is_file():

@@ -10,6 +10,7 @@ from ..params.rounds import INIT
 
 RUNS = Path("runs")
 RESULTS = Path("results")
+PROMPTS_RESULT = RESULTS / "prompts.json"  # texts and items of the prompts that are used
 WEIGHTS_RESULT = RESULTS / "weights.json"  # digests of the built-in weights, in a project without code of its own
 LABELS = Path("labels")  # people's answers: input of the pipeline, to be kept in git
 ROUND_STAGES = ("sample", "score", "extract", "fuse", "adopt", "train", "evaluate")  # in their order

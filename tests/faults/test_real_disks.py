@@ -1,9 +1,10 @@
-"""Real disks that are too small or read-only: a tmpfs and a bind mount, in a mount namespace of their own."""
+"""Real disks: too small, read-only, mounted elsewhere (in a mount namespace of their own); limits of the shell."""
 
 from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -36,9 +37,13 @@ def small(project: Path) -> Path:
 
 def run_on(mount: str, stage: str, **more: str) -> subprocess.CompletedProcess[str]:
     """`python -m stages.STAGE r00` after a mount that only this process sees."""
-    command = f"mount {mount}; exec {shlex.quote(sys.executable)} -m stages.{stage} r00"
+    return run_after(f"mount {mount}", stage, *MOUNT, **more)
+
+
+def run_after(preparation: str, stage: str, *shell: str, **more: str) -> subprocess.CompletedProcess[str]:
+    command = f"{preparation}; exec {shlex.quote(sys.executable)} -m stages.{stage} r00"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **more}
-    return subprocess.run([*MOUNT, command], capture_output=True, text=True, env=environment, check=False)
+    return subprocess.run([*shell, command], capture_output=True, text=True, env=environment, check=False)
 
 
 def is_message(done: subprocess.CompletedProcess[str], *words: str) -> bool:
@@ -70,3 +75,23 @@ def test_a_read_only_output_is_noticed_at_once(small: Path) -> None:
     done = run_on("--bind -o ro runs runs", "sample")
     assert is_message(done, "runs/r00 cannot be opened: read-only file system"), done.stderr
     assert "0 of" not in done.stderr and not list(Path(".dfusion/r00/sample").rglob("*.safetensors"))
+
+
+def test_runs_is_another_mount_of_the_same_disk(small: Path) -> None:
+    """Device numbers are equal, and yet no file can be renamed or linked from one to the other."""
+    whole = content(Path("runs/r00/score"))
+    elsewhere = Path(shutil.copytree("runs", "elsewhere"))
+    shutil.rmtree(elsewhere / "r00/score")
+    done = run_on("--bind elsewhere runs", "score")
+    assert done.returncode == 0, done.stderr
+    assert content(elsewhere / "r00/score") == whole
+    assert not list(elsewhere.rglob(".*.new")) and not list(elsewhere.rglob(".*.old"))
+
+
+def test_a_limit_on_the_size_of_files(project: Path) -> None:
+    whole = content(Path("runs/r00/sample"))
+    forget("sample")
+    done = run_after("ulimit -f 8", "sample", "bash", "-ec")
+    assert is_message(done, "file too large", "'ulimit -f'"), done.stderr
+    assert run_after(":", "sample", "bash", "-ec").returncode == 0
+    assert content(Path("runs/r00/sample")) == whole

@@ -76,17 +76,21 @@ def test_parameters(params: Entry, stage: str, section: str, key: str, value: An
 @pytest.mark.parametrize(
     ("stage", "dep"),
     [
-        ("sample", "prompts.yaml"),
+        ("extract", "prompts.yaml"),
+        ("sample", "results/prompts.json"),
         ("train", "runs/r00/adopt"),
         ("sample", "runs/init/train"),
         ("evaluate", "runs/init/evaluate"),
     ],
 )
 def test_inputs(project: Path, stage: str, dep: str) -> None:
+    run("prompts")
     note(stage, [dep])
     assert said() == ""
     if dep == "prompts.yaml":
         Path(dep).write_text(f"# another\n{Path(dep).read_text()}")
+    elif dep == "results/prompts.json":
+        Path(dep).write_text(Path(dep).read_text().replace("blue", "red"))
     else:
         other = dep.replace("r00", "r01").replace("init/evaluate", "r01/evaluate").replace("init", "r01")
         shutil.rmtree(dep)
@@ -131,6 +135,21 @@ def test_digests_of_the_code_that_dvc_has_noted_broken(project: Path, damage: by
     Path("results/code/adopt.json").write_bytes(damage)
     note("adopt", ["results/code/adopt.json"])
     assert "results/code/adopt.json" in said()
+
+
+def test_a_stage_of_dvc_refuses_other_prompts_than_dvc_compared(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("code")
+    monkeypatch.setenv("DVC_STAGE", "sample@r00")
+    forget("sample")
+    with pytest.raises(StoreError, match="results/prompts.json") as caught:  # not written yet
+        run("sample")
+    assert "'dvc repro -s prompts'" in str(caught.value)
+    run("prompts")
+    Path("prompts.yaml").write_text(Path("prompts.yaml").read_text().replace("blue", "red"))
+    with pytest.raises(StoreError, match="results/prompts.json"):
+        run("sample")
+    run("prompts")
+    run("sample")
 
 
 def test_a_stage_of_dvc_does_not_go_on_from_it(params: Entry, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""An edit of a comment reruns nothing; an edit of a formula reruns the stages that use it. With git and DVC."""
+"""An edit of a comment reruns nothing; one of a formula or a threshold the stages that use it. With git and DVC."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ FORMULAS = {  # file: the commands whose imports reach it
     "dfusion_core/evaluation/diversity.py": {"evaluate"},
     "dfusion_core/rewards/scoring.py": {"score", "adopt", "evaluate"},
     "dfusion_core/diffusion/ddim.py": {"sample", "extract", "fuse", "train", "evaluate"},
+    "dfusion_core/prompts/texts.py": {"prompts", "sample", "extract", "evaluate"},
     "stages/init.py": {"init"},
 }
 
@@ -75,6 +76,15 @@ def test_a_formula_reruns_what_it_must(clone: Path) -> None:
         assert {stage.split("@")[0].replace("evaluate_base", "evaluate") for stage in found} == commands, name
         assert {command for names in found.values() for command in names} == commands, name
         call(clone, "git", "checkout", "-q", "--", ".")
+    call(clone, "dvc", "repro", "-q", "code")
+
+
+def test_a_threshold_reruns_from_extract_on(clone: Path) -> None:
+    edit(clone / "prompts.yaml", "0.05", "0.07")
+    assert set(changed(clone)) == {"prompts", "extract@r00"}
+    said = call(clone, "dvc", "repro", "extract@r00")
+    assert re.findall(r"Running stage '(.*?)'", said) == ["prompts", "extract@r00"]
+    call(clone, "git", "checkout", "-q", "--", ".")
     call(clone, "dvc", "repro", "-q", "code")
 
 

@@ -115,6 +115,7 @@ def test_the_second_output_of_a_command(project: Path, monkeypatch: pytest.Monke
     for stage in ("extract", "kv"):
         forget(stage)
     run("code")
+    run("prompts")
     monkeypatch.setenv("DVC_STAGE", "extract@r00")
     real = StageRun.write_arrays
 
@@ -132,9 +133,7 @@ def test_the_second_output_of_a_command(project: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("stage", "file"),
     [
-        ("sample", "prompts.yaml"),
         ("extract", "prompts.yaml"),
-        ("evaluate", "prompts.yaml"),
         ("score", "clip/open_clip_model.safetensors"),
         ("evaluate", "clip/open_clip_config.json"),
     ],
@@ -147,6 +146,16 @@ def test_files(project: Path, monkeypatch: pytest.MonkeyPatch, stage: str, file:
         run(stage)
     name = "prompts" if file == "prompts.yaml" else "reward"
     assert f"the input '{name}' changed" in caught.value.message
+    assert not Path("runs/r00", stage).exists()
+
+
+@pytest.mark.parametrize("stage", ["sample", "evaluate"])
+def test_texts(project: Path, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+    forget(stage)
+    other = Path("prompts.yaml").read_text().replace("moon", "sun")
+    meanwhile(monkeypatch, StageRun, "write_arrays", lambda: Path("prompts.yaml").write_text(other))
+    with pytest.raises(StoreError, match="the input 'texts' changed"):
+        run(stage)
     assert not Path("runs/r00", stage).exists()
 
 

@@ -15,7 +15,10 @@ import pytest
 from steps import change, content, forget, run
 
 from dfusion_core.errors import ModelError, StoreError
+from dfusion_core.store.manifest import MANIFEST
 from dfusion_core.store.parts import Parts
+from dfusion_core.store.paths import PROMPTS_RESULT
+from dfusion_core.store.provenance import hash_file
 from dfusion_core.store.run import StageRun
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +62,11 @@ def goes_on_as_new(stage: str, because: str, capsys: pytest.CaptureFixture[str])
     ("stage", "changes", "because"),
     [
         ("sample", {"sample": {"eta": 0.5}}, "sample.eta changed from 1.0 to 0.5."),
-        ("sample", {"prompts": {"train_count": 1}}, "prompts.train_count changed from nothing to 1."),
+        (
+            "sample",
+            {"prompts": {"train_count": 1}},
+            "prompts.train_count changed from nothing to 1; the input 'texts' changed.",
+        ),
         ("fuse", {"pairs": "inversion"}, 'pairs changed from "dfusion" to "inversion".'),
         ("train", {"train": {"learning_rate": 1e-4}}, "train.learning_rate changed from 0.001 to 0.0001."),
         ("evaluate", {"evaluate": {"seed": 5}}, "evaluate.seed changed from 1 to 5; the input 'base' changed."),
@@ -91,7 +98,22 @@ def test_the_prompt_file(
     if stage == "evaluate":
         run("evaluate", "init")
     base = "the input 'base' changed; " * (stage == "evaluate")
-    goes_on_as_new(stage, f"{base}the input 'prompts' changed.", capsys)
+    goes_on_as_new(stage, f"{base}the input 'texts' changed.", capsys)
+
+
+def test_another_threshold_reruns_nothing_before_extract(project: Path) -> None:
+    def made() -> dict[str, str]:
+        return {stage: hash_file(Path("runs/r00", stage, MANIFEST)) for stage in ("sample", "evaluate", "extract")}
+
+    run("prompts")
+    noted, before = PROMPTS_RESULT.read_bytes(), made()
+    text = Path("prompts.yaml").read_text()
+    assert "0.05" in text
+    Path("prompts.yaml").write_text(text.replace("0.05", "0.07"))
+    for stage in ("prompts", "sample", "evaluate", "extract"):
+        run(stage)
+    assert PROMPTS_RESULT.read_bytes() == noted
+    assert [stage for stage, one in made().items() if one != before[stage]] == ["extract"]
 
 
 def test_the_adapter_of_the_round_before(

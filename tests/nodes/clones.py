@@ -28,6 +28,7 @@ SMALL: dict[str, Any] = {
 }
 STAGES = (
     "code",
+    "prompts",
     "init",
     "evaluate_base",
     "sample@r00",

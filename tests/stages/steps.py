@@ -24,7 +24,7 @@ T = 4  # of tiny_params
 def run(stage: str, round: str = "r00") -> None:
     """Call the stage's function in this process, in the current folder."""
     function = getattr(import_module(f"stages.{stage}"), stage)
-    function() if stage in ("code", "init", "summary") else function(round)
+    function() if stage in ("code", "init", "prompts", "summary") else function(round)
 
 
 def change(**changes: Any) -> None:

@@ -131,6 +131,23 @@ def test_export_and_import(project: Path, kind: str) -> None:
     ]
 
 
+def test_answers_of_argilla(project: Path) -> None:
+    label()
+    before = read_answers(labels_file("r00"))
+    CliRunner().invoke(app, ["label", "r00", "--export", "out.jsonl"])
+    rows = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    answers = [(row.pop("answer"), row.pop("labeller")) for row in rows]
+    records = [
+        row | {"better.responses": [one], "better.responses.users": [who], "better.responses.status": ["submitted"]}
+        for row, (one, who) in zip(rows, answers, strict=True)
+    ]
+    Path("argilla.json").write_text(json.dumps(records))
+    labels_file("r00").unlink()
+    done = CliRunner().invoke(app, ["label", "r00", "--import", "argilla.json"])
+    assert done.exit_code == 0 and f" {len(before)} answers taken" in done.stdout
+    assert [one.answer for one in read_answers(labels_file("r00"))] == [one.answer for one in before]
+
+
 def test_an_import_that_is_of_no_use_says_why(project: Path) -> None:
     label()
     CliRunner().invoke(app, ["label", "r00", "--export", "out.csv"])

@@ -27,6 +27,7 @@ SMALL = {
 }
 STAGES = [
     "code",
+    "prompts",
     "init",
     "evaluate_base",
     *(f"{stage}@{name}" for name in ("r00", "r01") for stage in ROUND_STAGES),

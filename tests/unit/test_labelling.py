@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from dfusion_core.errors import LabelError
-from dfusion_core.labelling.client import answer_all, oracle
+from dfusion_core.labelling.client import answer_all, careless, oracle
 from dfusion_core.labelling.pictures import png
 from dfusion_core.labelling.server import LabelServer
 from dfusion_core.labelling.serving import served
@@ -283,6 +283,14 @@ def test_the_oracle_prefers_what_the_prompt_says() -> None:
     for stranger in (("a man on the moon", right), (prompt, right[:16, :16])):
         with pytest.raises(LabelError, match="micro-world"):
             prefers(stranger[0], stranger[1], stranger[1])
+
+
+def test_a_careless_labeller_turns_a_share_of_the_answers_round() -> None:
+    picture = np.zeros((2, 2, 3), np.uint8)
+    prefers = careless(lambda *_: "first", 0.15)
+    answers = [prefers("", picture, picture) for _ in range(2000)]
+    assert set(answers) == {"first", "second"} and 0.12 < answers.count("second") / 2000 < 0.18
+    assert {careless(lambda *_: "tie", 1.0)("", picture, picture)} == {"tie"}
 
 
 def test_a_port_that_is_taken(server: LabelServer) -> None:

@@ -20,7 +20,10 @@ def label(
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port; 0 takes any that is free.", min=0, max=65535)] = PORT,
     labeller: Annotated[
-        str, typer.Option(help="oracle: the micro-world's classifier answers in place of people.")
+        str,
+        typer.Option(
+            help="oracle: the micro-world's classifier answers in place of people; careless-oracle: 15 % of it wrong."
+        ),
     ] = "",
     take: Annotated[
         Path | None,

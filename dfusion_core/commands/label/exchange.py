@@ -4,8 +4,9 @@ pairs     image_0, image_1 (paths), prompt, answer (first, second, tie), labelle
 pickapic  caption, jpg_0, jpg_1 (paths), label_0, label_1 (1 and 0, or 0.5 each for a tie): the columns of Pick-a-Pic
           and of Diffusion-DPO
 
-A path leads to a picture file; it is known by its pixels, so that only pictures of this round are taken. Exported
-pictures are PNG files in a folder beside the table.
+Records of Argilla and tasks of Label Studio are taken in too (``foreign.py``). A path leads to a picture file; it is
+known by its pixels, so that only pictures of this round are taken. Exported pictures are PNG files in a folder beside
+the table.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from ...errors import LabelError
 from ...labels.answers import FIRST, SECOND, SKIP, TIE, Answer, append, read_answers
 from ...labels.content import content_hash
 from ...store.atomic import write_bytes, write_text
+from .foreign import plain_rows
 
 if TYPE_CHECKING:
     from ...labelling.pictures import Pictures
@@ -66,7 +68,7 @@ def import_answers(file: Path, session: Session, pictures: Pictures) -> str:
     The same table taken in twice counts once.
     """
     taken = known = foreign = 0
-    for number, row in enumerate(_rows(file), 1):
+    for number, row in _answer_rows(file):
         first, second, said = _as_answer(row, file, number)
         names = [_hash(file.parent / path, file, number) for path in (first, second)]
         prompts = {session.prompts.get(name) for name in names}
@@ -148,6 +150,13 @@ def _hash(path: Path, file: Path, number: int) -> str:
             f"--import: row {number} of {file}: {path} cannot be read as a picture: {type(error).__name__}.",
             "Paths begin at the folder of the table.",
         ) from None
+
+
+def _answer_rows(file: Path) -> Iterator[tuple[int, Row]]:
+    """The answers of a table, with the number of the row that each stands in. Raises LabelError."""
+    for number, row in enumerate(_rows(file), 1):
+        for one in plain_rows(row):
+            yield number, one
 
 
 def _rows(file: Path) -> Sequence[Row]:
