@@ -38,7 +38,7 @@ def test_every_install_line_of_the_pages_names_the_distribution_and_its_extras()
 
 
 def test_nothing_that_only_tests_need_is_installed_by_default() -> None:
-    names = {re.match(r"[\w.-]+", line)[0].lower() for line in PROJECT["dependencies"]}  # type: ignore[index]
+    names = {re.match(r"[\w.-]+", line)[0].lower() for line in PROJECT["dependencies"]}
     assert not {name for name in names if re.search("pytest|moto|flask|mypy|ruff|playwright|hypothesis|mkdocs", name)}
 
 
