@@ -33,7 +33,7 @@ def test_every_install_line_of_the_pages_names_the_distribution_and_its_extras()
     found = re.findall(r"pip install (?:--upgrade )?(?:-e )?'?(\.|dfusion[\w-]*)(?:\[([\w,]+)\])?", text)
     assert len(found) > 5
     for name, extras in found:
-        assert name in (".", DISTRIBUTION)
+        assert name in (".", DISTRIBUTION) or name.startswith(f"{DISTRIBUTION.replace('-', '_')}-{__version__[0]}")
         assert not {*filter(None, extras.split(","))} - PROJECT["optional-dependencies"].keys()
 
 
