@@ -56,6 +56,7 @@ def refused(stage: str, round: str, folder: str, name: str) -> None:
     assert files_of(Path("runs")) == before
 
 
+@pytest.mark.few(9)
 @pytest.mark.parametrize("damage", ALL)
 @pytest.mark.parametrize("folder", READERS)
 def test_every_file_in_every_way(project: Path, finished: Path, folder: str, damage: Damage) -> None:
@@ -81,6 +82,7 @@ def test_every_reader(project: Path, folder: str, stage: str, round: str) -> Non
     refused(stage, round, folder, str(file.relative_to(Path("runs", folder))))
 
 
+@pytest.mark.slow
 def test_200_random_bits(project: Path, finished: Path) -> None:
     """100 anywhere in all bytes, 100 in files drawn with equal weight, so that the small ones get their share."""
     dice = random.Random(0)
@@ -114,6 +116,7 @@ def test_the_outputs_of_two_rounds_in_each_others_place(project: Path, capsys: p
     assert "score r00: is made again, because " in capsys.readouterr().out
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("damage", [cut, delete, flip_any])
 @pytest.mark.parametrize("stage", ["sample", "score", "extract", "fuse", "adopt", "train", "evaluate"])
 def test_a_damaged_output_of_ones_own_is_made_again(

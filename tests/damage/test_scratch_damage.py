@@ -33,6 +33,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, stage: str, owner: type, method: 
         run(stage)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("damage", [flip_any, cut])
 @pytest.mark.parametrize("stage", ["sample", "score", "fuse", "evaluate"])
 def test_a_damaged_part(

@@ -143,6 +143,7 @@ IN_MEMORY: dict[str, tuple[str, Callable[[Patch], None], str]] = {
 }
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("case", IN_MEMORY)
 def test_a_number_goes_bad_in_memory(project: Path, finished: Path, monkeypatch: Patch, case: str) -> None:
     stage, spoil, message = IN_MEMORY[case]

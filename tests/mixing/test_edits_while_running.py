@@ -35,6 +35,7 @@ def parts(stage: str) -> int:
     return len(list(Path(".dfusion/r00", stage).rglob("parts/*.safetensors")))
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("stage", "method", "changes", "key"),
     [

@@ -58,6 +58,7 @@ def goes_on_as_new(stage: str, because: str, capsys: pytest.CaptureFixture[str])
     assert content(Path("runs/r00", stage)) == found
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("stage", "changes", "because"),
     [
@@ -87,6 +88,7 @@ def test_parameters(
     goes_on_as_new(stage, because, capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["sample", "evaluate"])
 def test_the_prompt_file(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stage: str
@@ -116,6 +118,7 @@ def test_another_threshold_reruns_nothing_before_extract(project: Path) -> None:
     assert [stage for stage, one in made().items() if one != before[stage]] == ["extract"]
 
 
+@pytest.mark.slow
 def test_the_adapter_of_the_round_before(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -125,6 +128,7 @@ def test_the_adapter_of_the_round_before(
     goes_on_as_new("sample", "the input 'adapter' changed.", capsys)
 
 
+@pytest.mark.slow
 def test_the_model(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """First the stage refuses, because init pinned the model; once init has pinned the new one, it begins anew."""
     from dfusion_core.testing import tiny_model

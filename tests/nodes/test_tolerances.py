@@ -86,6 +86,7 @@ def test_micro_batches(project: Path, micro_batch: int) -> None:
     assert trained_otherwise(before) <= ADAMW
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["sample", "score", "fuse", "evaluate"])
 def test_threads(project: Path, two_threads: None, stage: str) -> None:
     before = arrays(stage)

@@ -112,6 +112,7 @@ def target_step(t: int) -> Tensor:
         return guided(unet()(*inputs).sample)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("t", STEPS)
 def test_noise_of_the_fused_target(t: int) -> None:
     golden = stored()["eps_a"][STEPS.index(t)]

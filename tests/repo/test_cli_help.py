@@ -35,6 +35,7 @@ def command(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[st
     )
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("stage", STAGES)
 def test_help_of_a_stage(stage: str) -> None:
     done = command(f"stages.{stage}", "--help")

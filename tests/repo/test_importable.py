@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 IMPORT_EACH = """
@@ -28,6 +30,7 @@ def modules() -> list[str]:
     return [name.removesuffix(".__init__") for name in names]
 
 
+@pytest.mark.slow
 def test_every_module_imports() -> None:
     assert len(modules()) > 50
     done = subprocess.run([sys.executable, "-c", IMPORT_EACH, *modules()], capture_output=True, text=True, cwd=ROOT)

@@ -74,6 +74,7 @@ def other_project(project: Path, **changes: object) -> Path:
     return other
 
 
+@pytest.mark.slow
 def test_another_project_and_what_differs(project: Path) -> None:
     other_project(project, evaluate={"batch_size": 2})
     sides = [read_side(name, Path()) for name in ("r00", "other:r00")]
@@ -95,6 +96,7 @@ def test_other_seeds_are_refused_by_name(project: Path) -> None:
     assert "dvc exp run -n NAME -S evaluate.seed=1" in flat(out) and not Path("results/compare.png").exists()
 
 
+@pytest.mark.slow
 def test_another_prompt_file_is_refused(project: Path) -> None:
     other = other_project(project)
     text = (other / "prompts.yaml").read_text()

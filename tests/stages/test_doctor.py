@@ -284,6 +284,7 @@ ONE_WRONG: dict[str, tuple[dict[str, Any], str, str, str, str]] = {  # changes, 
 }
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("kind", ONE_WRONG)
 def test_one_thing_wrong(sound: Path, kind: str) -> None:
     changes, check, verdict, found, remedy = ONE_WRONG[kind]

@@ -68,6 +68,7 @@ def test_arrays_are_those_of_the_schema(project: Path) -> None:
         assert stored.dtype == bool
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("threshold", ["relative", "absolute"])
 @pytest.mark.parametrize("merge", ["xor", "or"])
 def test_masks_are_the_thresholded_maps(project: Path, threshold: str, merge: str) -> None:
@@ -85,6 +86,7 @@ def test_masks_are_the_thresholded_maps(project: Path, threshold: str, merge: st
     assert 0.05 < expected.mean() < 0.95
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("keep_kv", "count"), [("all", 4), ("none", 0), (2, 2), (9, 4)])
 def test_as_many_keys_and_values_as_asked(project: Path, keep_kv: Any, count: int) -> None:
     everything = {name: array("kv", name) for name in read_stage("kv", "r00").names}
@@ -124,6 +126,7 @@ def test_keys_and_values_are_what_the_modules_compute(project: Path) -> None:
                 torch.testing.assert_close(array("kv", name)[row, k], heads, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_same_bytes_again(project: Path, finished: Path) -> None:
     forget("extract"), forget("kv")
     run("extract")
@@ -131,6 +134,7 @@ def test_the_same_bytes_again(project: Path, finished: Path) -> None:
         assert content(Path("runs/r00", stage)) == content(finished / "runs/r00" / stage)
 
 
+@pytest.mark.slow
 def test_absolute_thresholds_that_are_not_there(project: Path) -> None:
     prompts = yaml.safe_load(Path("prompts.yaml").read_text())
     del prompts["train"][1]["thresholds"]

@@ -81,6 +81,7 @@ def test_each_step_is_equation_5(project: Path) -> None:
             torch.testing.assert_close(target[pair.pair, i + 1], expected.prev_sample[0], rtol=0, atol=BATCH_TOLERANCE)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("keep_kv", ["none", 2])
 def test_stored_and_recomputed_references_agree(project: Path, keep_kv: str | int) -> None:
     """With 2, a batch whose references are not all stored recomputes them."""
@@ -106,6 +107,7 @@ def test_an_empty_mask_gives_the_base(project: Path, monkeypatch: pytest.MonkeyP
     torch.testing.assert_close(array("fuse", "x"), base, rtol=0, atol=BATCH_TOLERANCE)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("how", ["no item reaches its threshold", "items cancel out"])
 def test_targets_of_empty_masks_are_their_bases(project: Path, how: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Bit for bit; nothing stops, the reference wins, and it is said once with the right advice."""
@@ -126,6 +128,7 @@ def test_targets_of_empty_masks_are_their_bases(project: Path, how: str, capsys:
     assert len(said) == 1 and ("extract.merge" if "cancel" in how else "extract.relative_threshold") in said[0]
 
 
+@pytest.mark.slow
 def test_a_later_and_shorter_window(project: Path) -> None:
     """t = 2 only: until then the base, after it the plain policy."""
     change(fuse={"first_t": 2, "last_t": 2})
@@ -147,6 +150,7 @@ def test_pictures_are_the_decoded_last_states(project: Path) -> None:
     assert (array("fuse", "picture").int() - pictures.int()).abs().max() <= 1
 
 
+@pytest.mark.slow
 def test_the_same_bytes_again_and_the_batch_size(project: Path, finished: Path) -> None:
     forget("fuse")
     run("fuse")

@@ -92,6 +92,7 @@ def test_images_that_are_made_again_keep_their_answers(project: Path) -> None:
     run("score")
 
 
+@pytest.mark.slow
 def test_a_head_scores_targets_and_says_how_well(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     change(reward={"human": 1.0, "weight": 0.0, "human_targets": "head"})
     label()

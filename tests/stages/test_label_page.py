@@ -220,6 +220,7 @@ def test_another_page_can_neither_read_nor_answer(browser: Any, serve: Serve) ->
         assert sent.status == 403
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 @pytest.mark.parametrize("kind", ["pair", "order"])
 def test_everything_fits_the_screen(browser: Any, serve: Serve, size: dict[str, int], kind: str) -> None:

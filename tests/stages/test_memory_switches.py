@@ -19,6 +19,7 @@ from dfusion_core.params import load_everything
 ADAPTER = Path("runs/r00/train/adapter/pytorch_lora_weights.safetensors")
 
 
+@pytest.mark.slow
 def test_a_round_trains_to_the_same_adapter(project: Path) -> None:
     trained = load_file(ADAPTER)
     change(model={"gradient_checkpointing": True})
@@ -62,6 +63,7 @@ def test_the_plan_counts_them(project: Path) -> None:
     assert plain.trained_row_flops < saving.trained_row_flops < 1.6 * plain.trained_row_flops
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("switch", ["vae_slicing", "vae_tiling"])
 def test_decoded_pictures_are_the_same(switch: str, project: Path) -> None:
     latents = torch.randn(3, *policy_of("init").latent_shape, generator=torch.Generator().manual_seed(0))

@@ -102,6 +102,7 @@ def test_the_sheet_has_a_line_a_round_and_the_base_first(project: Path) -> None:
         assert (sheet[top : top + side : 4, :side:4] == picture).all()
 
 
+@pytest.mark.slow
 def test_the_table_of_a_study(project: Path) -> None:
     row = "dpo,all,test,reward,5,0.01,-0.02,0.03,0,0,0\nddpo,relation,test,reward,5,0.07,0,0.1,0,0,0\n"
     study = Path("found/mine")
@@ -116,6 +117,7 @@ def test_the_table_of_a_study(project: Path) -> None:
         write_report(Path("results/report.html"), [study])
 
 
+@pytest.mark.slow
 def test_of_many_rounds_some_have_pictures(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And all of them are in the tables."""
     monkeypatch.setattr("dfusion_core.commands.report.run.ROUNDS_SHOWN", 1)
@@ -141,6 +143,7 @@ def test_it_describes_the_run_and_not_todays_parameters(project: Path) -> None:
     assert 'class="warning"' not in page()
 
 
+@pytest.mark.slow
 def test_outputs_of_different_parameters(project: Path) -> None:
     """A round that was made with another value: both are there, with the outputs that have them."""
     change(extract={"relative_threshold": 1.5})
@@ -178,6 +181,7 @@ def test_the_way_to_the_last_round(project: Path) -> None:
     assert run_.way == ["r00", "r02"] and read_run().way == ["r00", "r01"]
 
 
+@pytest.mark.slow
 def test_rounds_of_two_rewards_are_refused(project: Path) -> None:
     tiny_clip(Path("clip"), seed=1)
     for round in ("init", "r00"):
@@ -215,6 +219,7 @@ def test_a_large_picture_does_not_make_a_large_page() -> None:
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded[1])))), small)
 
 
+@pytest.mark.slow
 def test_prompts_are_escaped(project: Path) -> None:
     pairs = Path("runs/r00/extract/pairs.csv")
     pairs.write_text(pairs.read_text().replace("a heart holding a balloon", "<script>alert(1)</script>"))
@@ -223,6 +228,7 @@ def test_prompts_are_escaped(project: Path) -> None:
     assert "<script" not in found and "&lt;script&gt;alert(1)&lt;/script&gt;" in found
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("pairs", ["naive", "same_noise"])
 def test_runs_without_targets(project: Path, pairs: str) -> None:
     change(pairs=pairs)

@@ -90,6 +90,7 @@ def trainer_of(policy: Policy) -> Trainer:
     return Trainer(policy, pairs, params.train, seed=params.seed, round="r00")
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("form", "first_t", "last_t", "fallback", "count"),
     [
@@ -185,6 +186,7 @@ def test_the_next_round_needs_the_moments(project: Path, monkeypatch: pytest.Mon
     assert any((before[name] != value).any() for name, value in adapter("r01").items())
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("micro_batch", [5, 14, 64])
 def test_the_micro_batch_does_not_matter(project: Path, micro_batch: int) -> None:
     """Fourteen terms in parts of 4 (two padded rows), 5 (one), 14 (none) or 64 (fifty)."""
@@ -340,6 +342,7 @@ def test_a_model_in_16_bits_trains_in_fp32(project: Path) -> None:
 # --- the history of rewards ---
 
 
+@pytest.mark.slow
 def test_scores_of_two_rewards_are_no_history(project: Path) -> None:
     """r00 was scored by other weights than r01: its scores cannot normalise those of r01."""
     tiny_clip(Path("clip"), seed=1)

@@ -110,6 +110,7 @@ def set_adapter(policy: Policy, values: torch.Tensor) -> None:
             parameter.grad = None
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("algo", ["ddpo", "dpok"])
 def test_the_gradient_is_that_of_a_naive_loop(project: Path, monkeypatch: pytest.MonkeyPatch, algo: str) -> None:
     """At both updates of the first round: at ratio 1, and a large step away, where ratios are clipped and KL counts."""
@@ -152,6 +153,7 @@ def test_rewards_are_normalised_over_earlier_rounds_too(project: Path, monkeypat
     assert history.groupby("round").size().to_dict() == {"r00": count, "r01": count}
 
 
+@pytest.mark.slow
 def test_dpo_skips_the_shared_steps_and_the_others_do_not(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The shared step's two gradients cancel in Eq. 6; in Eq. 8 they have different weights and stay."""
     firsts = []
@@ -170,6 +172,7 @@ def test_dpo_skips_the_shared_steps_and_the_others_do_not(project: Path, monkeyp
     assert firsts == [[int(one) for one in adopted], [0] * len(adopted)] and adopted.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algo", ["ddpo", "dpok"])
 def test_stopped_and_continued_gives_the_same_bytes(project: Path, monkeypatch: pytest.MonkeyPatch, algo: str) -> None:
     change(algo=algo)

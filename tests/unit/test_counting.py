@@ -103,6 +103,7 @@ def test_meta_device_agrees_with_real_tensors() -> None:
 # --- Stable Diffusion at full size: GFLOP of multiplications and additions, counted independently of this program ---
 
 
+@pytest.mark.slow
 def test_sd21_costs_what_is_published() -> None:
     unet, adapted = (build_unet(KNOWN["sd21"], torch.float16, lora) for lora in (None, Lora()))
     assert parameters(unet) == 865_910_724 and parameters(adapted) - parameters(unet) == 829_952
@@ -124,6 +125,7 @@ def test_other_parts_cost_what_is_published() -> None:
     assert round(forward_flops(reward_call(clip, size)) / 1e9, 3) == 334.590
 
 
+@pytest.mark.slow
 def test_sd15_and_sdxl_have_their_published_sizes() -> None:
     sd15, sdxl = KNOWN["sd15"], KNOWN["sdxl"]
     unet = build_unet(sd15, torch.float16)

@@ -238,6 +238,7 @@ def real(cross: int) -> Any:
         return UNet2DConditionModel(**{**FULL, "cross_attention_dim": cross}).config
 
 
+@pytest.mark.slow
 def test_families() -> None:
     assert family(real(768), False) == "sd_v1"
     assert family(real(1024), False) == "sd_v2"

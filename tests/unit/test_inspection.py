@@ -139,6 +139,7 @@ def test_commands_work_in_subfolders(published: Path, monkeypatch: pytest.Monkey
     assert "no parameters.yaml" in dfusion("doctor", "--params", "parameters.yaml").output.replace("docs/", "")
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("arguments", "expected", "code"),
     [

@@ -51,6 +51,7 @@ def test_these_prompts_with_zeros_and_ones() -> None:
     assert covered(found) == pytest.approx(0.95, abs=0.02)
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("sizes", [(0.02, 0.05, 0.05), (0.05, 0.02, 0.05), (0.0, 0.05, 0.1), (0.0, 0.0, 0.1)])
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 @pytest.mark.parametrize("groups", [1, 3])

@@ -40,6 +40,7 @@ def sd21(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Costs]:
 # --- the paper's experiment ---
 
 
+@pytest.mark.slow
 def test_the_papers_round(sd21: tuple[Any, Costs]) -> None:
     """640 x 20 x 2 rows sampled, (reference + target) x 18 x 2 x 320 fused, 640 x 20 x 2 halves x 2 epochs trained."""
     params, costs = sd21
@@ -214,6 +215,7 @@ def dfusion(*arguments: str) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
+@pytest.mark.slow
 def test_a_plan_for_this_machine(workspace: Path) -> None:
     tiny_params(workspace)
     code, out = dfusion("plan")

@@ -173,6 +173,7 @@ def test_a_signal_to_the_study_alone_stops_every_cell(place: Path, number: signa
     assert json.loads((place / ".dfusion/studies/mine/0/params.yaml").read_text())["pairs"] == "naive"  # goes on there
 
 
+@pytest.mark.slow
 def test_two_studies_with_shares_of_one_group_take_turns(place: Path) -> None:
     """Their cells share a folder with one params.yaml: the second waits, says so, and runs after the first."""
     first = begin(place, "0-naive", stay="2")

@@ -109,6 +109,7 @@ def test_a_shard_is_a_function_of_its_number() -> None:
     assert not torch.equal(shards(0)["noise"], shards(1)["noise"])
 
 
+@pytest.mark.slow
 def test_without_a_mask_the_loss_is_noise_prediction() -> None:
     _, some = captions(0.0)
     torch.manual_seed(0)
