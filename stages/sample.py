@@ -26,7 +26,6 @@ def sample(round: str) -> None:
     with open_stage("sample", round=round, params=params, inputs=inputs) as run:
         if run.done:
             return
-        from dfusion_core.attention.masks import item_tokens
         from dfusion_core.diffusion.denoise import Capture
         from dfusion_core.models.layers import check_layers
         from dfusion_core.models.policy import load_policy
@@ -35,10 +34,10 @@ def sample(round: str) -> None:
         images = image_plan(prompts, params.sample.images_per_prompt, params.seed, round)
         policy = load_policy(params.model, params.sample, adapter(before))
         check_layers(policy.unet)
-        if cut := check_reach((*prompts, *chosen.test), policy.encode.readers()):
+        if cut := check_reach((*prompts, *chosen.test), policy.encode.readers(), params.sample.negative_prompt):
             run.say(cut)
         text = policy.embed([p.text for p in prompts])
-        tokens = [[item_tokens(policy.tokenizer, p.text, item) for item in p.items] for p in prompts]
+        tokens = [[policy.encode.positions(p.text, item) for item in p.items] for p in prompts]
         run.describe = lambda row: image_name(images, row)
         for rows in run.unfinished(len(images), params.sample.batch_size):
             part = images.loc[list(rows)]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MICROWORLD, MICRO_CLIP = "micro-world", "micro-clip"
+JUDGED = (64, 64)  # height and width of the pictures that the oracle reads
 MODEL_INDEX = "model_index.json"  # in every folder in diffusers format
 
 

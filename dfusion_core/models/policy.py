@@ -20,6 +20,7 @@ from .device import pick_device
 from .loading import load_pipeline
 from .lora import load_lora
 from .pins import check_pin, read_pin
+from .size import latent_size, picture_scale
 from .source import locate
 from .text import Text, TextEncoder, guided
 
@@ -39,7 +40,8 @@ class Images:
 class Policy:
     """A text-to-image diffusion model as a policy: p(x_{t-1} | x_t, c) of Eq. 1 with classifier-free guidance.
 
-    schedule: the DDIM coefficients for the sampling parameters.
+    schedule: the DDIM coefficients for the sampling parameters. latent_size: (height, width) of latents; None: the
+    model's own. negative_prompt: what the unconditional half of guidance is told.
     """
 
     unet: Any
@@ -49,27 +51,30 @@ class Policy:
     schedule: Schedule
     guidance_scale: float
     device: torch.device
+    latent_size: tuple[int, int] | None = None
+    negative_prompt: str = ""
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of a latent."""
-        size = int(self.unet.config.sample_size)
-        return int(self.unet.config.in_channels), size, size
+        own = int(self.unet.config.sample_size)
+        return int(self.unet.config.in_channels), *(self.latent_size or (own, own))
 
     @property
-    def picture_size(self) -> int:
-        """Height and width of a picture, in pixels."""
-        halvings = len(self.vae.config.block_out_channels) - 1
-        return self.latent_shape[1] << halvings
+    def picture_size(self) -> tuple[int, int]:
+        """(height, width) of a picture, in pixels."""
+        _, height, width = self.latent_shape
+        scale = picture_scale(self.vae.config)
+        return height * scale, width * scale
 
     def embed(self, texts: Sequence[str]) -> Text:
         """The embeddings of n prompts, on the policy's device and in the U-Net's dtype."""
         return self.encode(texts, self.unet.dtype)
 
     @cached_property
-    def empty(self) -> Text:
-        """The embedding of the empty prompt, the unconditional half of guidance."""
-        return self.embed([""])
+    def negative(self) -> Text:
+        """The embedding (1) of the unconditional half of guidance: of the negative prompt, or of the empty one."""
+        return self.embed([self.negative_prompt])
 
     def predict_noise(self, x_t: torch.Tensor, i: int | torch.Tensor, text: Text) -> torch.Tensor:
         """Guided prediction for latents x_t (n, c, h, w) of n prompts at step index i (an int, or (n,)).
@@ -80,9 +85,13 @@ class Policy:
         n = len(x_t)
         timestep = self.schedule.timesteps[torch.as_tensor(i)].expand(n).to(self.device)
         rows = torch.cat([x_t, x_t]).to(self.unet.dtype)
-        both = guided(self.empty, text)
+        both = guided(self.negative, text)
         out: torch.Tensor = self.unet(
-            rows, torch.cat([timestep, timestep]), both.states, added_cond_kwargs=self._conditions(both)
+            rows,
+            torch.cat([timestep, timestep]),
+            both.states,
+            added_cond_kwargs=self._conditions(both),
+            encoder_attention_mask=both.mask,
         ).sample
         unconditional, conditional = out.float().chunk(2)
         return unconditional + self.guidance_scale * (conditional - unconditional)
@@ -121,8 +130,8 @@ class Policy:
         """SDXL's further conditions: the pooled prompt; sizes of original and target, nothing cropped."""
         if words.pooled is None:
             return None
-        side = self.picture_size
-        sizes = torch.tensor([[side, side, 0, 0, side, side]], dtype=words.states.dtype, device=self.device)
+        size = self.picture_size
+        sizes = torch.tensor([[*size, 0, 0, *size]], dtype=words.states.dtype, device=self.device)
         return {"text_embeds": words.pooled, "time_ids": sizes.expand(len(words), -1)}
 
     @torch.no_grad()
@@ -141,11 +150,11 @@ def load_policy(model: Model, sample: Sample, adapter: Path | None, *, train: bo
     must be the one that was pinned. Raises ModelError.
     """
     pinned = read_pin(adapter)
-    source = locate(model, pinned["revision"] if pinned else None)
+    source = locate(model, pinned)
     check_pin(pinned, model, source)
     pipeline = load_pipeline(model, source)
     device = pick_device(model.device)
-    encode = TextEncoder(pipeline)
+    encode = TextEncoder(pipeline, model.long_prompts)
     for part in (pipeline.unet, pipeline.vae, *(encoder for _, encoder in encode.parts)):
         part.to(device).eval().requires_grad_(False)
     if len(encode.parts) > 1 and pipeline.vae.config.force_upcast:  # SDXL's autoencoder overflows in fp16
@@ -176,4 +185,6 @@ def load_policy(model: Model, sample: Sample, adapter: Path | None, *, train: bo
         schedule=steps,
         guidance_scale=sample.guidance_scale,
         device=device,
+        latent_size=latent_size(sample, pipeline.unet.config, pipeline.vae.config),
+        negative_prompt=sample.negative_prompt,
     )

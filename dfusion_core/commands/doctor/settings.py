@@ -41,22 +41,30 @@ def prompts(facts: Facts) -> Finding:
 
 def items(facts: Facts) -> Finding:
     """Each item of a training prompt has tokens among those that the text encoder reads."""
-    from ...attention.masks import ItemNotFound, item_tokens
+    from ...attention.masks import ItemNotFound
     from ...prompts.reach import check_reach
 
     missing, split = [], 0
     for prompt in facts.prompts:
         for item in prompt.items:
             try:
-                split += len(item_tokens(facts.policy.tokenizer, prompt.text, item)) > 1
+                split += len(facts.policy.encode.positions(prompt.text, item)) > 1
             except ItemNotFound as error:
                 missing.append(error.message.rstrip("."))
     if missing:
         return failed(listed(missing, 2), f"Shorten the prompt or choose other items in {facts.params.prompts.file}.")
     count = sum(len(prompt.items) for prompt in facts.prompts)
     found = f"{count} items of {len(facts.prompts)} prompts, {split} of them with several tokens"
-    cut = check_reach((*facts.prompts, *facts.unseen), facts.policy.encode.readers())
-    return warning(f"{found}; {cut}", SHORTEN) if cut else ok(found)
+    sample = facts.params.sample
+    cut = check_reach((*facts.prompts, *facts.unseen), facts.policy.encode.readers(), sample.negative_prompt)
+    if cut:
+        return warning(f"{found}; {cut}", SHORTEN)
+    if sample.negative_prompt and sample.guidance_scale == 1:
+        return warning(
+            f"{found}; sample.negative_prompt has no effect at sample.guidance_scale 1",
+            "Set sample.guidance_scale above 1, or sample.negative_prompt to an empty text.",
+        )
+    return ok(found)
 
 
 def scored(facts: Facts) -> Finding:

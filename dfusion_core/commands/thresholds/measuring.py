@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ...attention.masks import item_tokens
 from ...diffusion.denoise import Capture
 from ...diffusion.noise import image_seed
 from ...diffusion.window import step_indices
@@ -55,9 +54,9 @@ def measure(params: Params, prompts: Sequence[Prompt], images: int, adapter: Pat
     Needs the sections model, sample, fuse and seed. Raises ItemNotFound and BadNumber.
     """
     policy = load_policy(params.model, params.sample, adapter)
-    if cut := check_reach(prompts, policy.encode.readers()):
+    if cut := check_reach(prompts, policy.encode.readers(), params.sample.negative_prompt):
         print(f"warning: {cut}.")
-    tokens = [[item_tokens(policy.tokenizer, prompt.text, item) for item in prompt.items] for prompt in prompts]
+    tokens = [[policy.encode.positions(prompt.text, item) for item in prompt.items] for prompt in prompts]
     for index, prompt in enumerate(prompts):
         seeds = [image_seed(params.seed, SEEDS, index, n) for n in range(images)]
         yield _sampled(policy, params, prompt, seeds, tokens[index])
