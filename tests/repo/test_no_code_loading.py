@@ -54,10 +54,6 @@ MAY_TALK = {  # and to whom
     "dfusion_core/commands/export/pushing.py": {"huggingface_hub"},  # uploads, where --push names a repository
     "dfusion_core/commands/label/foreign.py": {"urllib"},  # takes addresses apart
     "dfusion_core/models/source.py": {"huggingface_hub"},  # downloads the model that model.id names
-    "dfusion_core/commands/export/card.py": {"huggingface_hub"},  # its form of a model card
-    "dfusion_core/commands/export/front_matter.py": {"huggingface_hub"},  # and of results in it
-    "dfusion_core/commands/export/pushing.py": {"huggingface_hub"},  # uploads an export, where --push is given
-    "dfusion_core/commands/label/foreign.py": {"urllib"},  # takes addresses apart
     "dfusion_core/commands/plan/lookup.py": {"huggingface_hub"},  # looks into the Hub's cache on this disk
     "dfusion_core/labelling/server.py": {"http", "urllib"},  # listens on this machine for the labeller's browser
     "dfusion_core/labelling/guard.py": {"urllib"},  # takes addresses apart
