@@ -1,7 +1,8 @@
 """Evaluate: fixed-seed images of training and unseen prompts, scored, compared with the base model.
 
 reads   adapter of the round, the prompts' texts; the base model's evaluation where ROUND is not "init"
-writes  evaluate/  picture (one row an image), images.csv, grid.png, reward.json; results/rounds/ROUND.json
+writes  evaluate/  picture (one row an image), images.csv, grid.png, reward.json; results/rounds/ROUND.json;
+        results/grids/ROUND.png for ``dvc plots``
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from dfusion_core.rewards.plugins import reward_inputs
 from dfusion_core.runtime.entry import run_stage
 from dfusion_core.runtime.ranks import leads
 from dfusion_core.store import Input, open_stage, read_stage
-from dfusion_core.store.paths import adapter, output
+from dfusion_core.store.atomic import write_bytes
+from dfusion_core.store.paths import adapter, grid_result, output
 
 if TYPE_CHECKING:
     from dfusion_core.models.policy import Policy
@@ -44,7 +46,9 @@ def evaluate(round: str) -> None:
         return
     from dfusion_core.evaluation.results import write_round_result
 
-    write_round_result(round, read_stage("evaluate", round), read_stage("evaluate", "init"))
+    evaluated = read_stage("evaluate", round)
+    write_round_result(round, evaluated, read_stage("evaluate", "init"))
+    write_bytes(grid_result(round), evaluated.path("grid.png").read_bytes())
 
 
 def grade(run: StageRun, round: str, params: Params, prompts: PromptFile) -> None:
@@ -71,12 +75,14 @@ def grade(run: StageRun, round: str, params: Params, prompts: PromptFile) -> Non
     scored = score_images(reward, images, pictures)
     run.write_table("images", scored)
     run.path(REWARD_FILE).write_text(json.dumps(reward.identity(), indent=2) + "\n")
-    size = (policy.picture_size, policy.picture_size)
+    height, width = policy.picture_size
     write_grid(
         run.path("grid.png"),
         scored,
         pictures,
-        pictures_text(params.sample, size=size, model=model_name(params.model.id), flow=policy.is_transformer),
+        pictures_text(
+            params.sample, size=(width, height), model=model_name(params.model.id), flow=policy.is_transformer
+        ),
     )
 
 
@@ -87,7 +93,7 @@ def name_what_is_cut(run: StageRun, params: Params, policy: Policy, prompts: Pro
 
     everything = (*prompts.train, *prompts.test)
     for cut in (
-        check_reach(everything, policy.encode.readers()),
+        check_reach(everything, policy.encode.readers(), params.sample.negative_prompt),
         check_reward_reach(everything, load_tokenizer(params.reward.model), params.reward),
     ):
         if cut:

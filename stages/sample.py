@@ -34,7 +34,7 @@ def sample(round: str) -> None:
         images = image_plan(prompts, params.sample.images_per_prompt, params.seed, round)
         policy = load_policy(params.model, params.sample, adapter(before))
         check_layers(policy.unet)
-        if cut := check_reach((*prompts, *chosen.test), policy.encode.readers()):
+        if cut := check_reach((*prompts, *chosen.test), policy.encode.readers(), params.sample.negative_prompt):
             run.say(cut)
         text = policy.embed([p.text for p in prompts])
         tokens = [[policy.encode.positions(p.text, item) for item in p.items] for p in prompts]

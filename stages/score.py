@@ -42,6 +42,8 @@ def score(round: str) -> None:
         reward = load_reward(params.reward, pick_device("auto"), people)
         if cut := check_reward_reach(texts(images.prompt.tolist()), reward.clip.tokenizer, params.reward):
             run.say(cut)
+        if cut := reward.margins_cut(*sampled.array("picture").shape[1:3]):
+            run.say(cut)
         run.describe = lambda row: image_name(images, row)
         for rows in run.unfinished(len(images), params.reward.batch_size):
             part = images.loc[list(rows)]

@@ -53,6 +53,7 @@ def update(round: str, before: str, run: StageRun, params: Params) -> None:
     from dfusion_core.models.policy import load_policy
     from dfusion_core.pairing.plan import trained_pair_name
     from dfusion_core.training.advantages import advantages
+    from dfusion_core.training.following import following
     from dfusion_core.training.objectives import needs_advantage, skips_shared_steps
     from dfusion_core.training.optimizer import save_optimizer
     from dfusion_core.training.tracking import write_live
@@ -73,9 +74,11 @@ def update(round: str, before: str, run: StageRun, params: Params) -> None:
     policy = load_policy(params.model, params.sample, adapter(before), train=True)
     trainer = Trainer(policy, pairs, params.train, seed=params.seed, round=round, algo=params.algo)
     trainer.resume(run.load_state(), optimizer_file=output("train", before) / "optimizer.safetensors")
-    for _ in run.track(trainer.remaining(), trainer.updates, "update"):
-        trainer.update()
-        run.save_state(*trainer.state())
+    with following(round, run.fingerprint, trainer.diagnostics.updates) as show:
+        for _ in run.track(trainer.remaining(), trainer.updates, "update"):
+            trainer.update()
+            run.save_state(*trainer.state())
+            show(trainer.diagnostics.updates[-1])
     save_lora(policy.unet, run.path("adapter"))
     save_optimizer(trainer.optimizer, trainer.parameters, run.path("optimizer.safetensors"))
     run.write_table("reward_history", history)

@@ -43,7 +43,7 @@ def sample(pipeline: Any, policy: Policy, x_T: torch.Tensor, seed: int, text: Te
     """Final latents (n, c, h, w); DDIM with eta 1 and the policy's guidance."""
     found: torch.Tensor = pipeline(
         prompt_embeds=text.states,
-        negative_prompt_embeds=policy.empty.states.expand_as(text.states),
+        negative_prompt_embeds=policy.negative.states.expand_as(text.states),
         latents=x_T.to(text.states),
         generator=generator(seed),
         num_inference_steps=policy.schedule.num_steps,

@@ -22,19 +22,19 @@ class ItemNotFound(DFusionError, ValueError):
     """A prompt has no token for an item: the word is not in it, or lies beyond what the encoder reads."""
 
 
-def item_tokens(tokenizer: Any, prompt_text: str, item_word: str) -> tuple[int, ...]:
+def item_tokens(tokenizer: Any, prompt_text: str, item_word: str, limit: int | None = None) -> tuple[int, ...]:
     """Eq. (4): O_c, the token positions of one item, counted from the start token (position 0).
 
     item_word: a word or several ("traffic light"), any case; whole words only, so "cat" is not found in
     "cats". Words that the tokenizer splits give all their tokens (CLIP: "woolen" -> woo + len), repeated
     words all their occurrences. Authors' code: a *word* index plus one, which is off by one after every split
-    word. Raises ItemNotFound.
+    word. limit: tokens that are read, start and end with them; the tokenizer's own by default. Raises ItemNotFound.
     """
     spans = word_spans(prompt_text, item_word)
     words = f"Words of the prompt: {', '.join(re.findall(WORD, prompt_text))}."
     if not spans:
         raise ItemNotFound(f"item {item_word!r} is not in the prompt {prompt_text!r}.", words)
-    limit = _max_length(tokenizer)
+    limit = limit or _max_length(tokenizer)
     if getattr(tokenizer, "is_fast", False):
         positions = _by_offsets(tokenizer, prompt_text, spans, limit)
     else:

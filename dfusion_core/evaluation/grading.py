@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ..models.builtin import MICRO_CLIP, judge_pictures
+from ..models.builtin import JUDGED, MICRO_CLIP, judge_pictures
 from .diversity import diversity
 from .infotext import png
 from .sheets import Line, Tile, sheet
@@ -27,7 +27,7 @@ def score_images(reward: Scorer, images: pd.DataFrame, pictures: NDArray[np.uint
     images = images.assign(reward=scores.reward, **scores.terms)
     if images.prompt.duplicated(keep=False).all():
         images = images.assign(diversity=diversity(scores.embedding, images.prompt.tolist()))
-    if reward.clip.name != MICRO_CLIP:  # pictures of another world
+    if reward.clip.name != MICRO_CLIP or pictures.shape[1:3] != JUDGED:  # of another world, or another size
         return images
     right, log_prob = judge_pictures(pictures, images.prompt.tolist())
     return images.assign(right=right.numpy().astype(int), oracle_log_prob=log_prob.numpy())

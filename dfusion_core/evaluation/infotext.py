@@ -49,7 +49,8 @@ def pictures_text(
     fields["Version"] = f"dfusion {__version__}"
     wanted = " ".join([*prompt.split(), *([f"<lora:{adapter.name}:1>"] if adapter and prompt else [])])
     settings = ", ".join(f"{key}: {_quoted(str(value))}" for key, value in fields.items())
-    return f"{wanted}\n{settings}" if wanted else settings
+    negative = f"Negative prompt: {' '.join(sample.negative_prompt.split())}" if sample.negative_prompt else ""
+    return "\n".join(filter(None, [wanted, negative, settings]))
 
 
 def _quoted(value: str) -> str:

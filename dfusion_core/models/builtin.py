@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MICROWORLD, MICROWORLD_FLOW, MICRO_CLIP = "micro-world", "micro-world-flow", "micro-clip"
 BUILT_IN = {MICROWORLD: WEIGHTS, MICROWORLD_FLOW: FLOW_WEIGHTS}
+JUDGED = (64, 64)  # height and width of the pictures that the oracle reads
 MODEL_INDEX = "model_index.json"  # in every folder in diffusers format
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,8 +11,9 @@ import torch
 from torch.nn.functional import pad
 
 from ..attention.masks import ItemNotFound, item_tokens
+from ..errors import ModelError
 from ..prompts.reach import Reader, huggingface_reader
-from .text import Text, token_rows
+from .text import LongPrompts, Text, token_rows
 
 T5_TOKENS = {"sd3": 256, "flux": 512}  # as the pipelines of diffusers take by default
 
@@ -24,7 +26,13 @@ class FlowTextEncoder:
     one: its last states, and its pooled row.
     """
 
-    def __init__(self, pipeline: Any) -> None:
+    def __init__(self, pipeline: Any, long_prompts: LongPrompts = "cut") -> None:
+        if long_prompts == "chunks":
+            raise ModelError(
+                "model.long_prompts: chunks is for the CLIP of U-Nets, and this model has a transformer.",
+                "Set model.long_prompts to cut or to refuse.",
+            )
+        self.refuses = long_prompts == "refuse"
         self.flux = "Flux" in type(pipeline).__name__
         names = [name for name in ("", "_2", "_3") if getattr(pipeline, f"text_encoder{name}", None) is not None]
         self.parts = [
@@ -86,10 +94,11 @@ class FlowTextEncoder:
 
     def readers(self) -> list[Reader]:
         """What of a text reaches each encoder."""
-        return [
+        read = [
             huggingface_reader(name, tokenizer, limit, partial(_rows, tokenizer, limit))
             for name, (tokenizer, _), limit in zip(self.names, self.parts, self.limits, strict=True)
         ]
+        return [replace(one, refuses=self.refuses) for one in read]
 
 
 def _rows(tokenizer: Any, limit: int, texts: Sequence[str]) -> list[tuple[int, ...]]:

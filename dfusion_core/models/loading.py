@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import ModelError, one_line
+from .added import lora_files
+from .base_lora import merge_base_lora
 from .configs import check_configs
 from .device import pick_device, pick_dtype
 from .kinds import pipeline_arguments, pipeline_kind
 from .mmdit import TRANSFORMERS, embeds_guidance, is_flux, latent_shape, network_of, part_name
 from .single_file import load_single_file
 from .source import Source, locate
+from .vae import load_vae
 from .whole import check_vocabulary, check_whole
 
 if TYPE_CHECKING:
@@ -33,7 +36,9 @@ def load_pipeline(model: Model, source: Source | None = None) -> Any:
     source = source or locate(model)
     device = pick_device(model.device)
     check_device(model, device)
-    dtype = pick_dtype(model.dtype, device)
+    wanted = pick_dtype(model.dtype, device)
+    lora = lora_files(model)
+    dtype = torch.float32 if lora else wanted  # weights of 16 bits are too coarse for the sum
     try:
         if source.is_single_file:
             pipeline = load_single_file(source.path, model, dtype)
@@ -59,6 +64,10 @@ def load_pipeline(model: Model, source: Source | None = None) -> Any:
         ) from error
     check_kind(model, pipeline)
     check_whole(model, pipeline, source)
+    if source.vae is not None:
+        pipeline.vae = load_vae(model, source.vae, pipeline.vae, dtype)
+    if lora:
+        merge_base_lora(model, pipeline, lora, wanted)
     return pipeline
 
 

@@ -9,7 +9,7 @@ from ..errors import ModelError
 from ..runtime.collective import leader_first
 from ..store.json_files import read_json
 from ..store.remembered import hash_large
-from .source import CONFIG, model_files
+from .source import model_files, own_names
 
 if TYPE_CHECKING:
     from ..params import Model
@@ -22,7 +22,8 @@ def pin(model: Model, source: Source) -> dict[str, Any]:
     """The model's id, the commit it is from (null for local files), and the sha256 of every file that is read."""
     with leader_first():  # it hashes, and the others read what it remembers
         files = {name: hash_large(path) for name, path in model_files(model, source).items()}
-    return {"id": model.id, "revision": source.revision, "variant": model.variant, "files": files}
+    found = {"id": model.id, "revision": source.revision, "variant": model.variant, "files": files}
+    return found | ({"vae_revision": source.vae.revision} if source.vae is not None else {})
 
 
 def read_pin(adapter: Path | None) -> dict[str, Any] | None:
@@ -51,5 +52,5 @@ def check_pin(pinned: dict[str, Any] | None, model: Model, source: Source) -> No
 
 def _by_role(files: dict[str, str]) -> dict[str, str]:
     """The hashes by what the files are for, which their names say; of a single file the name says nothing."""
-    own = [name for name in files if not name.startswith(CONFIG)]
+    own = own_names(files)
     return {"" if own == [name] else name: value for name, value in files.items()}

@@ -22,6 +22,7 @@ from .flow_text import FlowTextEncoder
 from .loading import load_pipeline
 from .lora import load_lora
 from .pins import check_pin, read_pin
+from .size import latent_size, picture_scale
 from .source import locate
 from .text import Text, TextEncoder, guided
 
@@ -42,7 +43,8 @@ class Policy:
     """A text-to-image diffusion model as a policy: p(x_{t-1} | x_t, c) of Eq. 1 with classifier-free guidance.
 
     unet: what denoises, a U-Net or a transformer. schedule: the coefficients of its process for the sampling
-    parameters.
+    parameters. latent_size: (height, width) of latents; None: the model's own. negative_prompt: what the unconditional
+    half of guidance is told.
     """
 
     unet: Any
@@ -52,6 +54,8 @@ class Policy:
     schedule: AnySchedule
     guidance_scale: float
     device: torch.device
+    latent_size: tuple[int, int] | None = None
+    negative_prompt: str = ""
 
     @property
     def is_transformer(self) -> bool:
@@ -67,24 +71,27 @@ class Policy:
     def latent_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of a latent."""
         if self.is_transformer:
-            return mmdit.latent_shape(self.unet, self.vae)
-        size = int(self.unet.config.sample_size)
-        return int(self.unet.config.in_channels), size, size
+            channels, *own_size = mmdit.latent_shape(self.unet, self.vae)
+            height, width = self.latent_size or own_size
+            return channels, height, width
+        own = int(self.unet.config.sample_size)
+        return int(self.unet.config.in_channels), *(self.latent_size or (own, own))
 
     @property
-    def picture_size(self) -> int:
-        """Height and width of a picture, in pixels."""
-        halvings = len(self.vae.config.block_out_channels) - 1
-        return self.latent_shape[1] << halvings
+    def picture_size(self) -> tuple[int, int]:
+        """(height, width) of a picture, in pixels."""
+        _, height, width = self.latent_shape
+        scale = picture_scale(self.vae.config)
+        return height * scale, width * scale
 
     def embed(self, texts: Sequence[str]) -> Text:
         """The embeddings of n prompts, on the policy's device and in the network's dtype."""
         return self.encode(texts, self.unet.dtype)
 
     @cached_property
-    def empty(self) -> Text:
-        """The embedding of the empty prompt, the unconditional half of guidance."""
-        return self.embed([""])
+    def negative(self) -> Text:
+        """The embedding (1) of the unconditional half of guidance: of the negative prompt, or of the empty one."""
+        return self.embed([self.negative_prompt])
 
     def predict_noise(self, x_t: torch.Tensor, i: int | torch.Tensor, text: Text) -> torch.Tensor:
         """Guided prediction for latents x_t (n, c, h, w) of n prompts at step index i (an int, or (n,)).
@@ -98,7 +105,7 @@ class Policy:
         if self.halves == 1:
             return self._forward(x_t.to(self.unet.dtype), timestep, text).float()
         rows = torch.cat([x_t, x_t]).to(self.unet.dtype)
-        both = guided(self.empty, text)
+        both = guided(self.negative, text)
         out = self._forward(rows, torch.cat([timestep, timestep]), both)
         unconditional, conditional = out.float().chunk(2)
         return unconditional + self.guidance_scale * (conditional - unconditional)
@@ -107,7 +114,13 @@ class Policy:
         """The network's output for a batch as it is."""
         if self.is_transformer:
             return mmdit.velocity(self.unet, rows, timestep, text, self.guidance_scale)
-        out: torch.Tensor = self.unet(rows, timestep, text.states, added_cond_kwargs=self._conditions(text)).sample
+        out: torch.Tensor = self.unet(
+            rows,
+            timestep,
+            text.states,
+            added_cond_kwargs=self._conditions(text),
+            encoder_attention_mask=text.mask,
+        ).sample
         return out
 
     def log_prob(
@@ -144,8 +157,8 @@ class Policy:
         """SDXL's further conditions: the pooled prompt; sizes of original and target, nothing cropped."""
         if words.pooled is None:
             return None
-        side = self.picture_size
-        sizes = torch.tensor([[side, side, 0, 0, side, side]], dtype=words.states.dtype, device=self.device)
+        size = self.picture_size
+        sizes = torch.tensor([[*size, 0, 0, *size]], dtype=words.states.dtype, device=self.device)
         return {"text_embeds": words.pooled, "time_ids": sizes.expand(len(words), -1)}
 
     @torch.no_grad()
@@ -166,12 +179,12 @@ def load_policy(model: Model, sample: Sample, adapter: Path | None, *, train: bo
     must be the one that was pinned. Raises ModelError.
     """
     pinned = read_pin(adapter)
-    source = locate(model, pinned["revision"] if pinned else None)
+    source = locate(model, pinned)
     check_pin(pinned, model, source)
     pipeline = load_pipeline(model, source)
     device = pick_device(model.device)
     network = mmdit.network_of(pipeline)
-    encode = FlowTextEncoder(pipeline) if mmdit.part_name(network) == "transformer" else TextEncoder(pipeline)
+    encode = encoder_of(pipeline, model)
     for part in (network, pipeline.vae, *(encoder for _, encoder in encode.parts)):
         part.to(device).eval().requires_grad_(False)
     if len(encode.parts) > 1 and pipeline.vae.config.force_upcast:  # SDXL's autoencoder overflows in fp16
@@ -196,7 +209,16 @@ def load_policy(model: Model, sample: Sample, adapter: Path | None, *, train: bo
         schedule=schedule_of(pipeline, model, sample),
         guidance_scale=sample.guidance_scale,
         device=device,
+        latent_size=latent_size(sample, network.config, pipeline.vae.config),
+        negative_prompt=sample.negative_prompt,
     )
+
+
+def encoder_of(pipeline: Any, model: Model) -> TextEncoder | FlowTextEncoder:
+    """What embeds the prompts of this pipeline. Raises ModelError."""
+    if mmdit.part_name(mmdit.network_of(pipeline)) == "transformer":
+        return FlowTextEncoder(pipeline, model.long_prompts)
+    return TextEncoder(pipeline, model.long_prompts)
 
 
 def schedule_of(pipeline: Any, model: Model, sample: Sample) -> AnySchedule:
@@ -206,7 +228,8 @@ def schedule_of(pipeline: Any, model: Model, sample: Sample) -> AnySchedule:
     try:
         if not is_flow:
             return ddim.schedule(pipeline.scheduler, num_steps=sample.num_steps, eta=sample.eta)
-        tokens = mmdit.image_tokens(network, mmdit.latent_shape(network, pipeline.vae))
+        size = latent_size(sample, network.config, pipeline.vae.config)
+        tokens = mmdit.image_tokens(network, size)
         return flow.schedule(pipeline.scheduler, sample.num_steps, sample.eta, tokens)
     except ValueError as error:
         how = "as a rectified flow" if is_flow else "by DDIM"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError, one_line
 from ..store.files import files_in
+from .added import lora_files, vae_files
 from .builtin import MODEL_INDEX, local_path, model_source
 
 if TYPE_CHECKING:
@@ -18,18 +20,20 @@ if TYPE_CHECKING:
 PARTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")  # what has weights
 SECONDS = 10.0  # to wait for the Hub's first answer
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-CONFIG = "model.config/"  # before the names of files that are not the model's own
+# before the names of files that are not the model's own
+ADDED = CONFIG, VAE, LORA = "model.config/", "model.vae/", "model.lora/"
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 
 
 @dataclass(frozen=True)
 class Source:
     """A model on disk. ``files`` are the names, below ``path``, of all that is read of it; ``revision`` is the
-    commit of a Hub repository, else None. A single file has its own name only."""
+    commit of a Hub repository, else None. A single file has its own name only. ``vae``: where ``model.vae`` is."""
 
     path: Path
     files: tuple[str, ...]
     revision: str | None = None
+    vae: Source | None = None
 
     @property
     def is_single_file(self) -> bool:
@@ -37,11 +41,18 @@ class Source:
         return self.path.is_file()
 
 
-def locate(model: Model, pinned: str | None = None) -> Source:
-    """Find the model, and download it if it is on the Hub and not here yet.
+def locate(model: Model, pinned: Mapping[str, Any] | None = None) -> Source:
+    """Find the model and ``model.vae``, and download what is on the Hub and not here yet.
 
-    ``pinned`` is the commit that ``init`` found; it wins over ``model.revision``. Raises ModelError.
+    ``pinned`` has the commits that ``init`` found; they win over ``model.revision``. Raises ModelError.
     """
+    found = _locate_model(model, pinned["revision"] if pinned else None)
+    if model.vae is None:
+        return found
+    return replace(found, vae=_locate_vae(model, model.vae, pinned.get("vae_revision") if pinned else None))
+
+
+def _locate_model(model: Model, pinned: str | None) -> Source:
     path = Path(model_source(model.id)).expanduser()
     if path.is_dir():
         inside = files_in(path) if (path / MODEL_INDEX).is_file() else ()  # and not a whole disk
@@ -60,12 +71,27 @@ def locate(model: Model, pinned: str | None = None) -> Source:
             "OWNER/NAME, or micro-world; experiments in a copy of the project see what git or DVC know, "
             "and what lies below the project's root.",
         )
-    return _from_hub(model, pinned or model.revision)
+    return _from_hub(model.id, pinned or model.revision, partial(_needed, model))
+
+
+def _locate_vae(model: Model, name: str, pinned: str | None) -> Source:
+    path = local_path(name)
+    if any((path / config).is_file() for config in ("config.json", "vae/config.json")):  # and not a whole disk
+        return Source(path, vae_files(model, (file for file, _ in files_in(path)), _is_variant))
+    if path.exists() or path.suffix in (".safetensors", *PICKLES) or not HUB_ID.fullmatch(name):
+        raise ModelError(
+            f"model.vae: '{name}' is no folder with an autoencoder in diffusers format (config.json and safetensors).",
+            "Set model.vae to such a folder, to a name on the Hub as OWNER/NAME, or to null for the model's own.",
+        )
+    return _from_hub(name, pinned, lambda files: vae_files(model, files, _is_variant), "model.vae")
 
 
 def model_files(model: Model, source: Source) -> dict[str, Path]:
     """All files that decide what a model computes, by name: its own, and those of a folder in ``model.config``."""
     own = {name: source.path if source.is_single_file else source.path / name for name in source.files}
+    own |= {f"{LORA}{name}": path for name, path in lora_files(model).items()}
+    if source.vae is not None:
+        own |= {f"{VAE}{name.removeprefix('vae/')}": source.vae.path / name for name in source.vae.files}
     config = local_path(model.config) if model.config and source.is_single_file else None
     if config is None or not config.is_dir():
         return own
@@ -78,15 +104,25 @@ def model_inputs(model: Model) -> dict[str, Path | list[Path]]:
     """The model as an input of ``init``, where it is local: of a folder the files that are read, and no others."""
     path = Path(model_source(model.id))
     if not path.is_file() and not (path / MODEL_INDEX).is_file():
-        return {}
+        return {LORA.rstrip("/"): list(lora_files(model).values())} if model.lora else {}
     files = model_files(model, locate(model))
-    config = [file for name, file in files.items() if name.startswith(CONFIG)]
-    own = path if path.is_file() else [file for name, file in files.items() if not name.startswith(CONFIG)]
-    return {"model": own} | ({"model.config": config} if config else {})
+    found: dict[str, Path | list[Path]] = {
+        prefix.rstrip("/"): of_it
+        for prefix in ADDED
+        if (of_it := [file for name, file in files.items() if name.startswith(prefix)])
+    }
+    return {"model": path if path.is_file() else [files[name] for name in own_names(files)]} | found
 
 
-def _from_hub(model: Model, revision: str | None) -> Source:
-    """The repository's needed files in the Hub's cache, fetched where they are missing.
+def own_names(files: Iterable[str]) -> list[str]:
+    """Of the names of `model_files` those of the model's own files."""
+    return [name for name in files if not name.startswith(ADDED)]
+
+
+def _from_hub(
+    name: str, revision: str | None, needed: Callable[[Iterable[str]], tuple[str, ...]], key: str = "model.id"
+) -> Source:
+    """The repository's needed files in the Hub's cache, fetched where they are missing. ``key`` is that of params.yaml.
 
     What is in the cache is used as well where the Hub cannot be reached, or no longer has the repository.
     """
@@ -94,13 +130,13 @@ def _from_hub(model: Model, revision: str | None) -> Source:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        info = HfApi().model_info(model.id, revision=revision, timeout=SECONDS)
-        names = _needed(model, (one.rfilename for one in info.siblings or ()))
-        folder = snapshot_download(model.id, revision=info.sha, allow_patterns=list(names), etag_timeout=SECONDS)
+        info = HfApi().model_info(name, revision=revision, timeout=SECONDS)
+        names = needed(one.rfilename for one in info.siblings or ())
+        folder = snapshot_download(name, revision=info.sha, allow_patterns=list(names), etag_timeout=SECONDS)
         return Source(Path(folder), names, info.sha)
     except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError) as error:
         problem = ModelError(
-            f"model.id: the Hub does not give '{model.id}'{f' at {revision}' if revision else ''}: {one_line(error)}.",
+            f"{key}: the Hub does not give '{name}'{f' at {revision}' if revision else ''}: {one_line(error)}.",
             "Check the name; for a private or gated model run 'hf auth login'; docs/models.md says where models that "
             "left the Hub may be found.",
         )
@@ -108,13 +144,13 @@ def _from_hub(model: Model, revision: str | None) -> Source:
         raise
     except Exception as error:  # no network, offline mode, the Hub is down: the HTTP library has errors of its own
         problem = ModelError(
-            f"model.id: '{model.id}' is not in the Hub's cache, and the Hub cannot be reached: {one_line(error)}.",
-            "Fetch it where there is a network ('hf download'), or set model.id to a local folder or file.",
+            f"{key}: '{name}' is not in the Hub's cache, and the Hub cannot be reached: {one_line(error)}.",
+            f"Fetch it where there is a network ('hf download'), or set {key} to a local folder or file.",
         )
-    path = _cached(model.id, revision)
+    path = _cached(name, revision)
     if path is None:
         raise problem
-    names = _needed(model, (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()))
+    names = needed(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
     return Source(path, names, path.name)  # a folder of the cache is called by its commit
 
 

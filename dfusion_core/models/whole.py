@@ -41,7 +41,8 @@ def check_whole(model: Model, pipeline: Any, source: Source) -> None:
         module = getattr(pipeline, part, None)
         if module is not None:
             if not source.is_single_file:
-                _check_part(model, part, module, source)
+                files = [name for name in source.files if name.startswith(f"{part}/") and name.endswith(".safetensors")]
+                check_part(f"model.id: {part} of '{model.id}'", part, module, source.path, files)
             _check_storage(model, part, module)
     if (unet := getattr(pipeline, "unet", None)) is not None:
         _check_size(model, unet)
@@ -50,13 +51,13 @@ def check_whole(model: Model, pipeline: Any, source: Source) -> None:
             check_tokenizer(model, suffix, pipeline, source)
 
 
-def stored_tensors(path: Path, files: list[str]) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """(file, shape) of every tensor, by name, from the headers."""
+def stored_tensors(path: Path, files: list[str], part: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """(file, shape) of every tensor of a part, by name, from the headers."""
     found: dict[str, tuple[str, tuple[int, ...]]] = {}
     for file in files:
         with safe_open(path / file, "pt") as opened:
             for name in opened.keys():  # noqa: SIM118
-                found[_plain(name, file)] = (file, tuple(opened.get_slice(name).get_shape()))
+                found[_plain(name, part)] = (file, tuple(opened.get_slice(name).get_shape()))
     return found
 
 
@@ -90,11 +91,11 @@ def check_vocabulary(model: Model, part: str, source: Source) -> None:
     raise ModelError(f"model.id: '{model.id}' has no {part}/{missing}: every prompt would be the same.", AGAIN)
 
 
-def _check_part(model: Model, part: str, module: torch.nn.Module, source: Source) -> None:
-    files = [name for name in source.files if name.startswith(f"{part}/") and name.endswith(".safetensors")]
+def check_part(what: str, part: str, module: torch.nn.Module, path: Path, files: list[str]) -> None:
+    """Raise ModelError where a part is not what its ``files`` below ``path`` say; ``what`` is its key and its name."""
     if not files:
-        raise ModelError(f"model.id: '{model.id}' has no weights of {part} in safetensors.", AGAIN)
-    stored = stored_tensors(source.path, files)
+        raise ModelError(f"{what} has no weights in safetensors.", AGAIN)
+    stored = stored_tensors(path, files, part)
     state = {_plain(name, part): value for name, value in module.state_dict().items()}
     tied = {_plain(name, part) for name in getattr(module, "_tied_weights_keys", None) or ()}
     missing = sorted(name for name in state.keys() - stored.keys() - tied if not HARMLESS.fullmatch(name))
@@ -102,20 +103,18 @@ def _check_part(model: Model, part: str, module: torch.nn.Module, source: Source
     other = sorted(name for name in state.keys() & stored.keys() if stored[name][1] != tuple(state[name].shape))
     if any(LORA.search(name) for name in foreign):
         raise ModelError(
-            f"model.id: {part} of '{model.id}' was saved with a LoRA inside ({foreign[0]}).",
+            f"{what} was saved with a LoRA inside ({foreign[0]}).",
             "Merge it first (diffusers: fuse_lora, unload_lora_weights) and save the model again.",
         )
     for names, problem in ((missing, "lacks"), (other, "has another shape of"), (foreign, "has, unknown to it,")):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise ModelError(
-                f"model.id: {part} of '{model.id}' is not whole: {files[0]} {problem} {names[0]}{more}.", AGAIN
-            )
+            raise ModelError(f"{what} is not whole: {files[0]} {problem} {names[0]}{more}.", AGAIN)
     if part.startswith("text_encoder"):
-        _check_vectors(model, part, state, source.path, files)
+        _check_vectors(what, part, state, path, files)
 
 
-def _check_vectors(model: Model, part: str, state: dict[str, torch.Tensor], path: Path, files: list[str]) -> None:
+def _check_vectors(what: str, part: str, state: dict[str, torch.Tensor], path: Path, files: list[str]) -> None:
     """transformers' own way of reading may have passed over a name that fits; vectors are small enough to compare."""
     for file in files:
         with safe_open(path / file, "pt") as opened:
@@ -123,7 +122,7 @@ def _check_vectors(model: Model, part: str, state: dict[str, torch.Tensor], path
                 value = state.get(_plain(name, part))
                 if value is not None and value.ndim == 1 and not torch.equal(opened.get_tensor(name).to(value), value):
                     raise ModelError(
-                        f"model.id: {part} of '{model.id}' is not read from its file: {name} is another.",
+                        f"{what} is not read from its file: {name} is another.",
                         "The file may be of another version of transformers; use another copy.",
                     )
 

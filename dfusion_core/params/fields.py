@@ -4,6 +4,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+LAST_SEED = 2**63 - 1  # what tables and random generators hold
+MANY = 1_000_000  # images, prompts or pairs
+LARGE = 1e6  # a factor beyond this leaves no digits to anything else
+
 
 def paper(default: Any, description: str, **limits: Any) -> Any:
     """A field whose default is printed in the paper."""

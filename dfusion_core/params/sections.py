@@ -9,14 +9,16 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from .fields import Section, ours, paper
+from .fields import LARGE as LARGE
+from .fields import LAST_SEED, Section, ours, paper
+from .fields import MANY as MANY
 from .layers import Block, Layer, UNetLayer
 from .starting import Launcher as Launcher
 from .starting import Round as Round
+from .starting import Tracking as Tracking
+from .training import Train as Train
 
-LAST_SEED = 2**63 - 1  # what tables and random generators hold
-MANY = 1_000_000  # images, prompts or pairs
-LARGE = 1e6  # a factor beyond this leaves no digits to anything else
+LARGEST_SIDE = 8192  # pixels of a picture
 UNCHOSEN = "CHOOSE-A-COPY-OF-SD-2.1-BASE"  # model.id of the profiles sd21 and sd21-24gb
 Algo = Literal["dpo", "ddpo", "dpok"]
 Pairs = Literal["dfusion", "naive", "same_noise", "inversion"]
@@ -40,6 +42,14 @@ class Model(Section):
         "of a single .safetensors file: sd15, sd15-v, sd21, sd21-v (768 pixels, v-prediction), sdxl, sdxl-v, or "
         "a folder with the configurations; null reads the file's markers",
     )
+    vae: str | None = ours(
+        None, "another autoencoder: a folder in diffusers format, or a name on the Hub; null takes the model's own"
+    )
+    lora: str | None = ours(
+        None,
+        "a LoRA that the base model has already: a file of diffusers, kohya or peft, or a folder with one; merged into "
+        "the weights in every stage",
+    )
     dtype: Literal["auto", "fp32", "fp16", "bf16"] = ours("fp32", "arithmetic of the frozen weights")
     device: str = ours(
         "auto",
@@ -55,6 +65,12 @@ class Model(Section):
     vae_slicing: bool = ours(False, "decode one picture at a time, in less memory")
     vae_tiling: bool = ours(
         False, "decode pictures that are larger than the autoencoder's own size in tiles that are blended"
+    )
+
+    long_prompts: Literal["cut", "refuse", "chunks"] = ours(
+        "cut",
+        "a prompt that is longer than its encoder reads: cut it and warn, refuse it, or encode it in chunks side by "
+        "side, as user interfaces do",
     )
 
     @field_validator("id")
@@ -97,8 +113,17 @@ class Sample(Section):
         1.0, "noise weight of DDIM, or of a rectified flow; must be above 0, or no step has a probability", gt=0, le=1
     )
     guidance_scale: float = paper(5.0, "classifier-free guidance; 1 is none", ge=1, le=1000)
+    negative_prompt: str = ours(
+        "", "what guidance leads away from, in every stage; empty: the empty prompt. Without effect at guidance 1"
+    )
     images_per_prompt: int = ours(
         16, "K, images of one prompt in a round (paper: 640 in all)", ge=2, multiple_of=2, le=MANY
+    )
+    height: int | None = ours(
+        None, "pixels of a picture from top to bottom; null takes the model's own size", ge=1, le=LARGEST_SIDE
+    )
+    width: int | None = ours(
+        None, "pixels of a picture from left to right; null takes the model's own size", ge=1, le=LARGEST_SIDE
     )
     batch_size: int = paper(4, "images denoised together", ge=1, le=MANY)
     maps: UNetLayer | Literal["same_resolution"] | Block = paper(
@@ -175,45 +200,6 @@ class Adopt(Section):
     )
 
 
-class Train(Section):
-    """The update of the adapter (Table 3, Optimizer and Training; Eq. 6)."""
-
-    learning_rate: float = paper(1e-4, "learning rate of AdamW", gt=0, le=1)
-    weight_decay: float = paper(1e-4, "weight decay of AdamW", ge=0, le=1000)
-    betas: tuple[float, float] = paper((0.9, 0.999), "(beta_1, beta_2) of AdamW")
-    epsilon: float = paper(1e-8, "epsilon of AdamW", gt=0, le=1)
-    clip_norm: float = paper(1.0, "largest norm of the gradient", gt=0, le=LARGE)
-    inner_epochs: int = paper(2, "E, passes over the pairs of a round", ge=1, le=10_000)
-    pairs_per_update: int = paper(320, "pairs, each with all its timesteps, per optimizer step", ge=1, le=MANY)
-    first_t: int | None = paper(
-        None, "train from this t ...; null: from T. Where fusion begins, a target says what fusion put there", ge=1
-    )
-    last_t: int = paper(1, "... down to this t; a step of little noise outweighs all others in the log-ratio", ge=1)
-    timestep_weight: Literal["none", "equal"] = paper(
-        "none",
-        "none: as printed, where t = 2 outweighs all others; equal: terms are weighted so that the gradient "
-        "with respect to the predicted noise is as large at every timestep",
-    )
-    micro_batch: int = ours(
-        8, "rows of (pair, timestep) in one forward pass; no effect on the result but rounding", ge=1, le=MANY
-    )
-    dpo_form: Literal["ratio", "log_ratio"] = paper(
-        "ratio", "Eq. 6 as printed, or with the logarithm of Diffusion-DPO and D3PO"
-    )
-    dpo_beta: float = ours(
-        0.1,
-        "beta of Eq. 6; published nowhere, 0.1 is D3PO's; acts through AdamW's epsilon alone (docs/method.md)",
-        gt=0,
-        le=LARGE,
-    )
-    ratio_clip: float = ours(
-        1e-4, "ddpo, dpok: ratios further than this from 1 are clipped; published nowhere, 1e-4 is DDPO's", gt=0, lt=1
-    )
-    advantage_clip: float = ours(5.0, "ddpo, dpok: largest absolute value of a normalised reward", gt=0, le=LARGE)
-    dpok_alpha: float = paper(0.99, "dpok: weight of the policy gradient in Eq. 9", gt=0, le=LARGE)
-    dpok_beta: float = paper(0.01, "dpok: weight of the KL divergence from the policy before the round", ge=0, le=LARGE)
-
-
 class Evaluate(Section):
     """Images of fixed seeds, to compare rounds with one another."""
 
@@ -246,4 +232,5 @@ class Everything(Section):
     adopt: Adopt = Adopt()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
+    tracking: Tracking = Tracking()
     launcher: Launcher = Launcher()

@@ -5,7 +5,7 @@ from typing import Any
 from . import sections as s
 from .explaining import plain
 
-NEVER_IN_FINGERPRINT = ("launcher", "rounds")  # how stages are started, and which other rounds exist
+NEVER_IN_FINGERPRINT = ("launcher", "rounds", "tracking")  # how stages are started and watched, and other rounds
 
 
 class Params:

@@ -1,6 +1,7 @@
 """The sections of params.yaml that say how stages are started and which rounds there are: no result depends on them."""
 
 import shlex
+from typing import Literal
 
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
@@ -31,6 +32,14 @@ class Launcher(Section):
         if not words:
             raise PydanticCustomError("no_command", "must be a command, as python or torchrun with its options")
         return value
+
+
+class Tracking(Section):
+    """Where training shows its curves while it runs (docs/tracking.md). No result depends on it."""
+
+    to: Literal["none", "dvclive", "tensorboard", "wandb"] = ours(
+        "none", "nowhere, files of dvclive, TensorBoard or Weights & Biases, in the folder live"
+    )
 
 
 class Round(Section):

@@ -19,7 +19,8 @@ class Reader:
     """A tokenizer as it is called. ``name`` is what messages call it.
 
     rows: for n texts, the tokens that the encoder gets. count: the tokens of one text, start and end with them, if
-    nothing were cut. lacking: what of a text the vocabulary does not have. words: the vocabulary.
+    nothing were cut. lacking: what of a text the vocabulary does not have. words: the vocabulary. refuses: whether a
+    text that is too long is a mistake.
     """
 
     name: str
@@ -28,22 +29,28 @@ class Reader:
     count: Callable[[str], int]
     lacking: Callable[[str], list[str]]
     words: Sequence[str] = ()
+    refuses: bool = False
 
 
-def check_reach(prompts: Sequence[Prompt], readers: Sequence[Reader]) -> str:
+def check_reach(prompts: Sequence[Prompt], readers: Sequence[Reader], negative: str = "") -> str:
     """What is cut of the prompts, for a warning; empty if nothing is. ``readers`` are those of one model.
 
-    Raises PromptsError where a vocabulary lacks a word, an item is cut off, or two prompts become the same tokens.
+    negative: what ``sample.negative_prompt`` says. Raises PromptsError where a vocabulary lacks a word, an item is cut
+    off, two prompts become the same tokens, or a prompt is too long for a reader that refuses those.
     """
-    mistakes = [line for reader in readers for prompt in prompts for line in _lacking(prompt, reader)]
-    cuts = [_cut(prompts, reader) for reader in readers]  # a list: two tokenizers may go by one name
+    texts = [*prompts, *([Prompt(negative, ())] if negative else [])]
+    mistakes = [line for reader in readers for prompt in texts for line in _lacking(prompt, reader)]
+    cuts = [_cut(texts, reader) for reader in readers]  # a list: two tokenizers may go by one name
     for reader, cut in zip(readers, cuts, strict=True):
-        mistakes += [line for one, count, rest in cut for line in _items_cut(one, count, rest, reader)]
+        for one, count, rest in cut:
+            mistakes += _items_cut(one, count, rest, reader) or _refused(one, count, rest, reader)
     mistakes += _same(prompts, readers)
     if mistakes:
         raise PromptsError(
             f"prompts: not all of them reaches the model:\n{listed(mistakes)}",
-            "\nShorten or reword these prompts in the file that prompts.file names.",
+            "\nShorten or reword these prompts in the file that prompts.file names"
+            f"{' or in sample.negative_prompt' if negative else ''}"
+            f"{', or set model.long_prompts to chunks' if any(cuts) else ''}.",
         )
     return "; ".join(_warning(reader, cut) for reader, cut in zip(readers, cuts, strict=True) if cut)
 
@@ -110,6 +117,11 @@ def _items_cut(prompt: Prompt, count: int, rest: str, reader: Reader) -> list[st
         f"is cut off, and with it the item '{short(item)}'."
         for item in lost
     ]
+
+
+def _refused(prompt: Prompt, count: int, rest: str, reader: Reader) -> list[str]:
+    long = f"'{short(prompt.text)}': is {count} tokens long, and {reader.name} reads {reader.limit}"
+    return [f"{long}; '{short(rest)}' would be cut off (model.long_prompts: refuse)."] if reader.refuses else []
 
 
 def _same(prompts: Sequence[Prompt], readers: Sequence[Reader]) -> list[str]:

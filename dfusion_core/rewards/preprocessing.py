@@ -41,6 +41,20 @@ def on_tensors(transform: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     return preprocess
 
 
+def left_out(transform: Any, height: int, width: int) -> float:
+    """The share of a picture that the model does not see, because it takes the middle of what is not square."""
+    from torchvision.transforms import CenterCrop, Resize
+
+    high, wide, seen = float(height), float(width), 1.0
+    for step in transform.transforms:
+        if isinstance(step, Resize):
+            sides = [step.size] if isinstance(step.size, int) else list(step.size)
+            high, wide = sides if len(sides) == 2 else (sides[0] * side / min(high, wide) for side in (high, wide))
+        elif isinstance(step, CenterCrop):
+            seen *= min(1.0, step.size[0] / high) * min(1.0, step.size[1] / wide)
+    return 1 - seen
+
+
 def resize(step: Any, pictures: torch.Tensor) -> torch.Tensor:
     """torchvision's Resize of uint8 pictures (n, 3, height, width) as PIL computes it.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,11 +18,12 @@ from ..models.whole import PADDING
 from .folder import check_local
 from .identity import HUMAN, RESERVED
 from .plugins import Plugin, load_plugin, state_hash
-from .preprocessing import channels_first, on_tensors
+from .preprocessing import channels_first, left_out, on_tensors
 
 if TYPE_CHECKING:
     from ..params import Reward
 
+LEAST_CUT = 0.01  # of a picture: less is not worth a warning
 Pictures = NDArray[np.uint8]  # (n, row, column, rgb)
 
 
@@ -70,7 +72,7 @@ class Clip:
             ) from error
         check_vocabulary(name, self.model, self.tokenizer)
         self.model.eval()
-        self.preprocess = on_tensors(transform)
+        self.preprocess, self.left_out = on_tensors(transform), partial(left_out, transform)
         self.name, self.batch_size, self.device = name, batch_size, device
 
     @torch.no_grad()
@@ -118,6 +120,16 @@ class Scorer:
             total = total + weight * terms[name]
         check_finite(torch.cat([total[:, None], seen], dim=1), "the score")
         return Scores(total.numpy(), {name: terms[name].numpy() for name in self.terms}, seen.numpy())
+
+    def margins_cut(self, height: int, width: int) -> str:
+        """That CLIP does not see all of a picture of this size, for a warning; empty if it does."""
+        share = self.clip.left_out(height, width)
+        return (
+            f"reward.model '{self.clip.name}' looks at the middle of a picture: of {height}x{width} pixels (height x "
+            f"width) {share:.0%} at the edges have no part in the score"
+            if share > LEAST_CUT
+            else ""
+        )
 
     def identity(self) -> dict[str, Any]:
         """Which models gave the scores: names, weights in the sum, and a sha256 of each model's tensors."""

@@ -43,6 +43,11 @@ def round_result(round: str) -> Path:
     return RESULTS / "rounds" / f"{round}.json"
 
 
+def grid_result(round: str) -> Path:
+    """The pictures of one round's evaluation, for ``dvc plots``."""
+    return RESULTS / "grids" / f"{round}.png"
+
+
 def pairs_result(round: str) -> Path:
     """The metrics file of one round's pairs."""
     return RESULTS / "pairs" / f"{round}.json"

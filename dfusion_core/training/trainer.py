@@ -24,7 +24,7 @@ from ..runtime.ranks import share
 from .diagnostics import SEEN, Diagnostics
 from .objectives import old_values, row_loss, timestep_weights
 from .old_policy import OldPolicy
-from .optimizer import epsilon_share, from_arrays, load_optimizer, to_arrays
+from .optimizer import epsilon_share, from_arrays, load_optimizer, make_optimizer, to_arrays
 from .summing import add_up
 
 if TYPE_CHECKING:
@@ -60,8 +60,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.parameters = trainable(self.policy.unet)
-        weights, train = list(self.parameters.values()), self.train
-        self.optimizer = torch.optim.AdamW(weights, train.learning_rate, train.betas, train.epsilon, train.weight_decay)
+        self.optimizer = make_optimizer(self.train, list(self.parameters.values()))
         self.text = self.policy.embed(self.pairs.prompts)
         T = self.pairs.num_steps
         self.old = OldPolicy(old_values(self.algo), len(self.pairs), T, self.policy.latent_shape)

@@ -31,7 +31,7 @@ def one_row(policy: Policy, x: Tensor, step: int, text: Text) -> Tensor:
     """The U-Net's output for one latent (1, c, h, w) and one prompt."""
     added = None
     if text.pooled is not None:
-        side = policy.picture_size
+        side = policy.picture_size[0]
         added = {"text_embeds": text.pooled, "time_ids": torch.tensor([[side, side, 0, 0, side, side]]).to(text.pooled)}
     timestep = policy.schedule.timesteps[step].reshape(1)
     return policy.unet(x.to(policy.unet.dtype), timestep, text.states, added_cond_kwargs=added).sample.float()

@@ -51,7 +51,7 @@ class Case:
     @property
     def texts(self) -> tuple[Text, Text]:
         """The empty prompt and the prompt."""
-        return self.policy.empty, self.text
+        return self.policy.negative, self.text
 
     def latent(self, seed: int) -> Tensor:
         return normal(seed, 1, 4, self.side, self.side)

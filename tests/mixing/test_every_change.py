@@ -68,6 +68,8 @@ def candidates(key: str, value: Any) -> Iterator[Any]:
         "none",
         "equal",
         "head",
+        "refuse",
+        "adamw_8bit",
         "another",
         True,
     )

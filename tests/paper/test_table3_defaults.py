@@ -22,6 +22,7 @@ TABLE_3 = {  # the column D-Fusion
     "fuse.first_t": 18,
     "fuse.last_t": 1,
     "adopt.threshold": 1.0,
+    "train.optimizer": "adamw",
     "train.learning_rate": 1e-4,
     "train.weight_decay": 1e-4,
     "train.betas": [0.9, 0.999],

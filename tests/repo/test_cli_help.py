@@ -41,7 +41,7 @@ def test_help_of_a_stage(stage: str) -> None:
     done = command(f"stages.{stage}", "--help")
     assert done.returncode == 0, done.stderr
     assert "Usage: " in done.stdout and "--help" in done.stdout
-    assert ("ROUND" in done.stdout) == (stage not in ("code", "init", "summary"))
+    assert ("ROUND" in done.stdout) == (stage not in ("code", "init", "prompts", "summary"))
     assert done.stdout.endswith("loaded:\n")
 
 

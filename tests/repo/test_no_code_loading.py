@@ -47,7 +47,12 @@ NETWORK = {
     "webbrowser",
 }
 TRACKERS = {"wandb", "mlflow", "comet_ml", "neptune", "sentry_sdk", "posthog", "segment"}
+ASKED_FOR = {"dfusion_core/training/following.py": ["imports wandb"]}  # where tracking.to names it, and only there
 MAY_TALK = {  # and to whom
+    "dfusion_core/commands/export/card.py": {"huggingface_hub"},  # its model card, written to this disk
+    "dfusion_core/commands/export/front_matter.py": {"huggingface_hub"},  # the same
+    "dfusion_core/commands/export/pushing.py": {"huggingface_hub"},  # uploads, where --push names a repository
+    "dfusion_core/commands/label/foreign.py": {"urllib"},  # takes addresses apart
     "dfusion_core/models/source.py": {"huggingface_hub"},  # downloads the model that model.id names
     "dfusion_core/commands/plan/lookup.py": {"huggingface_hub"},  # looks into the Hub's cache on this disk
     "dfusion_core/labelling/server.py": {"http", "urllib"},  # listens on this machine for the labeller's browser
@@ -190,7 +195,7 @@ def test_harmless_code_is_left_alone(source: str) -> None:
 
 def test_no_file_loads_code_from_data() -> None:
     found = {path.relative_to(ROOT).as_posix(): breaches(path.read_text()) for path in EVERYTHING}
-    assert {name: wrong for name, wrong in found.items() if wrong} == {}
+    assert {name: wrong for name, wrong in found.items() if wrong} == ASKED_FOR
 
 
 def test_who_talks_to_a_network() -> None:

@@ -70,6 +70,25 @@ def policy_of(round: str, *, train: bool = False) -> Policy:
     return load_policy(params.model, params.sample, Path("runs", round, "train", "adapter"), train=train)
 
 
+def noise_of_diffusers(folder: Path, x: torch.Tensor, text: str, **asked: Any) -> torch.Tensor:
+    """The guided noise of the first of 4 steps of diffusers' own pipeline, guidance 3, caught on its way."""
+    from diffusers import DDIMScheduler, DiffusionPipeline
+
+    pipeline = DiffusionPipeline.from_pretrained(folder, use_safetensors=True)
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    caught: list[torch.Tensor] = []
+    step = pipeline.scheduler.step
+
+    def catch(noise: torch.Tensor, *rest: Any, **more: Any) -> Any:
+        caught.append(noise)
+        return step(noise, *rest, **more)
+
+    pipeline.scheduler.step = catch
+    pipeline(text, num_inference_steps=4, guidance_scale=3.0, latents=x.clone(), output_type="latent", **asked)
+    return caught[0]
+
+
 def scheduler() -> Any:
     """diffusers' own DDIM sampler, as an independent Eq. (1)."""
     from diffusers import DDIMScheduler

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import json
 import shutil
 import subprocess
@@ -71,7 +72,7 @@ def test_a_sound_project(sound: Path) -> None:
     before = {path for path in sound.rglob("*") if path.is_file()}
     report = doctor()
     assert unlike(report, "warning", "failed", "skipped") == {"DVC"}
-    assert report["DVC"]["remedy"] == "git init && dvc init"
+    assert report["DVC"]["remedy"] == "dfusion init ."
     assert "finite" in report["picture"]["found"]
     assert {path for path in sound.rglob("*") if path.is_file()} == before  # it leaves nothing behind
 
@@ -127,6 +128,26 @@ def test_help_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert "--json" in done.stdout and "loaded []" in done.stdout
+
+
+def test_a_pipeline_of_another_version(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an upgrade dvc.yaml may lack a dependency. The remedy is what mends it; the project's own stages stay."""
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(sound.parent))
+    look = functools.partial(folder.pipeline, Facts(Path("params.yaml")))
+    assert look().verdict == "ok"
+    assert CliRunner().invoke(app, ["init", "."]).exit_code == 0
+    written = Path("dvc.yaml").read_text()
+    Path("dvc.yaml").write_text(written.replace("\nplots:", "\n  mine:\n    cmd: echo\n\nplots:"))
+    assert look().verdict == "ok"
+    Path("dvc.yaml").write_text("stages: [\n")
+    assert look().verdict == "failed"
+    Path("dvc.yaml").write_text(written.replace("        - results/code/fuse.json\n", ""))
+    found = look()
+    assert found.verdict == "warning" and " fuse " in found.found
+    move, again = found.remedy.split(" && ")
+    subprocess.run(move.split(), check=True)
+    assert CliRunner().invoke(app, again.split()[1:]).exit_code == 0
+    assert look().verdict == "ok" and Path("dvc.yaml").read_text() == written
 
 
 # --- packages and parameters ---

@@ -194,3 +194,20 @@ def test_a_server_that_never_answers(tmp_path: Path) -> None:
         done = stage(project(tmp_path / "project"), "init", HF_ENDPOINT=f"http://127.0.0.1:{silent.getsockname()[1]}")
     assert done.returncode == 1 and "cannot be reached" in done.stderr, done.stderr
     assert time.monotonic() - started < 60
+
+
+@pytest.mark.slow
+def test_an_autoencoder_of_the_hub(tmp_path: Path, hub: tuple[str, type[Hub]]) -> None:
+    """init writes down its commit, and later stages take that one although the repository went on."""
+    address, handler = hub
+    folder = project(tmp_path / "project", id="model", vae="someone/model")
+    done = stage(folder, "init", HF_ENDPOINT=address)
+    assert done.returncode == 0, done.stderr
+    pin = json.loads((folder / "runs/init/train/pin.json").read_text())
+    weights = handler.commits[FIRST] / "vae/diffusion_pytorch_model.safetensors"
+    assert (pin["id"], pin["revision"], pin["vae_revision"]) == ("model", None, FIRST)
+    assert pin["files"][f"model.vae/{weights.name}"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    handler.newest = SECOND
+    done = stage(folder, "sample", "r00", HF_ENDPOINT=address)
+    assert done.returncode == 0, done.stderr
+    assert not [line for line in handler.asked if "/unet/" in line]

@@ -34,7 +34,7 @@ def test_published_sizes(name: str, family: str, count: float, tokens: int) -> N
     assert architecture == replace(KNOWN[family], assumed=True) and architecture.side == 128
     network = build_unet(architecture, torch.bfloat16)
     assert parameters(network) == pytest.approx(count, rel=0.002) and tokens_of(architecture) == tokens
-    assert row_call(architecture, shorten(network))().shape == (1, 16, 128, 128)
+    assert row_call(architecture, shorten(network), (128, 128))().shape == (1, 16, 128, 128)
 
 
 @pytest.mark.parametrize(("make", "last", "halves"), [(tiny_sd3, "block_2", 2), (tiny_flux, "single_1", 1)])

@@ -29,6 +29,7 @@ CHECKS = tuple(
         ("folder", "folder.space", ()),
         ("locks", "folder.locks", ()),
         ("DVC", "folder.dvc", ()),
+        ("dvc.yaml", "folder.pipeline", ()),
         ("params.yaml", "settings.params", ()),
         ("prompts", "settings.prompts", ("imports", "params.yaml")),
         ("device", "hardware.device", ("imports", "params.yaml")),

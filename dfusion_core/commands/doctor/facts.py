@@ -27,7 +27,7 @@ class Facts:
     dtype: torch.dtype
     source: Source
     policy: Policy
-    side: int  # of the latents that are tried
+    size: tuple[int, int]  # (height, width) of the latents that are tried
     reward: Scorer
 
     def __init__(self, file: Path) -> None:
@@ -43,12 +43,12 @@ class Facts:
             self.words[dtype] = self.policy.embed([self.text])
         return self.words[dtype].repeat(rows)
 
-    def latent(self, side: int) -> torch.Tensor:
-        """A random latent (1, c, side, side) of unit variance, the same each time."""
+    def latent(self, size: tuple[int, int]) -> torch.Tensor:
+        """A random latent (1, c, *size) of unit variance, the same each time."""
         import torch
 
         seeded = torch.Generator().manual_seed(0)
-        return torch.randn(1, self.policy.latent_shape[0], side, side, generator=seeded).to(self.policy.device)
+        return torch.randn(1, self.policy.latent_shape[0], *size, generator=seeded).to(self.policy.device)
 
 
 def listed(names: Iterable[object], limit: int = 4) -> str:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import StoreError, one_line
-from .facts import Facts
+from ..init.writing import PIPELINE, project_files
+from .facts import Facts, listed
 from .findings import Finding, failed, ok, warning
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ def dvc(_: Facts) -> Finding:
     try:
         repo = Repo(os.environ.get("DVC_ROOT"))
     except NotDvcRepoError:
-        return warning("no DVC repository here: stages run one by one only", "git init && dvc init")
+        remedy = "git init && dvc init" if Path(PIPELINE).is_file() else "dfusion init ."
+        return warning("no DVC repository here: stages run one by one only", remedy)
     with repo:
         kind = link_type(repo)
     if is_enabled():
@@ -92,6 +94,28 @@ def dvc(_: Facts) -> Finding:
             "To save space: dvc config cache.type reflink,hardlink,symlink",
         )
     return ok(f"cache linked by {kind}")
+
+
+def pipeline(_: Facts) -> Finding:
+    """In a project that runs the installed package, dvc.yaml has the stages that this version writes, as it does."""
+    from ...params.strict_yaml import parse_yaml, read_yaml
+
+    if not Path(PIPELINE).is_file():
+        return ok("none here: stages run one by one only")
+    if Path("dfusion_core").is_dir():
+        return ok("the repository's own")
+    remedy = f"mv {PIPELINE} {PIPELINE}.old && dfusion init ."
+    try:
+        theirs = read_yaml(Path(PIPELINE))["stages"]
+    except (ValueError, TypeError, KeyError) as error:
+        return failed(f"it cannot be read: {one_line(error)}", remedy)
+    ours = parse_yaml(project_files()[PIPELINE])["stages"]
+    if other := [name for name, stage in ours.items() if (theirs or {}).get(name) != stage]:
+        return warning(
+            f"the stages {listed(other)} are not those of this version: results may be made from old inputs",
+            remedy,
+        )
+    return ok("as this version writes it")
 
 
 def link_type(repo: Repo) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -15,18 +16,24 @@ SMALLEST = 8  # side of a latent: three halvings are left
 
 def forward(facts: Facts) -> Finding:
     """Time a guided forward; from its keys and values the topology is read."""
-    full = facts.policy.latent_shape[1]
-    sides = sorted({min(full, max(SMALLEST, full // part)) for part in (4, 2, 1)})
-    side, seconds = sides[0], _seconds(partial(record, facts, sides[0]))
-    for larger in sides[1:]:
-        if seconds * (larger / side) ** 2 > LONGEST:
+    full = facts.policy.latent_shape[1:]
+    sizes = sorted({_reduced(full, part) for part in (4, 2, 1)}, key=math.prod)
+    size, seconds = sizes[0], _seconds(partial(record, facts, sizes[0]))
+    for larger in sizes[1:]:
+        if seconds * math.prod(larger) / math.prod(size) > LONGEST:
             break
-        side, seconds = larger, _seconds(partial(record, facts, larger))
-    facts.side = side
-    return ok(f"{seconds:.2g} s for an image of {side}x{side} latents")
+        size, seconds = larger, _seconds(partial(record, facts, larger))
+    facts.size = size
+    return ok(f"{seconds:.2g} s for an image of {size[0]}x{size[1]} latents")
 
 
-def record(facts: Facts, side: int) -> None:
+def _reduced(full: tuple[int, int], part: int) -> tuple[int, int]:
+    """A size of latents whose sides are a part of the full ones, but no smaller than `SMALLEST`."""
+    height, width = (min(side, max(SMALLEST, side // part)) for side in full)
+    return height, width
+
+
+def record(facts: Facts, size: tuple[int, int]) -> None:
     """One guided forward of one image; keeps every self-attention's keys and values."""
     import torch
 
@@ -36,7 +43,7 @@ def record(facts: Facts, side: int) -> None:
     policy = facts.policy
     layers = present_layers(policy.unet, list(layer_paths(policy.unet)))
     with torch.no_grad(), recording_kv(policy.unet, layers) as tap:
-        policy.predict_noise(facts.latent(side), 0, facts.embedded(1)).cpu()
+        policy.predict_noise(facts.latent(size), 0, facts.embedded(1)).cpu()
     facts.kv = tap.kv
 
 
@@ -46,7 +53,7 @@ def picture(facts: Facts) -> Finding:
 
     from ...diffusion.finite import check_finite
 
-    policy, x = facts.policy, facts.latent(facts.side)
+    policy, x = facts.policy, facts.latent(facts.size)
     for i in (0, policy.schedule.num_steps - 1):
         with torch.no_grad():
             eps = policy.predict_noise(x, i, facts.embedded(1))

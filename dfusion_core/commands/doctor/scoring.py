@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .facts import Facts
-from .findings import Finding, failed, ok
+from .findings import Finding, failed, ok, warning
 
 # micro-clip's CLIPScore of `draw_prompt(KNOWN_PROMPT)`; computed on an x86 CPU in fp32 when the
 # weights were committed.
@@ -18,7 +18,11 @@ def reward(facts: Facts) -> Finding:
     from ...rewards.scoring import load_reward
 
     facts.reward = load_reward(facts.params.reward, facts.device)
-    return ok(describe(facts.reward.identity()))
+    found, sample = describe(facts.reward.identity()), facts.params.sample
+    cut = facts.reward.margins_cut(sample.height, sample.width) if sample.height and sample.width else ""
+    if cut:
+        return warning(f"{found}; {cut}", "Set sample.height and sample.width to one value, or trust the middle.")
+    return ok(found)
 
 
 def scores(facts: Facts) -> Finding:

@@ -55,8 +55,16 @@ def items(facts: Facts) -> Finding:
         return failed(listed(missing, 2), f"Shorten the prompt or choose other items in {facts.params.prompts.file}.")
     count = sum(len(prompt.items) for prompt in facts.prompts)
     found = f"{count} items of {len(facts.prompts)} prompts, {split} of them with several tokens"
-    cut = check_reach((*facts.prompts, *facts.unseen), facts.policy.encode.readers())
-    return warning(f"{found}; {cut}", SHORTEN) if cut else ok(found)
+    sample = facts.params.sample
+    cut = check_reach((*facts.prompts, *facts.unseen), facts.policy.encode.readers(), sample.negative_prompt)
+    if cut:
+        return warning(f"{found}; {cut}", SHORTEN)
+    if sample.negative_prompt and sample.guidance_scale == 1:
+        return warning(
+            f"{found}; sample.negative_prompt has no effect at sample.guidance_scale 1",
+            "Set sample.guidance_scale above 1, or sample.negative_prompt to an empty text.",
+        )
+    return ok(found)
 
 
 def scored(facts: Facts) -> Finding:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from ...attention.grid import Grid
 from ...attention.layers import (
     SAME_RESOLUTION,
     LayerError,
@@ -35,13 +35,13 @@ def topology(facts: Facts) -> Finding:
 def row(facts: Facts, name: str) -> dict[str, Any]:
     """What a layer has, and how many of its modules are fused, read for maps, and adapted."""
     unet, params = facts.policy.unet, facts.params
-    prefix, size = f"{layer_paths(unet)[name]}.", resolution(facts, name)
+    prefix, (height, width) = f"{layer_paths(unet)[name]}.", resolution(facts, name)
     own, cross = self_attention_modules(unet, [name]), cross_attention_modules(unet, name)
     key, _ = facts.kv[f"{name}.0"]
     return {
         "layer": name,
-        "resolution": f"{size}x{size}",
-        "tokens": size * size,
+        "resolution": f"{height}x{width}",
+        "tokens": height * width,
         "heads": key.shape[1],
         "channels a head": key.shape[3],
         "self-attention": len(own),
@@ -57,10 +57,15 @@ def with_attention(facts: Facts) -> tuple[str, ...]:
     return present_layers(facts.policy.unet, list(layer_paths(facts.policy.unet)))
 
 
-def resolution(facts: Facts, layer: str) -> int:
-    """Height and width of a layer's attention at the model's own size, from the keys of the test forward."""
-    tokens: int = facts.kv[f"{layer}.0"][0].shape[2]
-    return math.isqrt(tokens) * facts.policy.latent_shape[1] // facts.side
+def resolution(facts: Facts, layer: str) -> tuple[int, int]:
+    """(height, width) of a layer's attention at the size of the run, from the keys of the test forward."""
+    grid = Grid()
+    grid.latent = facts.size
+    tried = grid.size(facts.kv[f"{layer}.0"][0].shape[2])
+    height, width = (
+        side * full // small for side, full, small in zip(tried, facts.policy.latent_shape[1:], facts.size, strict=True)
+    )
+    return height, width
 
 
 def fuse_layers(facts: Facts) -> Finding:
@@ -79,8 +84,8 @@ def map_layer(facts: Facts) -> Finding:
         count = len(cross_attention_modules(unet, wanted))
     except LayerError as error:
         return failed(f"{error.message} {error.hint}", remedy)
-    size = resolution(facts, first if wanted == SAME_RESOLUTION else wanted)
-    found = f"{count} cross-attention modules of {wanted}, maps of {size}x{size}"
+    height, width = resolution(facts, first if wanted == SAME_RESOLUTION else wanted)
+    found = f"{count} cross-attention modules of {wanted}, maps of {height}x{width}"
     if is_transformer(unet):  # any block may be the one that localises
         return ok(found)
     return ok(found) if wanted in (first, SAME_RESOLUTION) else warning(f"{found}; {first} comes before it", remedy)

@@ -24,7 +24,7 @@ def files(facts: Facts) -> Finding:
     from ...store.paths import adapter
 
     pinned = read_pin(adapter(INIT))
-    facts.source = locate(facts.params.model, pinned["revision"] if pinned else None)
+    facts.source = locate(facts.params.model, pinned)
     source = facts.source
     where = f", revision {source.revision}, in {source.path}" if source.revision else ""
     return ok(f"{len(source.files)} files of {facts.params.model.id}{where}")
@@ -65,7 +65,7 @@ def model(facts: Facts) -> Finding:
     sizes = (f"{name} {sum(p.numel() for p in part.parameters()) / MILLION:.1f}" for name, part in parts.items())
     return ok(
         f"million weights: {', '.join(sizes)}; latents {'x'.join(map(str, policy.latent_shape))}, "
-        f"pictures {policy.picture_size}x{policy.picture_size}"
+        f"pictures {'x'.join(map(str, policy.picture_size))} (height x width)"
     )
 
 

@@ -9,12 +9,14 @@ from ... import __version__
 from ...evaluation.labels import SPLITS
 from ...evaluation.results import QUESTION
 from ...evaluation.tables import table_cells
+from ...models.builtin import model_name
 from ...models.lora import FILE
 from ...params.strict_yaml import dump_yaml
 from ...rewards.identity import describe
 from . import markdown as md
 from .base_model import OPEN, SD1, SD2, SDXL, UNKNOWN, Base
 from .front_matter import front_matter
+from .merged import FOLDER as MERGED
 from .peft_files import CONFIG, WEIGHTS
 from .proof import Proof
 from .trained import Trained
@@ -125,6 +127,7 @@ def results(trained: Trained, samples: list[str]) -> str:
 
 def files(name: str, digest: str, dtype: str, proofs: list[Proof]) -> str:
     """What each file is, and how it was checked."""
+    merged = any(proof.file == MERGED for proof in proofs)
     rounding = "rounded to half precision" if dtype == "fp16" else "not rounded"
     rows = [
         [FILE, "for diffusers; fp32, with rank and alpha in its header"],
@@ -133,6 +136,7 @@ def files(name: str, digest: str, dtype: str, proofs: list[Proof]) -> str:
             f"{name}.safetensors",
             f"for ComfyUI, A1111 and kohya's tools; {dtype}, {rounding}; its hash there is {digest[:12]}",
         ],
+        *([[f"{MERGED}/", "the whole model for diffusers, fp32, with this adapter in its weights"]] if merged else []),
         ["grid.png, samples/", "the pictures above"],
     ]
     checked = md.bullets(
@@ -144,7 +148,7 @@ def files(name: str, digest: str, dtype: str, proofs: list[Proof]) -> str:
         "diffusers, and peft its own, loaded each file into a fresh model, and noise predictions were compared in fp32 "
         "arithmetic:"
         f"\n\n{checked}"
-        if proofs
+        if any(proof.file != MERGED for proof in proofs)
         else "The files were not compared with the trained adapter (`--no-check`)."
     )
     return f"{md.table(['file', 'what'], rows)}\n\n{said}"
@@ -163,6 +167,7 @@ def training(trained: Trained, base: Base) -> str:
         ["learning rate", str(train["learning_rate"])],
         ["LoRA", f"rank and alpha {lora['rank']}, on {', '.join(lora['targets'])}"],
         ["sampling", f"{PROCESS[base.flow]}, {steps}, eta {sample['eta']}, guidance {sample['guidance_scale']}"],
+        *([["negative prompt", md.text(negative)]] if (negative := sample.get("negative_prompt")) else []),
         ["reward", reward(params["reward"])],
         ["seed", str(params["seed"])],
     ]
@@ -214,5 +219,10 @@ def pinned(trained: Trained, base: Base) -> str:
     files = {file: digest for file, digest in pin.get("files", {}).items() if file.endswith(".safetensors")}
     revision = pin.get("revision")
     text = md.text(base.id) + (f", revision {md.text(revision)}" if revision else "")
+    if vae := trained.model.vae:
+        at = f", revision {md.text(pin['vae_revision'])}" if pin.get("vae_revision") else ""
+        text += f", with the autoencoder {md.text(model_name(vae))}{at}"
+    if lora := trained.model.lora:
+        text += f", with the LoRA {md.text(model_name(lora))} merged into it, which must be loaded as well"
     rows = [[file, digest] for file, digest in sorted(files.items())]
     return f"{text}\n\n{md.table(['file', 'sha256'], rows)}" if rows else text

@@ -26,6 +26,9 @@ def export(
     name: Annotated[str, typer.Option(help="Of the file for ComfyUI and A1111; dfusion-ROUND by default.")] = "",
     dtype: Annotated[Dtype, typer.Option(help="Precision of that file. The other one is fp32.")] = Dtype.fp16,
     force: Annotated[bool, typer.Option("--force", help="Replace files of an earlier export.")] = False,
+    merged: Annotated[
+        bool, typer.Option("--merged", help="Also write the whole model, fp32, with the adapter in its weights.")
+    ] = False,
     check: Annotated[bool, typer.Option(help="Load every file into a fresh model; compare noise predictions.")] = True,
     push: Annotated[str, typer.Option(metavar="OWNER/NAME", help="Upload it to this repository on the Hub.")] = "",
     public: Annotated[bool, typer.Option("--public", help="Make a new repository public; private by default.")] = False,
@@ -39,4 +42,4 @@ def export(
         raise typer.BadParameter(f"--push {push}: a repository on the Hub is called OWNER/NAME.")
     from .writing import export_round
 
-    export_round(round, out, name, dtype.value, force=force, check=check, repository=push, public=public)
+    export_round(round, out, name, dtype.value, force=force, check=check, merged=merged, repository=push, public=public)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from ...models.builtin import MICROWORLD, MICROWORLD_FLOW
+from ...models.builtin import MICROWORLD, MICROWORLD_FLOW, model_name
 from ...models.lora import FILE
 from . import markdown as md
 from .base_model import Base
@@ -21,28 +21,49 @@ def usage(trained: Trained, base: Base, name: str, repository: str = "") -> str:
     sample, prompts = trained.sample, trained.prompts("train")
     if base.id == MICROWORLD_FLOW:
         return "This program alone runs the built-in transformer: it has one CLIP where diffusers' pipeline wants two."
-    pipeline = base.pipeline
+    pipeline, scheduler = base.pipeline, "" if base.flow else "DDIMScheduler, "
     noise = "" if base.flow else f", eta={sample.eta}"
-    built_in = base.id == MICROWORLD
+    built_in, negative = base.id == MICROWORLD, sample.negative_prompt
+    width, height = trained.size
+    vae, lora = trained.model.vae, trained.model.lora
+    size = f", height={height}, width={width}" if sample.height or sample.width else ""
     where = json.dumps(repository or "FOLDER_OR_REPOSITORY_OF_THIS_CARD")
     code = "\n".join(
         [
-            f"from diffusers import {pipeline}" if base.flow else f"from diffusers import DDIMScheduler, {pipeline}",
+            f"from diffusers import {'AutoencoderKL, ' if vae else ''}{scheduler}{pipeline}",
             *(["from dfusion_core.models.builtin import WEIGHTS"] if built_in else []),
             "",
-            f"pipe = {pipeline}.from_pretrained({'WEIGHTS' if built_in else json.dumps(base.id)})",
+            *([f"vae = AutoencoderKL.from_pretrained({json.dumps(model_name(vae))})"] if vae else []),
+            f"pipe = {pipeline}.from_pretrained({'WEIGHTS' if built_in else json.dumps(base.id)}"
+            f"{', vae=vae' if vae else ''})",
             *([] if base.flow else DDIM),
+            *(
+                [
+                    "# the base model has this LoRA already: bring it from where it is, strength 1",
+                    f"pipe.load_lora_weights({json.dumps(model_name(lora))})",
+                    "pipe.fuse_lora()",
+                    "pipe.unload_lora_weights()",
+                ]
+                if lora
+                else []
+            ),
             "pipe.load_lora_weights(",
             f"    {where}, weight_name={json.dumps(FILE)})",
             f"image = pipe({json.dumps(prompts[0])}, num_inference_steps={sample.num_steps},",
-            f"             guidance_scale={sample.guidance_scale}{noise}).images[0]",
+            *([f"             negative_prompt={json.dumps(negative)},"] if negative else []),
+            f"             guidance_scale={sample.guidance_scale}{noise}{size}).images[0]",
         ]
     )
-    return f"diffusers:\n\n{md.fence(code, 'python')}\n\n{programs(base, name)}"
+    return f"diffusers:\n\n{md.fence(code, 'python')}\n\n{programs(base, name, lora)}"
 
 
-def programs(base: Base, name: str) -> str:
-    """ComfyUI and A1111."""
+def programs(base: Base, name: str, lora: str | None = None) -> str:
+    """ComfyUI and A1111; ``lora``: what the base model has already."""
+    with_it = (
+        f" It was trained on top of the LoRA {md.text(model_name(lora))}: load that as well, with strength 1."
+        if lora
+        else ""
+    )
     if not base.known:
         return (
             "ComfyUI and A1111 know Stable Diffusion and FLUX. This base model is none of "
@@ -51,5 +72,5 @@ def programs(base: Base, name: str) -> str:
     return (
         f"ComfyUI: put `{name}.safetensors` into `models/loras`, and use the node LoraLoaderModelOnly with "
         f"strength 1.\n\nA1111: put it into `models/Lora`, and write `<lora:{name}:1>` into the prompt.\n\n"
-        "Strength 1 is what was trained; alpha equals the rank. The text encoder is the base model's."
+        f"Strength 1 is what was trained; alpha equals the rank. The text encoder is the base model's.{with_it}"
     )

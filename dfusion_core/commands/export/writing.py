@@ -16,9 +16,11 @@ from ...models.mmdit import network_of
 from ...models.pins import check_pin, read_pin
 from ...models.source import locate
 from ...store.atomic import write_bytes
+from ...store.files import files_in
 from .base_model import FLOW, Base, identify
 from .card import model_card
 from .kohya import kohya_file, kohya_metadata, kohya_tensors
+from .merged import FOLDER, write_merged
 from .mmdit_files import mmdit_tensors
 from .peft_files import CONFIG, WEIGHTS, peft_files
 from .proof import Proof, prove
@@ -36,6 +38,7 @@ def export_round(
     *,
     force: bool,
     check: bool,
+    merged: bool = False,
     repository: str = "",
     public: bool = False,
 ) -> None:
@@ -46,12 +49,15 @@ def export_round(
     trained = read_trained(round)
     out, name = out or Path("exports", trained.round), name or f"dfusion-{trained.round}"
     pictures = {f"samples/{i:02}-{picture.split}.png": picture for i, picture in enumerate(trained.pictures(PICTURES))}
-    refuse_to_replace(out, [FILE, f"{name}.safetensors", CONFIG, WEIGHTS, "README.md", "grid.png", *pictures], force)
+    kept = [FILE, f"{name}.safetensors", CONFIG, WEIGHTS, "README.md", "grid.png", *pictures]
+    refuse_to_replace(out, [*kept, *([FOLDER] if merged else [])], force)
     fresh = fresh_loader(trained)
     base, unet = base_model(trained, fresh)
     weights, digest = weight_files(trained, base, unet, name, dtype)
     proofs = check_files(fresh, trained, weights, dtype) if check else []
     samples = sample_files(trained, pictures, base, Adapter(name, digest))
+    if merged:
+        proofs = [*proofs, write_merged(fresh, trained.adapter, out)]
     card = model_card(trained, base, name, digest, dtype, proofs, list(samples), repository)
     grid = trained.evaluation.path("grid.png").read_bytes()
     files = {**weights, **samples, "grid.png": grid, "README.md": card.encode()}
@@ -65,7 +71,8 @@ def export_round(
         )
     print(f"{out}: the adapter of {trained.round} for {base.id}. Begin with {out / 'README.md'}.")
     if repository:
-        print(f"Pushed to {repository}: {push(out, files, repository, public=public)}")
+        whole = [f"{FOLDER}/{name}" for name, _ in files_in(out / FOLDER)] if merged else []
+        print(f"Pushed to {repository}: {push(out, [*files, *whole], repository, public=public)}")
 
 
 def refuse_to_replace(out: Path, files: list[str], force: bool) -> None:
@@ -101,7 +108,7 @@ def fresh_loader(trained: Trained) -> Callable[[], Any]:
     Raises ModelError where its weights are not those that the run began with.
     """
     pinned = read_pin(trained.adapter)
-    source = locate(trained.model, pinned["revision"] if pinned else None)
+    source = locate(trained.model, pinned)
     check_pin(pinned, trained.model, source)
     return partial(load_pipeline, trained.model.model_copy(update={"dtype": "fp32", "device": "cpu"}), source)
 

@@ -23,7 +23,7 @@ def init(
     for line in [*write_files(folder), *set_up(folder)]:
         print(line)
     steps = [
-        (f"cd {shlex.quote(str(folder))}", "the project"),
+        *([] if folder.resolve() == Path.cwd() else [(f"cd {shlex.quote(str(folder))}", "the project")]),
         ("dfusion doctor", "check this machine"),
         ("dvc repro", "the default run: the built-in model, minutes on two CPU cores"),
         ("dfusion report", "the whole run on one page"),

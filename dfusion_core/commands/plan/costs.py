@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ...models.size import latent_size
 from . import counting, networks
 from .lookup import find_architecture
 from .mmdit import velocity_call
@@ -21,6 +22,7 @@ class Costs:
     """FLOPs and bytes of one of each. Weights are in bytes as they lie on the device."""
 
     architecture: Architecture
+    latent_size: networks.Size
     unet_weights: int
     other_weights: int  # of the autoencoder and the text encoders
     adapter_parameters: int
@@ -41,13 +43,14 @@ def count_costs(params: Everything, dtype: torch.dtype) -> Costs:
     """Count everything on the meta device. Raises ModelError, LayerError, ParamsError and RewardError."""
     architecture = find_architecture(params.model)
     unet = networks.build_unet(architecture, dtype)
-    row = row_call(architecture, unet)
+    size = latent_size(params.sample, architecture.unet, architecture.vae)
+    row = row_call(architecture, unet, size)
     adapted = networks.build_unet(architecture, dtype, params.lora)
     if params.model.gradient_checkpointing:
         adapted.enable_gradient_checkpointing()
-    trained_row = row_call(architecture, adapted)
+    trained_row = row_call(architecture, adapted, size)
     vae = networks.build_vae(architecture, dtype)
-    decode = networks.decode_call(vae, architecture.side)
+    decode = networks.decode_call(vae, size)
     clip, picture_size, features = networks.build_reward(params.reward.model)
     score = networks.reward_call(clip, picture_size)
     working = counting.working_bytes(row, unet.parameters())
@@ -56,11 +59,12 @@ def count_costs(params: Everything, dtype: torch.dtype) -> Costs:
         if params.model.gradient_checkpointing
         else counting.saved_bytes(trained_row, adapted.parameters())
     )
-    size, width = dtype.itemsize, torch.float32.itemsize
+    each, width = dtype.itemsize, torch.float32.itemsize
     return Costs(
         architecture=architecture,
-        unet_weights=networks.parameters(unet) * size,
-        other_weights=networks.parameters(vae) * vae.dtype.itemsize + networks.text_parameters(architecture) * size,
+        latent_size=size,
+        unet_weights=networks.parameters(unet) * each,
+        other_weights=networks.parameters(vae) * vae.dtype.itemsize + networks.text_parameters(architecture) * each,
         adapter_parameters=networks.parameters(adapted) - networks.parameters(unet),
         row_flops=counting.forward_flops(row),
         trained_row_flops=counting.training_flops(trained_row),
@@ -71,25 +75,29 @@ def count_costs(params: Everything, dtype: torch.dtype) -> Costs:
         reward_weights=networks.parameters(clip) * width,
         score_flops=counting.forward_flops(score),
         score_working=counting.working_bytes(score, clip.parameters()),
-        sizes=_sizes(params, architecture, unet, row, decode) | {"feature": features},
+        sizes=_sizes(params, unet, size, row, decode) | {"feature": features},
         kv=_kv(params, unet, row),
     )
 
 
 def row_call(
-    architecture: Architecture, network: networks.Network, rows: int = 1, device: torch.device = networks.META
+    architecture: Architecture,
+    network: networks.Network,
+    size: networks.Size,
+    rows: int = 1,
+    device: torch.device = networks.META,
 ) -> counting.Forward:
-    """A forward of the network for rows of its own size."""
+    """A forward of the network for rows of latents of this size."""
     tokens = networks.tokens_of(architecture)
     if architecture.is_transformer:
-        return velocity_call(network, architecture.side, rows, tokens, device)
-    return networks.unet_call(network, rows, tokens, device)
+        return velocity_call(network, size, rows, tokens, device)
+    return networks.unet_call(network, rows, tokens, device, size)
 
 
 def _sizes(
     params: Everything,
-    architecture: Architecture,
     unet: networks.Network,
+    latent: networks.Size,
     row: counting.Forward,
     decode: counting.Forward,
 ) -> dict[str, int]:
@@ -100,13 +108,13 @@ def _sizes(
         row()
         map_y, map_x = tap.maps().shape[1:3]
         picture_rows, picture_columns = decode().shape[-2:]
-    side, steps = architecture.side, params.sample.num_steps
+    steps = params.sample.num_steps
     return {
         "state": steps + 1,
         "i": steps,
-        "channel": architecture.vae["latent_channels"],
-        "height": side,
-        "width": side,
+        "channel": networks.latent_channels(unet),
+        "height": latent[0],
+        "width": latent[1],
         "map_y": map_y,
         "map_x": map_x,
         "row": picture_rows,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import ModelError, one_line
 from ...models.architectures import KNOWN, Architecture, family_of_file
-from ...models.builtin import model_source
+from ...models.builtin import local_path, model_source
 from ...models.mmdit import TRANSFORMERS
 
 if TYPE_CHECKING:
@@ -33,7 +33,21 @@ NAMES = (
 
 
 def find_architecture(model: Model) -> Architecture:
-    """The architecture of ``model.id``. Raises ModelError where nothing tells it."""
+    """The architecture of ``model.id`` with ``model.vae``. Raises ModelError where nothing tells it.
+
+    An autoencoder on the Hub that is not cached is taken to be of the model's own size.
+    """
+    found = _of_model(model)
+    for name in ("config.json", "vae/config.json") if model.vae else ():
+        file = local_path(str(model.vae)) / name
+        if not file.is_file():
+            file = _cached_file(str(model.vae), name, None)
+        if file.is_file():
+            return replace(found, vae=json.loads(file.read_text()))
+    return found
+
+
+def _of_model(model: Model) -> Architecture:
     path = Path(model_source(model.id)).expanduser()
     if path.is_dir():
         return _from_files(model.id, lambda name: path / name)
@@ -74,16 +88,21 @@ def _from_files(name: str, find: Callable[[str], Path]) -> Architecture:
 
 def _from_cache(repository: str, revision: str | None) -> Architecture | None:
     """A Hub repository whose configurations were downloaded before; asks no server."""
+
+    def find(name: str) -> Path:
+        return _cached_file(repository, name, revision)
+
+    network = any(find(f"{part}/config.json").exists() for part in ("unet", "transformer"))
+    cached = network and find("vae/config.json").exists()
+    return _from_files(repository, find) if cached else None
+
+
+def _cached_file(repository: str, name: str, revision: str | None) -> Path:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
-    def find(name: str) -> Path:
-        found = try_to_load_from_cache(repository, name, revision=revision)
-        return Path(found) if isinstance(found, str) else Path(name, "is-not-cached")
-
     try:
-        network = any(find(f"{part}/config.json").exists() for part in ("unet", "transformer"))
-        cached = network and find("vae/config.json").exists()
+        found = try_to_load_from_cache(repository, name, revision=revision)
     except HFValidationError:  # neither a name on the Hub nor a folder that exists
-        return None
-    return _from_files(repository, find) if cached else None
+        found = None
+    return Path(found) if isinstance(found, str) else Path(name, "is-not-cached")

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from .costs import Costs
 
 GIB = 2**30
-ADAM = 4 * 4  # bytes for each weight of the adapter: itself, its gradient and AdamW's two moments, fp32
+# Bytes for each weight of the adapter: itself, its gradient and AdamW's two moments, in fp32 or in 8 bits. Of small
+# matrices, which stay in 32 bits, there is too little to count.
+ADAM = {"adamw": 4 * 4, "adamw_8bit": 2 * 4 + 2}
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ def stage_memory(params: Everything, costs: Costs, overhead: Overhead = ON_GPU) 
     # A target's rows and its reference's; stored keys and values take less than the rows that they replace.
     fusing = max(2 * halves * costs.row_working, decoding)
     training = 2 * halves * (costs.trained_row_saved + costs.row_working)  # winner and loser
+    adam = ADAM[params.train.optimizer] * costs.adapter_parameters
     scoring = Memory(costs.reward_weights, costs.score_working, params.reward.batch_size, "reward.batch_size")
     found = {
         "sample": Memory(model + once, drawing, params.sample.batch_size, "sample.batch_size"),
@@ -64,9 +67,7 @@ def stage_memory(params: Everything, costs: Costs, overhead: Overhead = ON_GPU) 
         "extract": Memory(model + halves * costs.row_working, 0, 1, ""),
         "fuse": Memory(model + once, fusing, params.fuse.batch_size, "fuse.batch_size"),
         "adopt": scoring,
-        "train": Memory(
-            model + ADAM * costs.adapter_parameters, training, params.train.micro_batch, "train.micro_batch"
-        ),
+        "train": Memory(model + adam, training, params.train.micro_batch, "train.micro_batch"),
         # The reward is loaded beside the model, once the images are there.
         "evaluate": Memory(
             model + once + costs.reward_weights, drawing, params.evaluate.batch_size, "evaluate.batch_size"

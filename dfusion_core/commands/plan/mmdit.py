@@ -15,10 +15,12 @@ from ...models.text import Text
 CLIP_TOKENS = 77
 
 
-def velocity_call(network: Any, side: int, rows: int, tokens: int, device: torch.device) -> Callable[[], Tensor]:
-    """A forward of the transformer for this many rows of latents with this side."""
+def velocity_call(
+    network: Any, size: tuple[int, int], rows: int, tokens: int, device: torch.device
+) -> Callable[[], Tensor]:
+    """A forward of the transformer for this many rows of latents (height, width)."""
     kind = {"device": device, "dtype": network.dtype}
-    x = torch.zeros(rows, channels(network), side, side, **kind)
+    x = torch.zeros(rows, channels(network), *size, **kind)
     time = torch.zeros(rows, device=device)
     text = Text(
         torch.zeros(rows, tokens, network.config.joint_attention_dim, **kind),

@@ -13,12 +13,13 @@ from torch import Tensor
 from ...errors import RewardError, did_you_mean
 from ...models.builtin import reward_source
 from ...models.lora import add_lora, keep_in_fp32
-from .mmdit import text_tokens
+from .mmdit import channels, text_tokens
 
 if TYPE_CHECKING:
     from ...models.architectures import Architecture, Config
     from ...params import Lora
 
+Size = tuple[int, int]  # (height, width) of a latent
 Network = Any  # diffusers' and open_clip's classes, whose attributes type checkers do not see
 META = torch.device("meta")
 TOKENS = 77  # of a prompt, where the text encoder's configuration does not say
@@ -110,10 +111,13 @@ def tokens_of(architecture: Architecture) -> int:
     return text_tokens(architecture.kind, len(architecture.text), own) if architecture.is_transformer else own
 
 
-def unet_call(unet: Network, rows: int, tokens: int, device: torch.device = META) -> Callable[[], Tensor]:
-    """A forward of ``rows`` latents of the model's own size, with SDXL's added conditions where the U-Net has them."""
-    kind, size = {"device": device, "dtype": unet.dtype}, unet.config.sample_size
-    x = torch.zeros(rows, unet.config.in_channels, size, size, **kind)
+def unet_call(
+    unet: Network, rows: int, tokens: int, device: torch.device = META, size: Size | None = None
+) -> Callable[[], Tensor]:
+    """A forward of ``rows`` latents of this size (None: the model's own), with SDXL's added conditions where the U-Net
+    has them."""
+    kind = {"device": device, "dtype": unet.dtype}
+    x = torch.zeros(rows, unet.config.in_channels, *(size or _own(unet)), **kind)
     text = torch.zeros(rows, tokens, unet.config.cross_attention_dim, **kind)
     time = torch.full((rows,), 500, device=device)
     added: dict[str, Any] = {}
@@ -131,12 +135,14 @@ def unet_call(unet: Network, rows: int, tokens: int, device: torch.device = META
     return forward
 
 
-def block_call(unet: Network, rows: int, tokens: int, device: torch.device = META) -> Callable[[], Tensor]:
-    """A forward of the U-Net's first block with attention alone, at the size that the model's latents have there."""
+def block_call(
+    unet: Network, rows: int, tokens: int, device: torch.device = META, size: Size | None = None
+) -> Callable[[], Tensor]:
+    """A forward of the U-Net's first block with attention alone, at the size that latents of this size have there."""
     level, block = first_block(unet)
-    channels, side = unet.config.block_out_channels, unet.config.sample_size >> level
-    kind = {"device": device, "dtype": unet.dtype}
-    x = torch.zeros(rows, channels[max(0, level - 1)], side, side, **kind)
+    channels, kind = unet.config.block_out_channels, {"device": device, "dtype": unet.dtype}
+    inner = [side >> level for side in size or _own(unet)]
+    x = torch.zeros(rows, channels[max(0, level - 1)], *inner, **kind)
     time = torch.zeros(rows, unet.time_embedding.linear_2.out_features, **kind)
     text = torch.zeros(rows, tokens, unet.config.cross_attention_dim, **kind)
 
@@ -145,6 +151,10 @@ def block_call(unet: Network, rows: int, tokens: int, device: torch.device = MET
         return out
 
     return forward
+
+
+def _own(unet: Network) -> Size:
+    return unet.config.sample_size, unet.config.sample_size
 
 
 def first_block(unet: Network) -> tuple[int, Network]:
@@ -162,9 +172,14 @@ def materialise(network: Network, device: torch.device) -> None:
             parameter.normal_(std=0.02)
 
 
-def decode_call(vae: Network, side: int) -> Callable[[], Tensor]:
-    """Decoding of one latent with this side."""
-    latent = torch.zeros(1, vae.config.latent_channels, side, side, device=META, dtype=vae.dtype)
+def latent_channels(network: Network) -> int:
+    """Of a latent, of a U-Net or a transformer."""
+    return channels(network) if hasattr(network, "transformer_blocks") else int(network.config.in_channels)
+
+
+def decode_call(vae: Network, size: Size) -> Callable[[], Tensor]:
+    """Decoding of one latent of this size."""
+    latent = torch.zeros(1, vae.config.latent_channels, *size, device=META, dtype=vae.dtype)
 
     def decode() -> Tensor:
         out: Tensor = vae.decode(latent).sample

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from .costs import Costs
 
 LONG = 1e12  # FLOPs of a pass: one that is longer takes many seconds on a CPU, and a block stands for the U-Net
-SECONDS = 1.0  # of timed passes
+ENOUGH = 2e10  # FLOPs of a pass on a CPU: some tenths of a second; more rows at once do not change the time of a row
+SECONDS = 0.6  # of timed passes
 Call = Callable[[], Tensor]
 
 
@@ -37,8 +38,9 @@ def measured_device(params: Everything, costs: Costs, device: torch.device, dtyp
         2 * halves * params.train.micro_batch, costs.trained_row_flops, costs.trained_row_saved, costs, device
     )
     plain, adapted = (networks.build_unet(costs.architecture, dtype, lora) for lora in (None, params.lora))
-    forward = _rate(costs.architecture, plain, rows, device, train=False)
-    training = _rate(costs.architecture, adapted, trained, device, train=True)
+    size = costs.latent_size
+    forward = _rate(costs.architecture, plain, rows, size, device, train=False)
+    training = _rate(costs.architecture, adapted, trained, size, device, train=True)
     what = (
         f"the U-Net with random weights, {rows} rows forward, {trained} rows trained"
         if rows and trained
@@ -52,10 +54,18 @@ def _rows(wanted: int, flops: int, bytes_each: int, costs: Costs, device: torch.
     if device.type == "cuda":
         room = torch.cuda.mem_get_info(device)[0] // 2 - costs.unet_weights
         return max(0, min(wanted, room // bytes_each))
-    return wanted if wanted * flops < LONG else 0
+    return min(wanted, max(2, int(ENOUGH / flops))) if wanted * flops < LONG else 0
 
 
-def _rate(architecture: Architecture, unet: networks.Network, rows: int, device: torch.device, *, train: bool) -> float:
+def _rate(
+    architecture: Architecture,
+    unet: networks.Network,
+    rows: int,
+    size: networks.Size,
+    device: torch.device,
+    *,
+    train: bool,
+) -> float:
     """FLOP/s of passes of the network, or with ``rows`` 0 of one row through its first block with attention."""
     part: networks.Network = unet
     if not rows:
@@ -63,8 +73,8 @@ def _rate(architecture: Architecture, unet: networks.Network, rows: int, device:
 
     def call(device: torch.device) -> Call:
         if rows or architecture.is_transformer:
-            return row_call(architecture, unet, max(1, rows), device)
-        return networks.block_call(unet, 1, networks.tokens_of(architecture), device)
+            return row_call(architecture, unet, size, max(1, rows), device)
+        return networks.block_call(unet, 1, networks.tokens_of(architecture), device, size)
 
     on_meta = call(networks.META)
     flops = counting.training_flops(on_meta) if train else counting.forward_flops(on_meta)
@@ -85,7 +95,7 @@ def _trained(run: Call) -> Call:
 
 
 def _seconds(run: Call, device: torch.device) -> float:
-    """Seconds of one call: the mean over about a second, after one call that warms up."""
+    """Seconds of one call: the mean over `SECONDS`, after one call that warms up."""
 
     def passed(count: int) -> float:
         start = time.perf_counter()
@@ -96,8 +106,9 @@ def _seconds(run: Call, device: torch.device) -> float:
         return time.perf_counter() - start
 
     passed(1)
-    count = max(1, int(SECONDS / passed(1)))
-    return passed(count) / count
+    first = passed(1)
+    more = int(SECONDS / first) - 1
+    return (first + passed(more)) / (1 + more) if more > 0 else first
 
 
 def here(wanted: str, named: str) -> torch.device:

@@ -54,7 +54,7 @@ def measure(params: Params, prompts: Sequence[Prompt], images: int, adapter: Pat
     Needs the sections model, sample, fuse and seed. Raises ItemNotFound and BadNumber.
     """
     policy = load_policy(params.model, params.sample, adapter)
-    if cut := check_reach(prompts, policy.encode.readers()):
+    if cut := check_reach(prompts, policy.encode.readers(), params.sample.negative_prompt):
         print(f"warning: {cut}.")
     tokens = [[policy.encode.positions(prompt.text, item) for item in prompt.items] for prompt in prompts]
     for index, prompt in enumerate(prompts):

@@ -1,0 +1,57 @@
+"""Another autoencoder than the model's own: model.vae."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..errors import ModelError, one_line
+from .added import FOLDER
+from .configs import check_keys, read_config
+from .whole import check_part
+
+if TYPE_CHECKING:
+    from ..params import Model
+    from .source import Source
+
+KIND = "AutoencoderKL"
+INSTEAD = "Set model.vae to an autoencoder that was made for this kind of model, or to null for the model's own."
+
+
+def load_vae(model: Model, source: Source, own: Any, dtype: torch.dtype) -> Any:
+    """The autoencoder of ``source`` in place of ``own``. Raises ModelError where it does not fit."""
+    from diffusers import AutoencoderKL
+
+    folder = source.path / FOLDER if source.files[0].startswith(FOLDER) else source.path
+    check_config(model, folder / "config.json", own.config)
+    named = model.variant if any(f".{model.variant}." in name for name in source.files) else None
+    try:
+        vae = AutoencoderKL.from_pretrained(
+            folder, variant=named, torch_dtype=dtype, use_safetensors=True, local_files_only=True
+        )
+    except Exception as error:  # what a damaged or foreign file makes diffusers raise is of any kind
+        raise ModelError(f"model.vae: '{model.vae}' cannot be loaded: {one_line(error)}.", INSTEAD) from error
+    check_part(
+        f"model.vae: '{model.vae}'", "vae", vae, source.path, [name for name in source.files if "json" not in name]
+    )
+    return vae
+
+
+def check_config(model: Model, file: Any, own: Any) -> None:
+    """Raise ModelError for an autoencoder whose latents the U-Net does not know.
+
+    The factor by which latents are scaled tells families apart: that of SDXL in SD 1.5 has as many channels, and gives
+    pictures of noise.
+    """
+    check_keys(file)
+    config = read_config(file)
+    kind = config.get("_class_name", KIND)
+    if kind != KIND:
+        raise ModelError(f"model.vae: '{model.vae}' is a {kind}, and not an {KIND}.", INSTEAD)
+    for key, default in (("latent_channels", 4), ("scaling_factor", 0.18215)):
+        given = config.get(key, default)
+        if given != own[key]:
+            raise ModelError(
+                f"model.vae: '{model.vae}' has {key} {given}, and the latents of '{model.id}' have {own[key]}.", INSTEAD
+            )
