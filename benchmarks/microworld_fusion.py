@@ -15,7 +15,6 @@ import torch
 from dfusion_core.adoption.figures import Views, fresh_gain, fused_figures
 from dfusion_core.adoption.tables import target_table
 from dfusion_core.attention.layers import present_layers
-from dfusion_core.attention.masks import item_tokens
 from dfusion_core.diffusion.denoise import Capture
 from dfusion_core.diffusion.noise import trajectory_noises
 from dfusion_core.diffusion.window import step_indices
@@ -41,6 +40,7 @@ class Setting:
     extract: Extract = field(default_factory=lambda: Extract(threshold="relative", relative_threshold=2.0))
     fuse: Fuse = field(default_factory=lambda: Fuse(layers=("mid", "up_1", "up_2"), first_t=9, last_t=1))
     adopt: Adopt = field(default_factory=Adopt)
+    maps: str = "up_1"
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,11 @@ def run_round(policy: Policy, reward: Scorer, template: str, s: Setting) -> Roun
     """Sample, score, pair, mask and fuse the first prompts of a template."""
     prompts = load_prompts(f"dfusion_core/prompts/micro_{template}.yaml").train[: s.prompts]
     images = image_plan(prompts, s.images, s.seed, "figures")
-    tokens = [[item_tokens(policy.tokenizer, p.text, item) for item in p.items] for p in prompts]
+    tokens = [[policy.encode.positions(p.text, item) for item in p.items] for p in prompts]
     made = []
     for rows in batches(len(images), s.batch):
         part = images.iloc[rows]
-        capture = Capture("up_1", [tokens[p] for p in part.prompt_id], max(map(len, tokens)))
+        capture = Capture(s.maps, [tokens[p] for p in part.prompt_id], max(map(len, tokens)))
         made.append(policy.sample(part.seed.tolist(), policy.embed(part.prompt.tolist()), capture=capture))
     x, cross_map = (torch.cat([getattr(one.trajectories, name) for one in made]) for name in ("x", "cross_map"))
     picture = torch.cat([one.picture for one in made]).numpy()

@@ -24,12 +24,11 @@ import torch
 from .models.builtin import WEIGHTS
 from .params.strict_yaml import dump_yaml
 from .store.paths import LABELS, ROUND_STAGES
+from .tiny_flow import tiny_flux as tiny_flux
+from .tiny_flow import tiny_sd3 as tiny_sd3
+from .tiny_parts import LATENT, PICTURE, TOKENS, WIDTH, sharpened, tiny_text_encoder, tiny_vae, words
 
 CHANNELS = 16  # of every level of the U-Net
-WIDTH = 16  # of a text token
-TOKENS = 16  # of a prompt, as many as the tokenizer gives
-LATENT, PICTURE = 8, 16  # height and width; the autoencoder halves
-SHARPNESS = 3.0
 
 PROMPTS: dict[str, list[dict[str, Any]]] = {
     "train": [
@@ -69,8 +68,8 @@ def tiny_model(folder: Path, seed: int = 0) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         _unet().save_pretrained(folder / "unet")
-        _vae().save_pretrained(folder / "vae")
-        _text_encoder().save_pretrained(folder / "text_encoder")
+        tiny_vae().save_pretrained(folder / "vae")
+        tiny_text_encoder().save_pretrained(folder / "text_encoder")
     for part in ("tokenizer", "scheduler"):
         shutil.copytree(WEIGHTS / part, folder / part, dirs_exist_ok=True)
     shutil.copy(WEIGHTS / "model_index.json", folder)
@@ -86,9 +85,9 @@ def tiny_sdxl(folder: Path, seed: int = 0) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         _xl_unet().save_pretrained(folder / "unet")
-        _vae().save_pretrained(folder / "vae")
-        _text_encoder().save_pretrained(folder / "text_encoder")
-        _text_encoder(pooled=True).save_pretrained(folder / "text_encoder_2")
+        tiny_vae().save_pretrained(folder / "vae")
+        tiny_text_encoder().save_pretrained(folder / "text_encoder")
+        tiny_text_encoder(pooled=True).save_pretrained(folder / "text_encoder_2")
     for part in ("tokenizer", "tokenizer_2"):
         shutil.copytree(WEIGHTS / "tokenizer", folder / part, dirs_exist_ok=True)
     shutil.copytree(WEIGHTS / "scheduler", folder / "scheduler", dirs_exist_ok=True)
@@ -108,7 +107,7 @@ def tiny_clip(folder: Path, seed: int = 0) -> Path:
 
     shutil.copytree(WEIGHTS / "tokenizer", folder, dirs_exist_ok=True)
     vision = {"image_size": PICTURE, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8}
-    text = {"context_length": TOKENS, "vocab_size": _words(), "hf_tokenizer_name": "tiny", "tokenizer_kwargs": {}}
+    text = {"context_length": TOKENS, "vocab_size": words(), "hf_tokenizer_name": "tiny", "tokenizer_kwargs": {}}
     text |= {"width": 16, "heads": 2, "layers": 1}
     grey = {"mean": [0.5] * 3, "std": [0.25] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
     model_config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
@@ -149,11 +148,6 @@ def _merged(params: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
     return merged
 
 
-def _words() -> int:
-    """Size of the tokenizer's vocabulary."""
-    return len(json.loads((WEIGHTS / "tokenizer" / "tokenizer.json").read_text())["model"]["vocab"])
-
-
 def _unet() -> Any:
     from diffusers import UNet2DConditionModel
 
@@ -170,14 +164,14 @@ def _unet() -> Any:
         norm_num_groups=4,
         use_linear_projection=True,
     )
-    return _sharpened(unet)
+    return sharpened(unet)
 
 
 def _xl_unet() -> Any:
     from diffusers import UNet2DConditionModel
 
     sizes = 6 * 8  # six numbers, eight sines and cosines each
-    return _sharpened(
+    return sharpened(
         UNet2DConditionModel(
             sample_size=LATENT,
             in_channels=4,
@@ -194,51 +188,5 @@ def _xl_unet() -> Any:
             addition_embed_type="text_time",
             addition_time_embed_dim=8,
             projection_class_embeddings_input_dim=WIDTH + sizes,
-        )
-    )
-
-
-def _sharpened(unet: Any) -> Any:
-    """Untrained attention is nearly uniform and says little; here maps have a shape, and fusion shows in pictures."""
-    with torch.no_grad():
-        for name, weight in unet.named_parameters():
-            if name.endswith(("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight")):
-                weight *= SHARPNESS
-    return unet
-
-
-def _vae() -> Any:
-    from diffusers import AutoencoderKL
-
-    return AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=["DownEncoderBlock2D"] * 2,
-        up_block_types=["UpDecoderBlock2D"] * 2,
-        latent_channels=4,
-        layers_per_block=1,
-        norm_num_groups=4,
-        sample_size=PICTURE,
-        scaling_factor=0.5,
-        mid_block_add_attention=False,
-        force_upcast=False,
-    )
-
-
-def _text_encoder(pooled: bool = False) -> Any:
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    words = _words()
-    return (CLIPTextModelWithProjection if pooled else CLIPTextModel)(
-        CLIPTextConfig(
-            vocab_size=words,
-            hidden_size=WIDTH,
-            intermediate_size=2 * WIDTH,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=TOKENS,
-            projection_dim=WIDTH,
-            bos_token_id=words - 2,
-            eos_token_id=words - 1,
-            pad_token_id=words - 1,
         )
     )

@@ -80,7 +80,12 @@ def grade(run: StageRun, round: str, params: Params, prompts: PromptFile) -> Non
         run.path("grid.png"),
         scored,
         pictures,
-        pictures_text(params.sample, size=(width, height), model=model_name(params.model.id)),
+        pictures_text(
+            params.sample,
+            size=(width, height),
+            model=model_name(params.model.id),
+            flow=policy.is_transformer,
+        ),
     )
 
 

@@ -24,12 +24,13 @@ def init(round: str = "init") -> None:
         from dfusion_core.models.layers import check_layers
         from dfusion_core.models.loading import load_pipeline
         from dfusion_core.models.lora import add_lora, save_lora
+        from dfusion_core.models.mmdit import network_of
         from dfusion_core.models.pins import FILE, pin
         from dfusion_core.models.source import locate
         from dfusion_core.training.advantages import COLUMNS
 
         source = locate(params.model)
-        unet = load_pipeline(params.model, source).unet
+        unet = network_of(load_pipeline(params.model, source))
         check_layers(unet)
         unet.requires_grad_(False)
         add_lora(unet, params.lora, params.seed)

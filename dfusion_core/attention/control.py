@@ -1,7 +1,8 @@
-"""Where Eq. (4) and Eq. (5) meet the U-Net.
+"""Where Eq. (4) and Eq. (5) meet the network: a U-Net, or a transformer with joint attention.
 
 Each context manager swaps attention processors and restores in `finally` what it found; they nest, as long as no
-module is asked for twice. U-Net rows are the rows of the batch it is called with (with guidance: two rows an image).
+module is asked for twice. Rows are the rows of the batch it is called with (with guidance: two rows an image). In joint
+attention Eq. 4 is the softmax over the text's tokens alone, and Eq. 5 is about the image's keys and values.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import torch
 from torch import Tensor
 
 from .fusion import fuse_kv, resize
-from .layers import UNet, cross_attention_modules, self_attention_modules
-from .processor import KV, Grid, Hook, replaced, with_kv
+from .grid import Grid, on_image, on_words
+from .layers import Network, cross_attention_modules, self_attention_modules
+from .processor import KV, Hook
+from .replacing import replaced
 
 # --- Eq. (4): reading cross-attention -------------------------------------------------------------
 
@@ -38,7 +41,7 @@ class AttentionTap:
         With guidance pass the conditional rows. Raises RuntimeError before the first forward.
         """
         if self._sum is None:
-            raise RuntimeError("no cross-attention was captured: call the U-Net inside `capturing`")
+            raise RuntimeError("no cross-attention was captured: call the network inside `capturing`")
         A = self._sum[rows] / self._count
         return A.view(len(A), *self._grid.size(A.shape[1]), -1)
 
@@ -53,15 +56,15 @@ class AttentionTap:
 
 
 @contextmanager
-def capturing(unet: UNet, modules: str = "up_1") -> Iterator[AttentionTap]:
+def capturing(network: Network, modules: str = "up_1") -> Iterator[AttentionTap]:
     """Eq. (4): read the cross-attention of a layer, or of "same_resolution" (see `cross_attention_modules`).
 
-    The U-Net's output is bit-identical to that without. Maps are detached, and dropped at the next forward.
+    The network's output is bit-identical to that without. Maps are detached, and dropped at the next forward.
     """
     grid = Grid()
     tap = AttentionTap(grid)
     grid.before_forward.append(tap.clear)
-    with replaced(unet, dict.fromkeys(cross_attention_modules(unet, modules), with_kv(tap._read)), grid):
+    with replaced(network, dict.fromkeys(cross_attention_modules(network, modules), on_words(tap._read, grid)), grid):
         yield tap
 
 
@@ -87,18 +90,18 @@ class KVTap:
 
 
 @contextmanager
-def recording_kv(unet: UNet, layers: Sequence[str]) -> Iterator[KVTap]:
+def recording_kv(network: Network, layers: Sequence[str]) -> Iterator[KVTap]:
     """Eq. (5): record K^r, V^r of every self-attention module of the layers; the output is bit-identical."""
     tap, grid = KVTap(), Grid()
     grid.before_forward.append(tap.clear)
-    products = {path: with_kv(tap._hook(name)) for name, path in self_attention_modules(unet, layers).items()}
-    with replaced(unet, products, grid):
+    products = {path: on_image(tap._hook(name), grid) for name, path in self_attention_modules(network, layers).items()}
+    with replaced(network, products, grid):
         yield tap
 
 
 @contextmanager
 def fusing(
-    unet: UNet,
+    network: Network,
     layers: Sequence[str],
     M: Tensor,
     *,
@@ -120,8 +123,10 @@ def fusing(
     """
     _check_rows(M, stored, reference_rows, target_rows)
     fusion = _Fusion(M, Grid(), stored, reference_rows, target_rows)
-    products = {path: with_kv(fusion.hook(name)) for name, path in self_attention_modules(unet, layers).items()}
-    with replaced(unet, products, fusion.grid):
+    products = {
+        path: on_image(fusion.hook(name), fusion.grid) for name, path in self_attention_modules(network, layers).items()
+    }
+    with replaced(network, products, fusion.grid):
         yield
 
 

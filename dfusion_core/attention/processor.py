@@ -1,15 +1,12 @@
-"""An attention processor whose product of Q, K and V can be put in, swapped in and out of an unmodified U-Net."""
+"""An attention processor for U-Nets whose product of Q, K and V can be put in."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-
-from .layers import UNet
 
 # (Q, K, V, additive mask or None) -> output; all (row, head, token, channel)
 Product: TypeAlias = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], Tensor]
@@ -82,51 +79,3 @@ def _additive_mask(attn: Any, mask: Tensor | None, source: Tensor) -> Tensor | N
     rows, tokens, _ = source.shape
     prepared: Tensor = attn.prepare_attention_mask(mask, tokens, rows)
     return prepared.view(rows, attn.heads, -1, prepared.shape[-1])
-
-
-@contextmanager
-def replaced(unet: UNet, products: Mapping[str, Product], grid: Grid) -> Iterator[None]:
-    """Swap the processors of the modules (path -> product); the grid learns the latent size of each forward.
-
-    Raises ValueError where a processor is not the stock one: another kind, or one that is swapped already.
-    """
-    from diffusers.models.attention_processor import AttnProcessor2_0
-
-    found = {f"{path}.processor": unet.attn_processors[f"{path}.processor"] for path in products}
-    for key, processor in found.items():
-        if type(processor) is not AttnProcessor2_0:
-            raise ValueError(
-                f"{key} is {type(processor).__name__}; attention control replaces AttnProcessor2_0 only. "
-                "Call unet.set_attn_processor(AttnProcessor2_0()) first, and ask for a module once"
-            )
-    handle = unet.register_forward_pre_hook(grid.see, with_kwargs=True)
-    try:
-        swapped = {f"{path}.processor": HookedAttention(product) for path, product in products.items()}
-        unet.set_attn_processor({**unet.attn_processors, **swapped})
-        yield
-    finally:
-        handle.remove()
-        unet.set_attn_processor({**unet.attn_processors, **found})
-
-
-class Grid:
-    """Height and width of each level of the U-Net, from the latent it is called with."""
-
-    def __init__(self) -> None:
-        self.latent = (0, 0)
-        self.before_forward: list[Callable[[], None]] = []
-
-    def see(self, _module: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        sample = args[0] if args else kwargs["sample"]
-        self.latent = (sample.shape[-2], sample.shape[-1])
-        for call in self.before_forward:
-            call()
-
-    def size(self, tokens: int) -> tuple[int, int]:
-        """(y, x) of the level that has this many tokens; each level halves, rounding up."""
-        y, x = self.latent
-        while y * x > tokens:
-            y, x = (y + 1) // 2, (x + 1) // 2
-        if y * x != tokens:
-            raise ValueError(f"no level of a {self.latent[0]}x{self.latent[1]} latent has {tokens} positions")
-        return y, x

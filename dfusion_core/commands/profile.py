@@ -20,10 +20,13 @@ TEMPLATES = ("behaviour", "attribute", "relation")  # of the paper: Tables 4, 5 
 
 PROFILES = {  # in the order in which they are listed
     "micro": "the built-in micro-world: two rounds in minutes on two CPU cores",
+    "micro-flow": "the micro-world with the built-in flow transformer",
     "sd15": "Stable Diffusion 1.5 at the paper's size, 24 GB",
     "sd21": "the paper's experiment: Stable Diffusion 2.1-base, 40 rounds of 640 images, 40 GB or more",
     "sd21-24gb": "the same on a 24 GB card, as in the paper",
     "sdxl": "Stable Diffusion XL at 1024 pixels, 48 GB or more",
+    "sd35-medium": "Stable Diffusion 3.5 medium at 1024 pixels, 48 GB or more; never run",
+    "flux": "FLUX.1-dev at 1024 pixels, 80 GB; never run",
 }
 
 
@@ -61,7 +64,7 @@ def profile(
     """Write a ready params.yaml, and print the commands that come next. Without NAME: list the profiles."""
     if not name:
         for known, about in PROFILES.items():
-            print(f"{known:<10} {about}")
+            print(f"{known:<12} {about}")
         return
     chosen = fill(name, model, prompts)
     for line in write(chosen, force):
@@ -98,8 +101,8 @@ def shipped(name: str) -> str:
 
 
 def prompt_file(name: str, prompts: str) -> str:
-    """The file of a template of the paper (for ``micro`` its likeness in the micro-world), else the file itself."""
-    world = "micro" if name == "micro" else "paper"
+    """The file of a template of the paper (for ``micro...`` its likeness in the micro-world), else the file itself."""
+    world = "micro" if name.startswith("micro") else "paper"
     return own_copy(f"{PACKAGED}/{world}_{prompts}.yaml") if prompts in TEMPLATES else prompts
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .tables import at_least_fp32, rows, take
+
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 # Where a scheduler's file does not say these, they are a default of its class, for its own way of sampling
 LEFT_OPEN = frozenset({"timestep_spacing", "steps_offset", "clip_sample", "set_alpha_to_one"})
@@ -47,7 +49,7 @@ class Schedule:
 
     def std_at(self, i: int | Tensor, like: Tensor) -> Tensor:
         """std of step i, shaped to multiply `like` (batch, channel, y, x)."""
-        return _take(self.std, i, like)
+        return take(self.std, i, like)
 
 
 def schedule(scheduler: Any, num_steps: int, eta: float) -> Schedule:
@@ -85,10 +87,10 @@ def mean(schedule: Schedule, i: int | Tensor, x_t: Tensor, eps: Tensor, predicti
     is the U-Net's guided output, a velocity if prediction_type (default: the schedule's) is v_prediction.
     Returns float32 (float64 for float64 inputs).
     """
-    x_t, eps = _at_least_fp32(x_t), _at_least_fp32(eps)
-    abar_t, abar_prev = _take(schedule.abar_t, i, x_t), _take(schedule.abar_prev, i, x_t)
+    x_t, eps = at_least_fp32(x_t), at_least_fp32(eps)
+    abar_t, abar_prev = take(schedule.abar_t, i, x_t), take(schedule.abar_prev, i, x_t)
     # a step from zero SNR (abar_t = 0) keeps nothing of x_t, and rounding may leave -1e-17 under the root
-    direction = (1 - abar_prev - _take(schedule.std, i, x_t) ** 2).clamp(min=0).sqrt()
+    direction = (1 - abar_prev - take(schedule.std, i, x_t) ** 2).clamp(min=0).sqrt()
     a, s = abar_t.sqrt(), (1 - abar_t).sqrt()
     if (prediction_type or schedule.prediction_type) == "v_prediction":
         x_0, eps = a * x_t - s * eps, a * eps + s * x_t
@@ -109,8 +111,8 @@ def invert(schedule: Schedule, i: int, x_prev: Tensor, eps: Tensor) -> Tensor:
     eps: the U-Net's output at (x_{t-1}, t); inversion takes it for that at (x_t, t), which is the assumption that
     makes it inexact. x_prev, eps: (batch, channel, y, x). Returns x_t in float32.
     """
-    x_prev, eps = _at_least_fp32(x_prev), _at_least_fp32(eps)
-    abar_t, abar_prev = (_take(table, i, x_prev) for table in (schedule.abar_t, schedule.abar_prev))
+    x_prev, eps = at_least_fp32(x_prev), at_least_fp32(eps)
+    abar_t, abar_prev = (take(table, i, x_prev) for table in (schedule.abar_t, schedule.abar_prev))
     if schedule.prediction_type == "v_prediction":
         eps = abar_prev.sqrt() * eps + (1 - abar_prev).sqrt() * x_prev
     x_0 = (x_prev - (1 - abar_prev).sqrt() * eps) / abar_prev.sqrt()
@@ -125,7 +127,7 @@ def log_prob(x_prev: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     y, x); std: scalar, (batch,) or (batch, 1, 1, 1). Returns (batch,). With std = 0 (eta = 0) there is no
     density: NaN.
     """
-    mean, std = _at_least_fp32(mean), _rows(std, mean)
+    mean, std = at_least_fp32(mean), rows(std, mean)
     z = (x_prev.detach().to(mean) - mean) / std
     return (-0.5 * z**2 - std.log() - 0.5 * math.log(2 * math.pi)).flatten(1).mean(1)
 
@@ -135,8 +137,8 @@ def gaussian_kl(mean: Tensor, mean_old: Tensor, std: Tensor) -> Tensor:
 
     mean, mean_old: (batch, channel, y, x); std as in `log_prob`. Returns (batch,).
     """
-    mean = _at_least_fp32(mean)
-    return ((mean - mean_old.to(mean)) ** 2 / (2 * _rows(std, mean) ** 2)).flatten(1).mean(1)
+    mean = at_least_fp32(mean)
+    return ((mean - mean_old.to(mean)) ** 2 / (2 * rows(std, mean) ** 2)).flatten(1).mean(1)
 
 
 def sensitivity(schedule: Schedule) -> Tensor:
@@ -193,21 +195,3 @@ def _ddim_scheduler(scheduler: Any) -> Any:
     build: Any = DDIMScheduler.from_config
     # PNDM and Euler configs have no clip_sample, and DDIM's defaults for it and the offset are made for pixel models
     return build({"clip_sample": False, "steps_offset": 1, **given})
-
-
-def _take(table: Tensor, i: int | Tensor, like: Tensor) -> Tensor:
-    """Entry i of a table, in the dtype and on the device of `like`: a scalar, or (batch, 1, 1, 1)."""
-    if isinstance(i, Tensor) and i.ndim == 1:
-        return _rows(table[i.to(table.device)], like)
-    return table[int(i)].to(like.dtype)  # a 0-dim CPU tensor multiplies tensors on any device
-
-
-def _rows(std: Tensor, like: Tensor) -> Tensor:
-    if std.ndim == 0:
-        return std.to(like.dtype)
-    return std.to(like.dtype).to(like.device).view(len(std), *[1] * (like.ndim - 1))
-
-
-def _at_least_fp32(x: Tensor) -> Tensor:
-    """Scheduler arithmetic is never done in half precision, whatever the U-Net runs in."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -11,7 +11,7 @@ import torch
 
 from ..attention.control import capturing
 from ..attention.masks import item_maps
-from . import ddim
+from . import steps
 from .finite import check_finite
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class Denoiser(Protocol):
     """What denoising needs of a policy."""
 
     unet: torch.nn.Module
-    schedule: ddim.Schedule
+    schedule: steps.AnySchedule
     device: torch.device
 
     def predict_noise(self, x_t: torch.Tensor, i: int, text: Text) -> torch.Tensor:
@@ -80,11 +80,11 @@ def denoise(
         for i in range(T):
             eps = policy.predict_noise(x_t, i, text)
             if tap is not None and capture is not None:
-                maps.append(collect_maps(tap.maps()[n:], capture).cpu())
-            mean = ddim.mean(policy.schedule, i, x_t, eps)
-            x_t = ddim.step(policy.schedule, i, x_t, eps, noise[:, i].to(policy.device))
+                maps.append(collect_maps(tap.maps()[-n:], capture).cpu())
+            mean = steps.mean(policy.schedule, i, x_t, eps)
+            x_t = steps.step(policy.schedule, i, x_t, eps, noise[:, i].to(policy.device))
             check_finite(x_t, "the latent", T - i)
-            log_probs.append(ddim.log_prob(x_t, mean, policy.schedule.std[i]))
+            log_probs.append(steps.log_prob(x_t, mean, policy.schedule.std[i]))
             states.append(x_t)
     return Trajectories(
         torch.stack(states, dim=1).cpu(),

@@ -32,15 +32,18 @@ def pictures_text(
     prompt: str = "",
     seed: int | None = None,
     adapter: Adapter | None = None,
+    flow: bool = False,
 ) -> str:
     """Generation parameters in A1111's form; without a prompt and a seed those that a sheet's pictures share.
 
     size: (width, height). The seed is this package's: it gives another noise in other programs.
+    flow: whether the model is a rectified flow.
     """
-    fields: dict[str, object] = {"Steps": sample.num_steps, "Sampler": "DDIM", "CFG scale": sample.guidance_scale}
+    sampler = "Flow SDE" if flow else "DDIM"
+    fields: dict[str, object] = {"Steps": sample.num_steps, "Sampler": sampler, "CFG scale": sample.guidance_scale}
     if seed is not None:
         fields["Seed"] = seed
-    fields |= {"Size": f"{size[0]}x{size[1]}", "Model": model, "Eta DDIM": sample.eta}
+    fields |= {"Size": f"{size[0]}x{size[1]}", "Model": model, "Eta" if flow else "Eta DDIM": sample.eta}
     if adapter:
         fields["Lora hashes"] = f"{adapter.name}: {adapter.hash[:12]}"
     fields["Version"] = f"dfusion {__version__}"

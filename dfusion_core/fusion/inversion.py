@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..diffusion import ddim
+from ..diffusion import steps
 from ..diffusion.finite import check_finite
 
 if TYPE_CHECKING:
@@ -21,6 +21,6 @@ def invert(policy: Policy, x_0: torch.Tensor, text: Text) -> torch.Tensor:
     states = [x_0.to(policy.device)]
     for i in reversed(range(T)):
         eps = policy.predict_noise(states[0], i, text)
-        states.insert(0, ddim.invert(policy.schedule, i, states[0], eps))
+        states.insert(0, steps.invert(policy.schedule, i, states[0], eps))
         check_finite(states[0], "the inverted latent", T - i)
     return torch.stack(states, dim=1).cpu()

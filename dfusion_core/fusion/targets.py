@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..attention.control import fusing
-from ..diffusion import ddim
 from ..diffusion.finite import check_finite
+from ..diffusion.steps import step
 
 if TYPE_CHECKING:
     from ..models.policy import Policy
@@ -45,10 +45,10 @@ def fused_prediction(
     U-Net would otherwise be compiled again at every step (tests/stages/test_compiled.py counts the graphs).
     """
     n = len(text)
-    M = reference.mask[:, first].to(policy.device).repeat(2, 1, 1)
+    M = reference.mask[:, first].to(policy.device).repeat(policy.halves, 1, 1)
 
     def write_mask(i: int) -> None:
-        M.copy_(reference.mask[:, i].repeat(2, 1, 1))
+        M.copy_(reference.mask[:, i].repeat(policy.halves, 1, 1))
 
     if reference.kv is not None:
         kv, current = reference.kv, dict(reference.kv[first])
@@ -68,7 +68,7 @@ def fused_prediction(
         return policy.predict_noise(rows, i, text.repeat(2))[n:]
 
     place = torch.arange(n, device=policy.device)
-    reference_rows = torch.cat([place, place + 2 * n])  # in each half of the guidance batch
+    reference_rows = torch.cat([place + 2 * n * half for half in range(policy.halves)])  # in each half of guidance
     with control(policy.unet, layers, M, reference_rows=reference_rows, target_rows=reference_rows + n):
         yield in_lock_step
 
@@ -94,7 +94,7 @@ def denoise_fused(
     states = [base_x[:, i].to(policy.device) for i in range(steps.start + 1)]
 
     def advance(i: int, eps: torch.Tensor) -> None:
-        states.append(ddim.step(policy.schedule, i, states[-1], eps, noise[:, i].to(policy.device)))
+        states.append(step(policy.schedule, i, states[-1], eps, noise[:, i].to(policy.device)))
         check_finite(states[-1], "the fused latent", T - i)
 
     with fused_prediction(policy, text, reference, steps.start, layers, control) as predict:

@@ -1,4 +1,4 @@
-"""The networks of Stable Diffusion 1.x, 2.x and XL, as their published configurations describe them."""
+"""The networks of Stable Diffusion 1.x to 3.5 and of FLUX, as their published configurations describe them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,32 @@ Config = dict[str, Any]
 
 @dataclass(frozen=True)
 class Architecture:
-    """Configurations of the parts; ``assumed`` where they are not the model's own. ``name`` is for people."""
+    """Configurations of the parts; ``assumed`` where they are not the model's own. ``name`` is for people; ``kind`` is
+    the class in diffusers of the network whose configuration is ``unet``."""
 
     name: str
     unet: Config
     vae: Config
     text: tuple[Config, ...]  # of each text encoder
     assumed: bool = False
+    kind: str = "UNet2DConditionModel"
+
+    @property
+    def is_transformer(self) -> bool:
+        """Whether a transformer denoises, and not a U-Net."""
+        return self.kind != "UNet2DConditionModel"
+
+    @property
+    def halves(self) -> int:
+        """Rows of an image: two with classifier-free guidance, one where the model is told the guidance."""
+        return 1 if self.unet.get("guidance_embeds") else 2
+
+    @property
+    def side(self) -> int:
+        """Height and width of the model's own latents."""
+        own = self.unet.get("sample_size") if not self.kind.startswith("Flux") else None
+        halvings = len(self.vae["block_out_channels"]) - 1
+        return int(own or self.vae["sample_size"] >> halvings)
 
 
 _TEXT_L: Config = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
@@ -48,6 +67,24 @@ _SD_VAE: Config = {
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
 }
+
+_T5: Config = {
+    "architectures": ["T5EncoderModel"],
+    "vocab_size": 32128,
+    "d_model": 4096,
+    "d_ff": 10240,
+    "d_kv": 64,
+    "num_heads": 64,
+    "num_layers": 24,
+    "feed_forward_proj": "gated-gelu",
+}
+_FLOW_VAE: Config = _SD_VAE | {
+    "latent_channels": 16,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+    "sample_size": 1024,
+}
+_TEXT_L_PROJECTED: Config = _TEXT_L | {"projection_dim": 768, "architectures": ["CLIPTextModelWithProjection"]}
 
 KNOWN = {
     "sd15": Architecture(
@@ -100,6 +137,44 @@ KNOWN = {
         },
         _SD_VAE,
         (_TEXT_L, _TEXT_G),
+    ),
+    "sd35-medium": Architecture(
+        "Stable Diffusion 3.5 medium",
+        {
+            "sample_size": 128,
+            "patch_size": 2,
+            "in_channels": 16,
+            "out_channels": 16,
+            "num_layers": 24,
+            "num_attention_heads": 24,
+            "attention_head_dim": 64,
+            "caption_projection_dim": 1536,
+            "joint_attention_dim": 4096,
+            "pooled_projection_dim": 2048,
+            "pos_embed_max_size": 384,
+            "dual_attention_layers": tuple(range(13)),
+            "qk_norm": "rms_norm",
+        },
+        _FLOW_VAE,
+        (_TEXT_L_PROJECTED, _TEXT_G, _T5),
+        kind="SD3Transformer2DModel",
+    ),
+    "flux": Architecture(
+        "FLUX.1-dev",
+        {
+            "in_channels": 64,
+            "num_layers": 19,
+            "num_single_layers": 38,
+            "num_attention_heads": 24,
+            "attention_head_dim": 128,
+            "joint_attention_dim": 4096,
+            "pooled_projection_dim": 768,
+            "guidance_embeds": True,
+            "axes_dims_rope": (16, 56, 56),
+        },
+        _FLOW_VAE,
+        (_TEXT_L, _T5),
+        kind="FluxTransformer2DModel",
     ),
 }
 

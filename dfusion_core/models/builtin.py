@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..microworld.locate import CLIP
+from ..microworld.locate import FLOW_WEIGHTS as FLOW_WEIGHTS
 from ..microworld.locate import WEIGHTS as WEIGHTS
 
 if TYPE_CHECKING:
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-MICROWORLD, MICRO_CLIP = "micro-world", "micro-clip"
+MICROWORLD, MICROWORLD_FLOW, MICRO_CLIP = "micro-world", "micro-world-flow", "micro-clip"
 JUDGED = (64, 64)  # height and width of the pictures that the oracle reads
+BUILT_IN = {MICROWORLD: WEIGHTS, MICROWORLD_FLOW: FLOW_WEIGHTS}
 MODEL_INDEX = "model_index.json"  # in every folder in diffusers format
 
 
@@ -34,9 +36,9 @@ def local_path(name: str) -> Path:
 
 
 def model_source(model_id: str) -> str:
-    """The id to load: the built-in model's folder for "micro-world", a path that is there, else the id itself."""
-    if model_id == MICROWORLD:
-        return str(WEIGHTS)
+    """The id to load: the folder of a built-in model, a path that is there, else the id itself."""
+    if model_id in BUILT_IN:
+        return str(BUILT_IN[model_id])
     path = local_path(model_id)
     return str(path) if path.exists() else model_id
 

@@ -31,13 +31,18 @@ INSTEAD = "Set model.id to a copy of the model without it."
 # model_index.json: what each part may be. Parts that are not loaded (None is passed for them) may be anything of these
 # libraries.
 SCHEDULER = re.compile(r"\w+Scheduler(Discrete)?")
+T5 = ("transformers", "T5EncoderModel")
+T5_TOKENIZERS = (("transformers", "T5TokenizerFast"), ("transformers", "T5Tokenizer"))
 PAIRS: dict[str, tuple[tuple[str, str], ...]] = {
     "unet": (("diffusers", "UNet2DConditionModel"),),
+    "transformer": (("diffusers", "SD3Transformer2DModel"), ("diffusers", "FluxTransformer2DModel")),
     "vae": (("diffusers", "AutoencoderKL"),),
     "text_encoder": (("transformers", "CLIPTextModel"), ("transformers", "CLIPTextModelWithProjection")),
-    "text_encoder_2": (("transformers", "CLIPTextModelWithProjection"), ("transformers", "CLIPTextModel")),
+    "text_encoder_2": (("transformers", "CLIPTextModelWithProjection"), ("transformers", "CLIPTextModel"), T5),
+    "text_encoder_3": (T5,),
     "tokenizer": (("transformers", "CLIPTokenizer"), ("transformers", "CLIPTokenizerFast")),
-    "tokenizer_2": (("transformers", "CLIPTokenizer"), ("transformers", "CLIPTokenizerFast")),
+    "tokenizer_2": (("transformers", "CLIPTokenizer"), ("transformers", "CLIPTokenizerFast"), *T5_TOKENIZERS),
+    "tokenizer_3": T5_TOKENIZERS,
     "safety_checker": (("stable_diffusion", "StableDiffusionSafetyChecker"),),
     "feature_extractor": (("transformers", "CLIPImageProcessor"), ("transformers", "CLIPFeatureExtractor")),
     "image_encoder": (("transformers", "CLIPVisionModelWithProjection"),),
@@ -72,7 +77,7 @@ def check_configs(folder: Path, names: Iterable[str]) -> None:
 
 
 def check_index(file: Path) -> None:
-    """Every (library, class) of model_index.json must be one of a Stable Diffusion model. Raises ModelError."""
+    """Every (library, class) of model_index.json must be one of a Stable Diffusion or FLUX model. Raises ModelError."""
     index = read_config(file)
     if not isinstance(index, dict):
         raise ModelError(f"model.id: {file} is no object of JSON.", INSTEAD)
@@ -83,7 +88,7 @@ def check_index(file: Path) -> None:
             what = (
                 f"{part} is {json.dumps(pair)[:80]}, and not {allowed}"
                 if part in PAIRS or part == "scheduler"
-                else f"the part {part} ({json.dumps(pair)[:80]}) belongs to no Stable Diffusion model"
+                else f"the part {part} ({json.dumps(pair)[:80]}) belongs to no Stable Diffusion or FLUX model"
             )
             raise ModelError(f"model.id: {file}: {what}.", INSTEAD)
 

@@ -11,6 +11,7 @@ from .configs import read_config
 if TYPE_CHECKING:
     from ..params import Model
 
+ENCODERS = ("text_encoder_", "tokenizer_")  # of SD 3 some may be absent
 # What each kind of pipeline must be told, so that parts that are not needed stay out.
 KINDS: dict[str, dict[str, Any]] = {
     "StableDiffusionPipeline": {
@@ -20,7 +21,16 @@ KINDS: dict[str, dict[str, Any]] = {
         "requires_safety_checker": False,
     },
     "StableDiffusionXLPipeline": {"feature_extractor": None, "image_encoder": None, "add_watermarker": False},
+    "StableDiffusion3Pipeline": {"feature_extractor": None, "image_encoder": None},
+    "FluxPipeline": {"feature_extractor": None, "image_encoder": None},
 }
+
+
+def pipeline_arguments(kind: str, folder: Path) -> dict[str, Any]:
+    """What a pipeline of this kind must be told: parts that stay out, and those that this model does not have."""
+    index = read_config(folder / "model_index.json")
+    absent = {name: None for name, pair in index.items() if pair == [None, None] and name.startswith(ENCODERS)}
+    return KINDS[kind] | absent
 
 
 def pipeline_kind(model: Model, folder: Path) -> str:
@@ -30,6 +40,6 @@ def pipeline_kind(model: Model, folder: Path) -> str:
     if kind not in KINDS:
         raise ModelError(
             f"model.id: '{model.id}' is a {kind}, and this program knows {', '.join(KINDS)}.",
-            "Use a Stable Diffusion 1.x, 2.x or XL model for text to image.",
+            "Use a Stable Diffusion 1.x, 2.x, XL, 3.x or FLUX.1-dev model for text to image.",
         )
     return kind

@@ -11,7 +11,8 @@ from .added import lora_files
 from .base_lora import merge_base_lora
 from .configs import check_configs
 from .device import pick_device, pick_dtype
-from .kinds import KINDS, pipeline_kind
+from .kinds import pipeline_arguments, pipeline_kind
+from .mmdit import TRANSFORMERS, embeds_guidance, is_flux, latent_shape, network_of, part_name
 from .single_file import load_single_file
 from .source import Source, locate
 from .vae import load_vae
@@ -24,7 +25,7 @@ LATENT_CHANNELS = 4
 
 
 def load_pipeline(model: Model, source: Source | None = None) -> Any:
-    """The model's Stable Diffusion pipeline, 1.x, 2.x or XL, on the CPU. Raises ModelError."""
+    """The model's pipeline, Stable Diffusion 1.x, 2.x, XL or 3.x or FLUX, on the CPU. Raises ModelError."""
     import diffusers
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
@@ -52,7 +53,7 @@ def load_pipeline(model: Model, source: Source | None = None) -> Any:
                 dtype=dtype,
                 use_safetensors=True,
                 local_files_only=True,
-                **KINDS[kind],
+                **pipeline_arguments(kind, source.path),
             )
     except ModelError:
         raise
@@ -66,12 +67,19 @@ def load_pipeline(model: Model, source: Source | None = None) -> Any:
     if source.vae is not None:
         pipeline.vae = load_vae(model, source.vae, pipeline.vae, dtype)
     if lora:
+        if part_name(network_of(pipeline)) == "transformer":
+            raise ModelError(
+                f"model.lora: '{model.id}' is a transformer, and only LoRAs of U-Nets are read here.",
+                "Set model.lora to null, and model.id to a folder of the model with that LoRA merged.",
+            )
         merge_base_lora(model, pipeline, lora, wanted)
     return pipeline
 
 
 def check_kind(model: Model, pipeline: Any) -> None:
-    """Raise ModelError for a U-Net that wants more than a latent, a timestep and a prompt (inpainting, refiner)."""
+    """Raise ModelError for a network that wants more than a latent, a timestep and a prompt (inpainting, refiner)."""
+    if part_name(network_of(pipeline)) == "transformer":
+        return check_transformer(model, pipeline)
     config = pipeline.unet.config
     if config.in_channels != LATENT_CHANNELS or config.out_channels != LATENT_CHANNELS:
         raise ModelError(
@@ -84,6 +92,28 @@ def check_kind(model: Model, pipeline: Any) -> None:
             f"model.id: '{model.id}' is a distilled or refiner model; it cannot be sampled by DDIM steps "
             "with guidance.",
             "Use the base model.",
+        )
+
+
+def check_transformer(model: Model, pipeline: Any) -> None:
+    """Raise ModelError for a transformer that this program cannot call, or that was distilled without guidance."""
+    network, latents = pipeline.transformer, int(pipeline.vae.config.latent_channels)
+    kind = type(network).__name__
+    if kind not in TRANSFORMERS:
+        raise ModelError(
+            f"model.id: the transformer of '{model.id}' is a {kind}, and this program knows {', '.join(TRANSFORMERS)}.",
+            "Set model.id to a model of SD 3, SD 3.5 or FLUX.1-dev, or to micro-world-flow.",
+        )
+    if latent_shape(network, pipeline.vae)[0] != latents:
+        raise ModelError(
+            f"model.id: the transformer of '{model.id}' takes {latent_shape(network, pipeline.vae)[0]} channels, and "
+            f"its autoencoder makes {latents}: it is not for text to image.",
+            "Use the text-to-image model it was made from.",
+        )
+    if is_flux(network) and not embeds_guidance(network):
+        raise ModelError(
+            f"model.id: '{model.id}' was distilled to a few steps without guidance (guidance_embeds is false).",
+            "Set model.id to the model it was made from: black-forest-labs/FLUX.1-dev.",
         )
 
 

@@ -1,4 +1,4 @@
-"""The adapter: a LoRA on the U-Net's attention through peft, saved in diffusers' own file format."""
+"""The adapter: a LoRA on the network's attention through peft, saved in diffusers' own file format."""
 
 from __future__ import annotations
 
@@ -14,82 +14,86 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch.nn.functional import conv2d, linear
 
+from ..attention.layers import Network, kind_of
 from ..errors import ModelError, ParamsError, did_you_mean, one_line
+from .mmdit import part_name
 
 if TYPE_CHECKING:
-    from diffusers import UNet2DConditionModel
-
     from ..params import Lora
 
 FILE = "pytorch_lora_weights.safetensors"  # the name diffusers' load_lora_weights looks for
-PREFIX = "unet"
 METADATA = "lora_adapter_metadata"  # where diffusers keeps peft's settings in the header
-OUTER_NAME = re.compile(r".*\.(?:transformer_blocks|attentions|resnets|downsamplers|upsamplers)\.\d+\.")
+OUTER_NAME = re.compile(
+    r"(?:.*\.)?(?:(?:single_)?transformer_blocks|attentions|resnets|downsamplers|upsamplers)\.\d+\."
+)
 
 
-def add_lora(unet: UNet2DConditionModel, lora: Lora, seed: int) -> None:
+def add_lora(network: Network, lora: Lora, seed: int) -> None:
     """Attach a fresh adapter whose effect is zero (B = 0); A is drawn from ``seed``.
 
     Alpha equals the rank, so the effect is B A without a further factor in every program that reads the file.
-    Raises ParamsError for a target that this U-Net does not have.
+    Raises ParamsError for a target that this network does not have.
     """
     from peft import LoraConfig
 
-    check_targets(unet, lora.targets)
+    check_targets(network, lora.targets)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        unet.add_adapter(
+        network.add_adapter(
             LoraConfig(
                 r=lora.rank, lora_alpha=lora.rank, target_modules=list(lora.targets), init_lora_weights="gaussian"
             )
         )
 
 
-def check_targets(unet: UNet2DConditionModel, targets: Sequence[str]) -> None:
+def check_targets(network: Network, targets: Sequence[str]) -> None:
     """Each target must be the end of some layers' names, and of nothing but linear layers and convolutions.
 
     peft passes over a target that names nothing as long as another one names something. Raises ParamsError.
     """
-    layers = {name: isinstance(layer, torch.nn.Linear | torch.nn.Conv2d) for name, layer in unet.named_modules()}
+    layers = {name: isinstance(layer, torch.nn.Linear | torch.nn.Conv2d) for name, layer in network.named_modules()}
     for target in targets:
         named = [fits for name, fits in layers.items() if f".{name}".endswith(f".{target}")]
         if not named or not all(named):
             known = sorted({OUTER_NAME.sub("", name) for name, fits in layers.items() if fits})
             short = [name.partition(".")[2] for name in known]
-            what = "no layer of this U-Net" if not named else "layers of this U-Net that no LoRA can be added to"
+            kind = kind_of(network)
+            what = f"no layer of this {kind}" if not named else f"layers of this {kind} that no LoRA can be added to"
             raise ParamsError(
                 f"lora.targets: '{target}' names {what}; it has {', '.join(known)} (to_q stands for every ...to_q).",
                 did_you_mean(target, [*known, *short]) or "Correct lora.targets in params.yaml.",
             )
 
 
-def trainable(unet: UNet2DConditionModel) -> dict[str, torch.nn.Parameter]:
+def trainable(network: Network) -> dict[str, torch.nn.Parameter]:
     """The adapter's parameters by name, in a fixed order."""
-    return {name: p for name, p in sorted(unet.named_parameters()) if p.requires_grad}
+    return {name: p for name, p in sorted(network.named_parameters()) if p.requires_grad}
 
 
-def adapter_tensors(unet: UNet2DConditionModel) -> dict[str, torch.Tensor]:
-    """The adapter under ``unet.LAYER.lora_A.weight`` (rank first) and ``lora_B`` (rank second), fp32 on the CPU.
+def adapter_tensors(network: Network) -> dict[str, torch.Tensor]:
+    """The adapter under ``unet.LAYER.lora_A.weight`` (rank first) and ``lora_B`` (rank second), fp32 on the CPU; a
+    transformer's under ``transformer.LAYER``.
 
     These are peft's names for every kind of layer. diffusers' older names (``lora.down``) exist for attention only,
     and of a file that has both kinds its loader takes one and drops the other.
     """
     from peft import get_peft_model_state_dict
 
-    found = get_peft_model_state_dict(unet)
-    return {f"{PREFIX}.{name}": value.detach().float().cpu().contiguous() for name, value in found.items()}
+    found = get_peft_model_state_dict(network)
+    prefix = part_name(network)
+    return {f"{prefix}.{name}": value.detach().float().cpu().contiguous() for name, value in found.items()}
 
 
-def save_lora(unet: UNet2DConditionModel, folder: Path) -> Path:
+def save_lora(network: Network, folder: Path) -> Path:
     """Write the adapter as ``folder/pytorch_lora_weights.safetensors``; returns the file.
 
     Rank, alpha and targets are in its header: without them diffusers and peft would take the rank for alpha.
     """
-    config = unet.peft_config["default"]
+    config = network.peft_config["default"]
     settings = {"r": config.r, "lora_alpha": config.lora_alpha, "target_modules": sorted(config.target_modules)}
-    header = json.dumps({f"{PREFIX}.{key}": value for key, value in settings.items()}, sort_keys=True)
+    header = json.dumps({f"{part_name(network)}.{key}": value for key, value in settings.items()}, sort_keys=True)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).write_bytes(to_bytes(adapter_tensors(unet), {"format": "pt", METADATA: header}))
+    (folder / FILE).write_bytes(to_bytes(adapter_tensors(network), {"format": "pt", METADATA: header}))
     return folder / FILE
 
 
@@ -125,12 +129,17 @@ def read_lora(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any] | N
         ) from error
 
 
+def prefix_of(tensors: Mapping[str, torch.Tensor]) -> str:
+    """What an adapter's names begin with: "unet" or "transformer"."""
+    return next(iter(tensors)).partition(".")[0]
+
+
 def _peft_name(name: str) -> str:
     """diffusers' older names of A and B, as its training scripts write them, in peft's."""
     return name.replace(".lora.down.", ".lora_A.").replace(".lora.up.", ".lora_B.")
 
 
-def load_lora(unet: UNet2DConditionModel, folder: Path, *, train: bool) -> None:
+def load_lora(network: Network, folder: Path, *, train: bool) -> None:
     """Attach the adapter of ``folder``: trainable, or merged into fp32 weights where nothing is trained.
 
     Weights of 16 bits are too coarse for the sum, and the merged adapter would not be the one that trains: there it
@@ -139,32 +148,33 @@ def load_lora(unet: UNet2DConditionModel, folder: Path, *, train: bool) -> None:
     Raises ModelError if the file cannot be read, or was made for another model.
     """
     tensors, settings = read_lora(folder)
+    prefix = part_name(network)
     try:
-        unet.load_lora_adapter(tensors, prefix=PREFIX, adapter_name="default", metadata=settings)
-        foreign = sorted(tensors.keys() - adapter_tensors(unet).keys())
+        network.load_lora_adapter(tensors, prefix=prefix, adapter_name="default", metadata=settings)
+        foreign = sorted(tensors.keys() - adapter_tensors(network).keys())
     except Exception as error:  # what foreign tensors and settings make peft raise is of any kind
         raise _misfit(folder, one_line(error)) from error
     if foreign:
-        raise _misfit(folder, f"the U-Net has no {foreign[0].removeprefix(f'{PREFIX}.')}")
-    if train or unet.dtype != torch.float32:
-        unet.requires_grad_(False)
-        keep_in_fp32(unet)
-        _set_values(unet, tensors)  # once more: loading has rounded them to the U-Net's dtype
+        raise _misfit(folder, f"the {kind_of(network)} has no {foreign[0].removeprefix(f'{prefix}.')}")
+    if train or network.dtype != torch.float32:
+        network.requires_grad_(False)
+        keep_in_fp32(network)
+        _set_values(network, tensors)  # once more: loading has rounded them to the network's dtype
     else:
-        unet.fuse_lora()
+        network.fuse_lora()
     if not train:
-        unet.requires_grad_(False)
+        network.requires_grad_(False)
 
 
-def keep_in_fp32(unet: UNet2DConditionModel) -> None:
-    """Make the adapter trainable: weights in fp32, products in the U-Net's dtype.
+def keep_in_fp32(network: Network) -> None:
+    """Make the adapter trainable: weights in fp32, products in the network's dtype.
 
     In 16 bits AdamW's moments underflow and small steps are lost. peft would take each layer's input to fp32 as well,
     and autograd would keep those copies: a third more memory in training.
     """
     from peft.tuners.lora import LoraLayer
 
-    for module in unet.modules():
+    for module in network.modules():
         if isinstance(module, LoraLayer):
             module.cast_input_dtype_enabled = False
             for layer in (*module.lora_A.values(), *module.lora_B.values()):
@@ -180,10 +190,11 @@ def _in_dtype_of_input(layer: torch.nn.Linear | torch.nn.Conv2d, x: torch.Tensor
     return linear(x, weight)
 
 
-def _set_values(unet: UNet2DConditionModel, tensors: dict[str, torch.Tensor]) -> None:
+def _set_values(network: Network, tensors: dict[str, torch.Tensor]) -> None:
     from peft import set_peft_model_state_dict
 
-    set_peft_model_state_dict(unet, {name.removeprefix(f"{PREFIX}."): value for name, value in tensors.items()})
+    start = f"{part_name(network)}."
+    set_peft_model_state_dict(network, {name.removeprefix(start): value for name, value in tensors.items()})
 
 
 def _misfit(folder: Path, why: str) -> ModelError:

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..diffusion import ddim
-from ..diffusion.ddim import Schedule, schedule
+from ..diffusion import ddim, flow, steps
 from ..diffusion.denoise import Capture, Trajectories, denoise
 from ..diffusion.finite import check_finite
 from ..diffusion.noise import trajectory_noises
+from ..diffusion.steps import AnySchedule
 from ..errors import ModelError
+from . import mmdit
 from .device import pick_device
+from .flow_text import FlowTextEncoder
 from .loading import load_pipeline
 from .lora import load_lora
 from .pins import check_pin, read_pin
@@ -40,25 +42,40 @@ class Images:
 class Policy:
     """A text-to-image diffusion model as a policy: p(x_{t-1} | x_t, c) of Eq. 1 with classifier-free guidance.
 
-    schedule: the DDIM coefficients for the sampling parameters. latent_size: (height, width) of latents; None: the
-    model's own. negative_prompt: what the unconditional half of guidance is told.
+    unet: what denoises, a U-Net or a transformer. schedule: the coefficients of its process for the sampling
+    parameters. latent_size: (height, width) of latents; None: the model's own. negative_prompt: what the
+    unconditional half of guidance is told.
     """
 
     unet: Any
     vae: Any
-    encode: TextEncoder
+    encode: TextEncoder | FlowTextEncoder
     tokenizer: Any
-    schedule: Schedule
+    schedule: AnySchedule
     guidance_scale: float
     device: torch.device
     latent_size: tuple[int, int] | None = None
     negative_prompt: str = ""
 
     @property
+    def is_transformer(self) -> bool:
+        """Whether a transformer with joint attention denoises, and not a U-Net."""
+        return mmdit.part_name(self.unet) == "transformer"
+
+    @property
+    def halves(self) -> int:
+        """Rows of an image in a batch: two with classifier-free guidance, one where the model is told the guidance."""
+        return 1 if self.is_transformer and mmdit.embeds_guidance(self.unet) else 2
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of a latent."""
-        own = int(self.unet.config.sample_size)
-        return int(self.unet.config.in_channels), *(self.latent_size or (own, own))
+        if self.is_transformer:
+            channels, *own = mmdit.latent_shape(self.unet, self.vae)
+        else:
+            channels, own = int(self.unet.config.in_channels), [int(self.unet.config.sample_size)] * 2
+        height, width = self.latent_size or own
+        return channels, height, width
 
     @property
     def picture_size(self) -> tuple[int, int]:
@@ -68,7 +85,7 @@ class Policy:
         return height * scale, width * scale
 
     def embed(self, texts: Sequence[str]) -> Text:
-        """The embeddings of n prompts, on the policy's device and in the U-Net's dtype."""
+        """The embeddings of n prompts, on the policy's device and in the network's dtype."""
         return self.encode(texts, self.unet.dtype)
 
     @cached_property
@@ -79,22 +96,28 @@ class Policy:
     def predict_noise(self, x_t: torch.Tensor, i: int | torch.Tensor, text: Text) -> torch.Tensor:
         """Guided prediction for latents x_t (n, c, h, w) of n prompts at step index i (an int, or (n,)).
 
-        One batch of 2 n rows: the unconditional halves first, then the conditional ones. Returns float32 (n, c, h, w):
-        noise, or a velocity where ``schedule.prediction_type`` is v_prediction.
+        One batch of 2 n rows: the unconditional halves first, then the conditional ones; of n rows where the model is
+        told the guidance. Returns float32 (n, c, h, w): noise, or a velocity where ``schedule.prediction_type`` is
+        v_prediction or flow.
         """
         n = len(x_t)
         timestep = self.schedule.timesteps[torch.as_tensor(i)].expand(n).to(self.device)
+        if self.halves == 1:
+            return self._forward(x_t.to(self.unet.dtype), timestep, text).float()
         rows = torch.cat([x_t, x_t]).to(self.unet.dtype)
         both = guided(self.negative, text)
-        out: torch.Tensor = self.unet(
-            rows,
-            torch.cat([timestep, timestep]),
-            both.states,
-            added_cond_kwargs=self._conditions(both),
-            encoder_attention_mask=both.mask,
-        ).sample
+        out = self._forward(rows, torch.cat([timestep, timestep]), both)
         unconditional, conditional = out.float().chunk(2)
         return unconditional + self.guidance_scale * (conditional - unconditional)
+
+    def _forward(self, rows: torch.Tensor, timestep: torch.Tensor, text: Text) -> torch.Tensor:
+        """The network's output for a batch as it is."""
+        if self.is_transformer:
+            return mmdit.velocity(self.unet, rows, timestep, text, self.guidance_scale)
+        out: torch.Tensor = self.unet(
+            rows, timestep, text.states, added_cond_kwargs=self._conditions(text), encoder_attention_mask=text.mask
+        ).sample
+        return out
 
     def log_prob(
         self, x_t: torch.Tensor, x_prev: torch.Tensor, i: int | torch.Tensor, text: Text
@@ -104,8 +127,8 @@ class Policy:
         x_t, x_prev: (n, c, h, w); i: one step index, or (n,).
         """
         x_t = x_t.to(self.device)
-        mean = ddim.mean(self.schedule, i, x_t, self.predict_noise(x_t, i, text))
-        return ddim.log_prob(x_prev.to(self.device), mean, self.schedule.std[i]), mean
+        mean = steps.mean(self.schedule, i, x_t, self.predict_noise(x_t, i, text))
+        return steps.log_prob(x_prev.to(self.device), mean, self.schedule.std[i]), mean
 
     def sample(
         self,
@@ -138,6 +161,8 @@ class Policy:
     def decode(self, x_0: torch.Tensor) -> torch.Tensor:
         """Pictures (n, height, width, 3) uint8 of final latents (n, c, h, w). Raises NotFinite."""
         latents = x_0.to(self.device, self.vae.dtype) / self.vae.config.scaling_factor
+        if shift := getattr(self.vae.config, "shift_factor", None):  # of SD 3 and FLUX
+            latents = latents + shift
         pixels: torch.Tensor = self.vae.decode(latents).sample.float()
         check_finite(pixels, "the decoded picture")
         return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
@@ -154,37 +179,62 @@ def load_policy(model: Model, sample: Sample, adapter: Path | None, *, train: bo
     check_pin(pinned, model, source)
     pipeline = load_pipeline(model, source)
     device = pick_device(model.device)
-    encode = TextEncoder(pipeline, model.long_prompts)
-    for part in (pipeline.unet, pipeline.vae, *(encoder for _, encoder in encode.parts)):
+    network = mmdit.network_of(pipeline)
+    is_flow = mmdit.part_name(network) == "transformer"
+    encode = FlowTextEncoder(pipeline, model) if is_flow else TextEncoder(pipeline, model.long_prompts)
+    for part in (network, pipeline.vae, *(encoder for _, encoder in encode.parts)):
         part.to(device).eval().requires_grad_(False)
     if len(encode.parts) > 1 and pipeline.vae.config.force_upcast:  # SDXL's autoencoder overflows in fp16
         pipeline.vae.float()
     if device.type == "cpu":  # convolutions there are faster with channels last
-        pipeline.unet.to(memory_format=torch.channels_last)
+        network.to(memory_format=torch.channels_last)
         pipeline.vae.to(memory_format=torch.channels_last)
     if adapter is not None:
-        load_lora(pipeline.unet, adapter, train=train)
+        load_lora(network, adapter, train=train)
     if train and model.gradient_checkpointing:
-        pipeline.unet.enable_gradient_checkpointing()
+        network.enable_gradient_checkpointing()
     pipeline.vae.use_slicing, pipeline.vae.use_tiling = model.vae_slicing, model.vae_tiling
     if model.compile:
         from .compiling import compile_unet
 
-        compile_unet(pipeline.unet)
-    try:
-        steps = schedule(pipeline.scheduler, num_steps=sample.num_steps, eta=sample.eta)
-    except ValueError as error:
-        raise ModelError(
-            f"model.id: '{model.id}' cannot be sampled by DDIM: {error}.", "See docs/models.md."
-        ) from error
+        compile_unet(network)
+    check_guidance(model, sample, network)
+    size = latent_size(sample, network.config, pipeline.vae.config)
     return Policy(
-        unet=pipeline.unet,
+        unet=network,
         vae=pipeline.vae,
         encode=encode,
         tokenizer=pipeline.tokenizer,
-        schedule=steps,
+        schedule=schedule_of(pipeline, model, sample, size),
         guidance_scale=sample.guidance_scale,
         device=device,
-        latent_size=latent_size(sample, pipeline.unet.config, pipeline.vae.config),
+        latent_size=size,
         negative_prompt=sample.negative_prompt,
     )
+
+
+def check_guidance(model: Model, sample: Sample, network: Any) -> None:
+    """Raise ModelError for a negative prompt where there is no unconditional half."""
+    if sample.negative_prompt and mmdit.part_name(network) == "transformer" and mmdit.embeds_guidance(network):
+        raise ModelError(
+            f"sample.negative_prompt: '{model.id}' is told the guidance and has no half for a negative prompt.",
+            "Leave sample.negative_prompt empty.",
+        )
+
+
+def schedule_of(pipeline: Any, model: Model, sample: Sample, size: tuple[int, int]) -> AnySchedule:
+    """The coefficients of the process: DDIM for a U-Net, rectified flow for a transformer. Raises ModelError."""
+    network = mmdit.network_of(pipeline)
+    is_flow = mmdit.part_name(network) == "transformer"
+    try:
+        if not is_flow:
+            return ddim.schedule(pipeline.scheduler, num_steps=sample.num_steps, eta=sample.eta)
+        return flow.schedule(pipeline.scheduler, sample.num_steps, sample.eta, mmdit.image_tokens(network, size))
+    except ValueError as error:
+        how = "as a rectified flow" if is_flow else "by DDIM"
+        remedy = (
+            "Set model.id to a copy of the model with its own scheduler/scheduler_config.json (docs/transformers.md)."
+            if is_flow
+            else "See docs/models.md."
+        )
+        raise ModelError(f"model.id: '{model.id}' cannot be sampled {how}: {error}.", remedy) from error

@@ -17,7 +17,7 @@ from .builtin import MODEL_INDEX, local_path, model_source
 if TYPE_CHECKING:
     from ..params import Model
 
-PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")  # what has weights
+PARTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")  # what has weights
 SECONDS = 10.0  # to wait for the Hub's first answer
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 # before the names of files that are not the model's own

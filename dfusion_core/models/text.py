@@ -127,19 +127,20 @@ class TextEncoder:
         return tuple((k - 1) // room * (room + SPECIALS) + (k - 1) % room + 1 for k in found)
 
     def _run(self, tokenizer: Any, encoder: Any, texts: Sequence[str]) -> Any:
-        read = _chunks(tokenizer, texts[0]) if self.long_prompts == "chunks" else _tokens(tokenizer, texts)
+        read = _chunks(tokenizer, texts[0]) if self.long_prompts == "chunks" else token_rows(tokenizer, texts)
         tokens = read.to(encoder.device)
         return encoder(tokens, output_hidden_states=len(self.parts) > 1)
 
 
 def _rows(tokenizer: Any, texts: Sequence[str]) -> list[tuple[int, ...]]:
-    return [tuple(row) for row in _tokens(tokenizer, texts).tolist()]
+    return [tuple(row) for row in token_rows(tokenizer, texts).tolist()]
 
 
-def _tokens(tokenizer: Any, texts: Sequence[str]) -> torch.Tensor:
-    """(n, token): what an encoder gets of n texts."""
+def token_rows(tokenizer: Any, texts: Sequence[str], limit: int | None = None) -> torch.Tensor:
+    """(n, token): what an encoder that reads ``limit`` tokens (its tokenizer's length) gets of n texts."""
+    length = tokenizer.model_max_length if limit is None else limit
     found: torch.Tensor = tokenizer(
-        list(texts), padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
+        list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
     ).input_ids
     return found
 

@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 
 from ..errors import ModelError
+from .source import PARTS
 
 if TYPE_CHECKING:
     from ..params import Model
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 AGAIN = "Get this part of the model once more (from where it came), or set model.id to another copy."
 LARGEST_SIDE = 1024  # of a latent: pictures of 8192 pixels
+T5_LENGTH = 512  # tokens that T5 was trained on
 PADDING = 128  # rows by which an embedding may be larger than its vocabulary: sizes are rounded up
 
 # Differences between a file and a module that change nothing, with who writes them.
@@ -35,15 +37,16 @@ LORA = re.compile(r"lora_[AB]|lora\.(down|up)|lora_(down|up)|base_layer|base_mod
 
 def check_whole(model: Model, pipeline: Any, source: Source) -> None:
     """Raise ModelError where a part of the pipeline is not what its files say, or a tokenizer does not fit."""
-    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+    for part in PARTS:
         module = getattr(pipeline, part, None)
         if module is not None:
             if not source.is_single_file:
                 files = [name for name in source.files if name.startswith(f"{part}/") and name.endswith(".safetensors")]
                 check_part(f"model.id: {part} of '{model.id}'", part, module, source.path, files)
             _check_storage(model, part, module)
-    _check_size(model, pipeline.unet)
-    for suffix in ("", "_2"):
+    if (unet := getattr(pipeline, "unet", None)) is not None:
+        _check_size(model, unet)
+    for suffix in ("", "_2", "_3"):
         if getattr(pipeline, f"text_encoder{suffix}", None) is not None:
             check_tokenizer(model, suffix, pipeline, source)
 
@@ -69,7 +72,8 @@ def check_tokenizer(model: Model, suffix: str, pipeline: Any, source: Source) ->
         raise ModelError(
             f"model.id: {part} of '{model.id}' has {words} entries, and text_encoder{suffix} knows {rows}.", AGAIN
         )
-    tokenizer.model_max_length = min(tokenizer.model_max_length, int(encoder.config.max_position_embeddings))
+    positions = getattr(encoder.config, "max_position_embeddings", T5_LENGTH)  # T5 has relative ones
+    tokenizer.model_max_length = min(tokenizer.model_max_length, int(positions))
 
 
 def check_vocabulary(model: Model, part: str, source: Source) -> None:

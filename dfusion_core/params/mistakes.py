@@ -21,7 +21,7 @@ def without_echoes(details: list[ErrorDetails]) -> list[ErrorDetails]:
 
 def _key_path(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
     """The keys in a pydantic location, without the names of union members such as `literal['all','none']`."""
-    member = re.compile(r"literal\[.*\]|int|constrained-int")
+    member = re.compile(r"literal\[.*\]|int|constrained-(int|str)")
     return tuple(part for part in location if isinstance(part, int) or not member.fullmatch(part))
 
 
@@ -36,8 +36,10 @@ def line(detail: ErrorDetails) -> str:
         return f"{key}: is missing."
     expected = str((detail.get("ctx") or {}).get("expected", ""))
     suggestion = did_you_mean(str(value), re.findall(r"'([^']+)'", expected))
-    number = " or a whole number" if key == "extract.keep_kv" else ""
-    return f"{key}: {detail['msg']}{number} (got {_short(value)}). {suggestion}".rstrip()
+    more = " or a whole number" if key == "extract.keep_kv" else ""
+    if key == "sample.maps" or key.startswith("fuse.layers"):
+        more = ", or block_0, single_0, ... of a transformer"
+    return f"{key}: {detail['msg']}{more} (got {_short(value)}). {suggestion}".rstrip()
 
 
 def _short(value: Any) -> str:

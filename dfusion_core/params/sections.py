@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 from .fields import LARGE as LARGE
 from .fields import LAST_SEED, Section, ours, paper
 from .fields import MANY as MANY
+from .layers import Block, Layer, UNetLayer
 from .starting import Launcher as Launcher
 from .starting import Round as Round
 from .starting import Tracking as Tracking
@@ -21,7 +22,6 @@ LARGEST_SIDE = 8192  # pixels of a picture
 UNCHOSEN = "CHOOSE-A-COPY-OF-SD-2.1-BASE"  # model.id of the profiles sd21 and sd21-24gb
 Algo = Literal["dpo", "ddpo", "dpok"]
 Pairs = Literal["dfusion", "naive", "same_noise", "inversion"]
-Layer = Literal["down_0", "down_1", "down_2", "down_3", "mid", "up_0", "up_1", "up_2", "up_3"]
 
 
 class Model(Section):
@@ -29,7 +29,8 @@ class Model(Section):
 
     id: str = ours(
         "micro-world",
-        "micro-world (built in), a folder in diffusers format, a .safetensors file, or a name on the Hub",
+        "micro-world or micro-world-flow (built in), a folder in diffusers format, a .safetensors file, or a name on "
+        "the Hub",
         min_length=1,
     )
     revision: str | None = ours(
@@ -108,7 +109,9 @@ class Sample(Section):
     """How images are sampled (Table 3, Sampling)."""
 
     num_steps: int = paper(20, "T, the number of denoising steps", ge=2, le=1000)
-    eta: float = paper(1.0, "noise weight of DDIM; must be above 0, or no step has a probability", gt=0, le=1)
+    eta: float = paper(
+        1.0, "noise weight of DDIM, or of a rectified flow; must be above 0, or no step has a probability", gt=0, le=1
+    )
     guidance_scale: float = paper(5.0, "classifier-free guidance; 1 is none", ge=1, le=1000)
     negative_prompt: str = ours(
         "", "what guidance leads away from, in every stage; empty: the empty prompt. Without effect at guidance 1"
@@ -123,10 +126,10 @@ class Sample(Section):
         None, "pixels of a picture from left to right; null takes the model's own size", ge=1, le=LARGEST_SIDE
     )
     batch_size: int = paper(4, "images denoised together", ge=1, le=MANY)
-    maps: Layer | Literal["same_resolution"] = paper(
+    maps: UNetLayer | Literal["same_resolution"] | Block = paper(
         "up_1",
         "average the cross-attention maps of this layer (the first up layer with attention: up_1 in SD 1 and 2, "
-        "up_0 in SDXL), or of all layers of its resolution (authors' code)",
+        "up_0 in SDXL; a transformer's block_N or single_N), or of all layers of its resolution (authors' code)",
     )
 
 
@@ -168,7 +171,9 @@ class Fuse(Section):
     """Where and when keys and values are fused (Eq. 5; Table 3, Fusion)."""
 
     layers: tuple[Layer, ...] = paper(
-        ("mid", "up_1", "up_2", "up_3"), "U-Net layers 3-6 of the paper, by name", min_length=1
+        ("mid", "up_1", "up_2", "up_3"),
+        "U-Net layers 3-6 of the paper, by name; of a transformer block_N or single_N",
+        min_length=1,
     )
     first_t: int = paper(18, "fuse from this t ...", ge=1)
     last_t: int = paper(1, "... down to this t", ge=1)

@@ -77,7 +77,7 @@ ARRAYS: dict[str, tuple[Array, ...]] = {
 }
 
 # K and V of the self-attention layers that were asked for: how many there are depends on the U-Net.
-_KV_NAME = re.compile(r"(?P<layer>(down|up)_\d|mid)[./](?P<block>\d+)/(?P<which>[KV])")
+_KV_NAME = re.compile(r"(?P<layer>(down|up)_\d|mid|(block|single)_\d+)[./](?P<block>\d+)/(?P<which>[KV])")
 _KV_DIMS = ("reference", "fused_step", "half", "head", "token", "channel")
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..diffusion import ddim
+from ..diffusion.steps import sensitivity
 from ..diffusion.window import step_indices
 from ..errors import BadNumber, NotFinite
 from ..models.lora import trainable
@@ -65,7 +65,7 @@ class Trainer:
         T = self.pairs.num_steps
         self.old = OldPolicy(old_values(self.algo), len(self.pairs), T, self.policy.latent_shape)
         self.steps = step_indices(self.train, T)
-        self.sensitivity = ddim.sensitivity(self.policy.schedule).float()
+        self.sensitivity = sensitivity(self.policy.schedule).float()
         self.weights = timestep_weights(self.train, self.sensitivity, self.steps)
 
     @property

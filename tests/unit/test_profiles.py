@@ -16,12 +16,14 @@ from dfusion_core.params.sections import UNCHOSEN
 from dfusion_core.params.strict_yaml import read_yaml
 
 ROOT = Path(__file__).parents[2]
-PAPER_SIZE = [name for name in PROFILES if name != "micro"]
+PAPER_SIZE = [name for name in PROFILES if not name.startswith("micro")]
 # What a profile may have otherwise than the paper: the model, what only sets speed or memory, and what SDXL's
 # topology and SD 2.1's thresholds ask for.
 FREE = {"sample.batch_size", "train.micro_batch"}
 OTHER_MODEL = {"extract.threshold"}
 SDXL = {"sample.maps", "fuse.layers"}
+FLOW = SDXL | {"sample.guidance_scale"}  # that of the model itself
+TOPOLOGY = {"sdxl": SDXL, "sd35-medium": FLOW, "flux": FLOW}
 
 
 def dfusion(*arguments: str) -> tuple[int, str]:
@@ -53,7 +55,7 @@ def test_the_default_is_the_micro_profile() -> None:
 
 @pytest.mark.parametrize("name", PAPER_SIZE)
 def test_values_are_the_papers(name: str, tmp_path: Path) -> None:
-    allowed = FREE | (set() if name.startswith("sd21") else OTHER_MODEL) | (SDXL if name == "sdxl" else set())
+    allowed = FREE | (set() if name.startswith("sd21") else OTHER_MODEL) | TOPOLOGY.get(name, set())
     papers = {row.key for row in explain() if row.paper != "ours"}
     differ = {row.key for row, value in resolved(chosen(name, tmp_path)) if row.key in papers and value != row.default}
     assert differ <= allowed

@@ -10,7 +10,7 @@ OUTWEIGHS = 3.0  # times the next one
 
 def timesteps(facts: Facts) -> Finding:
     """No trained timestep outweighs the others, unless params.yaml evens them out."""
-    from ...diffusion.ddim import sensitivity
+    from ...diffusion.steps import sensitivity
     from ...diffusion.window import step_indices
 
     train, schedule = facts.params.train, facts.policy.schedule

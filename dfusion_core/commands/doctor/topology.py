@@ -6,17 +6,18 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from ...attention.grid import Grid
 from ...attention.layers import (
     SAME_RESOLUTION,
     LayerError,
     cross_attention_modules,
     first_cross_up_block,
     fused_layers,
+    is_transformer,
     layer_paths,
     present_layers,
     self_attention_modules,
 )
-from ...attention.processor import Grid
 from ...models.lora import add_lora, load_lora, save_lora, trainable
 from .facts import Facts
 from .findings import Finding, failed, ok, warning
@@ -85,6 +86,8 @@ def map_layer(facts: Facts) -> Finding:
         return failed(f"{error.message} {error.hint}", remedy)
     height, width = resolution(facts, first if wanted == SAME_RESOLUTION else wanted)
     found = f"{count} cross-attention modules of {wanted}, maps of {height}x{width}"
+    if is_transformer(unet):  # any block may be the one that localises
+        return ok(found)
     return ok(found) if wanted in (first, SAME_RESOLUTION) else warning(f"{found}; {first} comes before it", remedy)
 
 

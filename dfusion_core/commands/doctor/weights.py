@@ -45,11 +45,12 @@ def pinned(facts: Facts) -> Finding:
 
 def model(facts: Facts) -> Finding:
     """The model can be loaded, is of a known kind, and none of its weights is NaN or infinite."""
+    from ...attention.layers import kind_of
     from ...models.policy import load_policy
 
     policy = load_policy(facts.params.model, facts.params.sample, None)
     encoders = {f"text encoder {number}": encoder for number, (_, encoder) in enumerate(policy.encode.parts, 1)}
-    parts = {"U-Net": policy.unet, "autoencoder": policy.vae} | encoders
+    parts = {kind_of(policy.unet): policy.unet, "autoencoder": policy.vae} | encoders
     bad = [
         f"{name}'s {key}"
         for name, part in parts.items()
@@ -72,7 +73,14 @@ def scheduler(facts: Facts) -> Finding:
     """How the model is sampled, and where that is not as in the paper. One that DDIM cannot sample is not loaded."""
     from diffusers import DDIMScheduler
 
+    from ...diffusion.flow import FlowSchedule
+
     steps = facts.policy.schedule
+    if isinstance(steps, FlowSchedule):
+        return ok(
+            f"rectified flow, {steps.num_steps} steps from timestep {float(steps.timesteps[0]):.0f} to "
+            f"{float(steps.timesteps[-1]):.0f}, noise of the last {float(steps.std[-1]):.2g}"
+        )
     given = DDIMScheduler.from_config(scheduler_config(facts.source, facts.params.model)).config
     found = (
         f"{steps.prediction_type}, {given.timestep_spacing} spacing, {steps.num_steps} steps from timestep "

@@ -22,6 +22,7 @@ from .proof import Proof
 from .trained import Trained
 from .usage import usage
 
+PROCESS = {False: "DDIM", True: "rectified flow as an SDE"}  # by Base.flow
 PAPER = """@inproceedings{hu2025dfusion,
   title     = {{D-Fusion}: Direct Preference Optimization for Aligning Diffusion Models with Visually Consistent
                Samples},
@@ -60,7 +61,7 @@ def model_card(
         "## Files",
         files(name, digest, dtype, proofs),
         "## Training",
-        training(trained),
+        training(trained, base),
         made(trained, name, repository),
         "## Base model",
         pinned(trained, base),
@@ -74,7 +75,8 @@ def model_card(
 def summary(trained: Trained, base: Base) -> str:
     """One paragraph."""
     return (
-        f"A LoRA for the U-Net of {md.text(base.id)}, trained to follow its prompts better by "
+        f"A LoRA for the {'transformer' if base.flow else 'U-Net'} of {md.text(base.id)}, "
+        "trained to follow its prompts better by "
         f"{trained.params['algo'].upper()} on {trained.params['pairs']} pairs "
         f"(D-Fusion, ICML 2025), {len(trained.rounds)} online rounds, with dfusion {__version__}. There is no "
         "trigger word. It was trained on the prompts listed below and on no others."
@@ -152,10 +154,11 @@ def files(name: str, digest: str, dtype: str, proofs: list[Proof]) -> str:
     return f"{md.table(['file', 'what'], rows)}\n\n{said}"
 
 
-def training(trained: Trained) -> str:
+def training(trained: Trained, base: Base) -> str:
     """The parameters that matter, the rest folded away, and the prompts."""
     params = trained.params
     train, sample, lora = params["train"], params["sample"], params["lora"]
+    steps = f"{sample['num_steps']} steps"
     rows = [
         ["loss, pairs", f"{params['algo']}, {params['pairs']}"],
         ["rounds", f"{len(trained.rounds)}, the last one {trained.round}"],
@@ -163,7 +166,7 @@ def training(trained: Trained) -> str:
         ["optimizer steps", str(trained.updates)],
         ["learning rate", str(train["learning_rate"])],
         ["LoRA", f"rank and alpha {lora['rank']}, on {', '.join(lora['targets'])}"],
-        ["sampling", f"DDIM, {sample['num_steps']} steps, eta {sample['eta']}, guidance {sample['guidance_scale']}"],
+        ["sampling", f"{PROCESS[base.flow]}, {steps}, eta {sample['eta']}, guidance {sample['guidance_scale']}"],
         *([["negative prompt", md.text(negative)]] if (negative := sample.get("negative_prompt")) else []),
         ["reward", reward(params["reward"])],
         ["seed", str(params["seed"])],

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 
 from ...errors import ExportError
-from ...models.lora import PREFIX, to_bytes
+from ...models.lora import prefix_of, to_bytes
 from .base_model import ARCHITECTURES, Base
 
 PARTS = {"A.weight": "lora_down.weight", "B.weight": "lora_up.weight"}  # peft's names, kohya's names
@@ -51,7 +51,7 @@ def kohya_tensors(
     """
     found: dict[str, torch.Tensor] = {}
     for name, value in adapter.items():
-        layer, part = name.removeprefix(f"{PREFIX}.").rsplit(".lora_", 1)
+        layer, part = name.removeprefix(f"{prefix_of(adapter)}.").rsplit(".lora_", 1)
         if sgm_layers_per_block is not None:
             layer = sgm_name(layer, sgm_layers_per_block)
         key = f"lora_unet_{layer.replace('.', '_')}"
@@ -80,7 +80,7 @@ def kohya_metadata(base: Base, name: str, rank: int, alpha: float, size: tuple[i
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models" if base.sgm else "diffusers",
         "modelspec.title": name,
         "modelspec.resolution": f"{size[0]}x{size[1]}",
-        "modelspec.prediction_type": "v" if base.v_prediction else "epsilon",
+        **({} if base.flow else {"modelspec.prediction_type": "v" if base.v_prediction else "epsilon"}),
         "modelspec.license": base.licence.id,
     }
 

@@ -11,6 +11,8 @@ import torch
 
 from ...errors import ExportError
 from ...models.lora import load_lora
+from ...models.mmdit import network_of, part_name
+from .mmdit_files import predict_velocity
 from .peft_files import WEIGHTS
 
 TIMESTEPS = (801, 101)  # one of much, one of little noise
@@ -33,7 +35,9 @@ class Proof:
 
 @torch.no_grad()
 def predict(unet: Any) -> torch.Tensor:
-    """The U-Net's output for fixed random latents and text (2, c, h, w), in fp32 on the CPU."""
+    """The network's output for fixed random latents and text (2, c, h, w), in fp32 on the CPU."""
+    if part_name(unet) == "transformer":
+        return predict_velocity(unet)
     config, n = unet.config, len(TIMESTEPS)
     random = torch.Generator().manual_seed(0)
     side = min(int(config.sample_size), SIDE)
@@ -59,8 +63,8 @@ def prove(fresh: Callable[[], Any], adapter: Path, files: Mapping[Path, str]) ->
     from diffusers.utils import logging
 
     logging.set_verbosity_error()  # it warns that there is nothing for the text encoder, which is as it should be
-    base = predict(fresh().unet)
-    unet = fresh().unet
+    base = predict(network_of(fresh()))
+    unet = network_of(fresh())
     load_lora(unet, adapter, train=True)
     ours = predict(unet)
     effect = largest(ours - base)
@@ -83,13 +87,13 @@ def prove(fresh: Callable[[], Any], adapter: Path, files: Mapping[Path, str]) ->
 
 
 def loaded(pipeline: Any, file: Path) -> Any:
-    """The U-Net with the file's adapter: by peft where it is peft's own, else by diffusers."""
+    """The network with the file's adapter: by peft where it is peft's own, else by diffusers."""
     if file.name == WEIGHTS:
         from peft import PeftModel
 
-        return PeftModel.from_pretrained(pipeline.unet, str(file.parent)).get_base_model()
+        return PeftModel.from_pretrained(network_of(pipeline), str(file.parent)).get_base_model()
     pipeline.load_lora_weights(file.parent, weight_name=file.name, use_safetensors=True)
-    return pipeline.unet
+    return network_of(pipeline)
 
 
 def largest(values: torch.Tensor) -> float:

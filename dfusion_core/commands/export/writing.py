@@ -11,15 +11,17 @@ from typing import Any
 from ...errors import ExportError
 from ...evaluation.infotext import Adapter, pictures_text, png
 from ...models.loading import load_pipeline
-from ...models.lora import FILE, PREFIX, read_lora
+from ...models.lora import FILE, prefix_of, read_lora
+from ...models.mmdit import network_of
 from ...models.pins import check_pin, read_pin
 from ...models.source import locate
 from ...store.atomic import write_bytes
 from ...store.files import files_in
-from .base_model import Base, identify
+from .base_model import FLOW, Base, identify
 from .card import model_card
 from .kohya import kohya_file, kohya_metadata, kohya_tensors
 from .merged import FOLDER, write_merged
+from .mmdit_files import mmdit_tensors
 from .peft_files import CONFIG, WEIGHTS, peft_files
 from .proof import Proof, prove
 from .pushing import push
@@ -112,18 +114,21 @@ def fresh_loader(trained: Trained) -> Callable[[], Any]:
 
 
 def base_model(trained: Trained, fresh: Callable[[], Any]) -> tuple[Base, Any]:
-    """What is known of the base model, and its U-Net's config."""
+    """What is known of the base model, and the config of its network."""
     pipeline = fresh()
-    unet = pipeline.unet.config
-    return identify(trained.model.id, unet, pipeline.scheduler.config.prediction_type), unet
+    config = network_of(pipeline).config
+    return identify(trained.model.id, config, pipeline.scheduler.config.get("prediction_type", FLOW)), config
 
 
 def weight_files(trained: Trained, base: Base, unet: Any, name: str, dtype: str) -> tuple[dict[str, bytes], str]:
     """All files of weights, and the hash of kohya's."""
     tensors, settings = read_lora(trained.adapter)
     rank = next(value.shape[0] for key, value in tensors.items() if key.endswith(".lora_A.weight"))
-    alpha = (settings or {}).get(f"{PREFIX}.lora_alpha", rank)
-    renamed = kohya_tensors(tensors, alpha, dtype, unet.layers_per_block if base.sgm else None)
+    alpha = (settings or {}).get(f"{prefix_of(tensors)}.lora_alpha", rank)
+    if base.flow:
+        renamed = mmdit_tensors(tensors, alpha / rank, dtype)
+    else:
+        renamed = kohya_tensors(tensors, alpha, dtype, unet.layers_per_block if base.sgm else None)
     content, digest = kohya_file(renamed, kohya_metadata(base, name, rank, alpha, trained.size))
     files = {FILE: (trained.adapter / FILE).read_bytes(), f"{name}.safetensors": content}
     return {**files, **peft_files(tensors, settings or {}, rank, alpha, base)}, digest
@@ -141,7 +146,7 @@ def check_files(fresh: Callable[[], Any], trained: Trained, weights: dict[str, b
 
 def sample_files(trained: Trained, pictures: dict[str, Picture], base: Base, adapter: Adapter) -> dict[str, bytes]:
     """The pictures as PNG, each with its generation parameters."""
-    describe = partial(pictures_text, trained.sample, size=trained.size, model=base.id, adapter=adapter)
+    describe = partial(pictures_text, trained.sample, size=trained.size, model=base.id, adapter=adapter, flow=base.flow)
     return {
         file: png(picture.pixels, describe(prompt=picture.prompt, seed=picture.seed))
         for file, picture in pictures.items()

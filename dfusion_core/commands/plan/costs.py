@@ -10,6 +10,7 @@ import torch
 from ...models.size import latent_size
 from . import counting, networks
 from .lookup import find_architecture
+from .mmdit import velocity_call
 
 if TYPE_CHECKING:
     from ...models.architectures import Architecture
@@ -43,13 +44,13 @@ def count_costs(params: Everything, dtype: torch.dtype) -> Costs:
     architecture = find_architecture(params.model)
     unet = networks.build_unet(architecture, dtype)
     size = latent_size(params.sample, architecture.unet, architecture.vae)
-    row = networks.unet_call(unet, 1, networks.tokens_of(architecture), size=size)
+    row = row_call(architecture, unet, size)
     adapted = networks.build_unet(architecture, dtype, params.lora)
     if params.model.gradient_checkpointing:
         adapted.enable_gradient_checkpointing()
-    trained_row = networks.unet_call(adapted, 1, networks.tokens_of(architecture), size=size)
+    trained_row = row_call(architecture, adapted, size)
     vae = networks.build_vae(architecture, dtype)
-    decode = networks.decode_call(vae, unet, size)
+    decode = networks.decode_call(vae, size)
     clip, picture_size, features = networks.build_reward(params.reward.model)
     score = networks.reward_call(clip, picture_size)
     working = counting.working_bytes(row, unet.parameters())
@@ -74,13 +75,28 @@ def count_costs(params: Everything, dtype: torch.dtype) -> Costs:
         reward_weights=networks.parameters(clip) * width,
         score_flops=counting.forward_flops(score),
         score_working=counting.working_bytes(score, clip.parameters()),
-        sizes=_sizes(params, unet, size, row, decode) | {"feature": features},
+        sizes=_sizes(params, architecture, unet, size, row, decode) | {"feature": features},
         kv=_kv(params, unet, row),
     )
 
 
+def row_call(
+    architecture: Architecture,
+    network: networks.Network,
+    size: networks.Size,
+    rows: int = 1,
+    device: torch.device = networks.META,
+) -> counting.Forward:
+    """A forward of the network for rows of latents of this size."""
+    tokens = networks.tokens_of(architecture)
+    if architecture.is_transformer:
+        return velocity_call(network, size, rows, tokens, device)
+    return networks.unet_call(network, rows, tokens, device, size)
+
+
 def _sizes(
     params: Everything,
+    architecture: Architecture,
     unet: networks.Network,
     latent: networks.Size,
     row: counting.Forward,
@@ -97,7 +113,7 @@ def _sizes(
     return {
         "state": steps + 1,
         "i": steps,
-        "channel": unet.config.in_channels,
+        "channel": architecture.vae["latent_channels"],
         "height": latent[0],
         "width": latent[1],
         "map_y": map_y,

@@ -58,9 +58,9 @@ def count_disk(work: Workload, costs: Costs, params: Everything) -> Disk:
     }
     stages["train"] = ADAPTER_COPIES * costs.adapter_parameters * WIDTHS["float32"]
     window = params.fuse.first_t - params.fuse.last_t + 1
+    of_reference = costs.architecture.halves * window  # rows of a reference, in each half of guidance
     reference = sum(
-        2 * window * prod(shape) * WIDTHS[find_array("kv", name).dtype]  # 2: both halves of guidance
-        for name, shape in costs.kv.items()
+        of_reference * prod(shape) * WIDTHS[find_array("kv", name).dtype] for name, shape in costs.kv.items()
     )
     return Disk(stages, reference, dvc_copies(Path(".dvc")), shutil.disk_usage(".").free)
 

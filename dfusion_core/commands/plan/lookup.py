@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING
 from ...errors import ModelError, one_line
 from ...models.architectures import KNOWN, Architecture, family_of_file
 from ...models.builtin import local_path, model_source
+from ...models.mmdit import TRANSFORMERS
 
 if TYPE_CHECKING:
     from ...params import Model
 
 # How the names of Hub repositories say which family they are; the first that is found counts.
 NAMES = (
+    ("flux", r"flux.*dev"),
+    ("sd35-medium", r"diffusion-3\.5-medium"),
     ("sdxl", r"xl"),
     ("sd21", r"diffusion-2.*base|sd-?2.*base"),
     ("sd21-v", r"diffusion-2|sd-?2|2[-.]1"),
@@ -68,13 +71,18 @@ def _of_model(model: Model) -> Architecture:
 def _from_files(name: str, find: Callable[[str], Path]) -> Architecture:
     """Read the config.json files that ``find`` gives by their names in the repository."""
     try:
-        unet, vae = (json.loads(find(f"{part}/config.json").read_text()) for part in ("unet", "vae"))
-        text = [find(f"{part}/config.json") for part in ("text_encoder", "text_encoder_2")]
-        return Architecture(name, unet, vae, tuple(json.loads(file.read_text()) for file in text if file.exists()))
+        part = "transformer" if find("transformer/config.json").exists() else "unet"
+        unet, vae = (json.loads(find(f"{one}/config.json").read_text()) for one in (part, "vae"))
+        text = [find(f"{one}/config.json") for one in ("text_encoder", "text_encoder_2", "text_encoder_3")]
+        encoders = tuple(json.loads(file.read_text()) for file in text if file.exists())
+        kind = str(unet.get("_class_name")) if part == "transformer" else "UNet2DConditionModel"
+        if part == "transformer" and kind not in TRANSFORMERS:
+            raise ValueError(f"its transformer is a {kind}, and this program knows {', '.join(TRANSFORMERS)}")
+        return Architecture(name, unet, vae, encoders, kind=kind)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"plan: model.id: '{name}' is no model in diffusers format: {one_line(error)}.",
-            "Set model.id to a folder with unet/config.json and vae/config.json in it.",
+            "Set model.id to a folder with unet/config.json (or transformer/config.json) and vae/config.json in it.",
         ) from error
 
 
@@ -84,7 +92,8 @@ def _from_cache(repository: str, revision: str | None) -> Architecture | None:
     def find(name: str) -> Path:
         return _cached_file(repository, name, revision)
 
-    cached = all(find(f"{part}/config.json").exists() for part in ("unet", "vae"))
+    network = any(find(f"{part}/config.json").exists() for part in ("unet", "transformer"))
+    cached = network and find("vae/config.json").exists()
     return _from_files(repository, find) if cached else None
 
 

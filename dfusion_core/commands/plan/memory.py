@@ -54,16 +54,17 @@ def stage_memory(params: Everything, costs: Costs, overhead: Overhead = ON_GPU) 
     model = costs.unet_weights + costs.other_weights
     # With slicing one picture is decoded at a time, whatever the batch.
     once, decoding = (costs.decode_working, 0) if params.model.vae_slicing else (0, costs.decode_working)
-    drawing = max(2 * costs.row_working, decoding)  # an image: two rows, later a picture
-    # A target's two rows and its reference's; stored keys and values take less than the rows that they replace.
-    fusing = max(4 * costs.row_working, decoding)
-    training = 4 * (costs.trained_row_saved + costs.row_working)  # winner and loser, two rows each
+    halves = costs.architecture.halves
+    drawing = max(halves * costs.row_working, decoding)  # an image: its rows, later a picture
+    # A target's rows and its reference's; stored keys and values take less than the rows that they replace.
+    fusing = max(2 * halves * costs.row_working, decoding)
+    training = 2 * halves * (costs.trained_row_saved + costs.row_working)  # winner and loser
     adam = ADAM[params.train.optimizer] * costs.adapter_parameters
     scoring = Memory(costs.reward_weights, costs.score_working, params.reward.batch_size, "reward.batch_size")
     found = {
         "sample": Memory(model + once, drawing, params.sample.batch_size, "sample.batch_size"),
         "score": scoring,
-        "extract": Memory(model + 2 * costs.row_working, 0, 1, ""),
+        "extract": Memory(model + halves * costs.row_working, 0, 1, ""),
         "fuse": Memory(model + once, fusing, params.fuse.batch_size, "fuse.batch_size"),
         "adopt": scoring,
         "train": Memory(model + adam, training, params.train.micro_batch, "train.micro_batch"),

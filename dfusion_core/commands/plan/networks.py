@@ -13,6 +13,7 @@ from torch import Tensor
 from ...errors import RewardError, did_you_mean
 from ...models.builtin import reward_source
 from ...models.lora import add_lora, keep_in_fp32
+from .mmdit import text_tokens
 
 if TYPE_CHECKING:
     from ...models.architectures import Architecture, Config
@@ -25,10 +26,10 @@ TOKENS = 77  # of a prompt, where the text encoder's configuration does not say
 
 
 def build_unet(architecture: Architecture, dtype: torch.dtype, lora: Lora | None = None) -> Network:
-    """The U-Net without data, frozen; with ``lora`` its adapter in fp32, as it is trained."""
-    from diffusers import UNet2DConditionModel
+    """The network without data, frozen; with ``lora`` its adapter in fp32, as it is trained."""
+    import diffusers
 
-    unet = _built(UNet2DConditionModel, architecture.unet, dtype)
+    unet = _built(getattr(diffusers, architecture.kind), architecture.unet, dtype)
     if lora is not None:
         add_lora(unet, lora, seed=0)
         keep_in_fp32(unet)
@@ -56,8 +57,9 @@ def text_parameters(architecture: Architecture) -> int:
     total = 0
     for config in architecture.text:
         kind = (config.get("architectures") or ["CLIPTextModel"])[0]
+        settings = transformers.T5Config if kind.startswith("T5") else transformers.CLIPTextConfig
         with META:
-            encoder = getattr(transformers, kind)(transformers.CLIPTextConfig(**config))
+            encoder = getattr(transformers, kind)(settings(**config))
         total += parameters(encoder)
     return total
 
@@ -105,7 +107,8 @@ def parameters(network: Network) -> int:
 
 def tokens_of(architecture: Architecture) -> int:
     """Tokens of a prompt."""
-    return int(architecture.text[0].get("max_position_embeddings", TOKENS)) if architecture.text else TOKENS
+    own = int(architecture.text[0].get("max_position_embeddings", TOKENS)) if architecture.text else TOKENS
+    return text_tokens(architecture.kind, len(architecture.text), own) if architecture.is_transformer else own
 
 
 def unet_call(
@@ -169,9 +172,9 @@ def materialise(network: Network, device: torch.device) -> None:
             parameter.normal_(std=0.02)
 
 
-def decode_call(vae: Network, unet: Network, size: Size | None = None) -> Callable[[], Tensor]:
-    """Decoding of one latent of this size (None: the model's own)."""
-    latent = torch.zeros(1, unet.config.in_channels, *(size or _own(unet)), device=META, dtype=vae.dtype)
+def decode_call(vae: Network, size: Size) -> Callable[[], Tensor]:
+    """Decoding of one latent of this size."""
+    latent = torch.zeros(1, vae.config.latent_channels, *size, device=META, dtype=vae.dtype)
 
     def decode() -> Tensor:
         out: Tensor = vae.decode(latent).sample

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from ...errors import ModelError
 from . import counting, networks
+from .costs import row_call
 from .devices import Device, found_device
+from .mmdit import shorten
 
 if TYPE_CHECKING:
     from ...params.sections import Everything
@@ -29,13 +31,14 @@ def measured_device(params: Everything, costs: Costs, device: torch.device, dtyp
     Where a pass of the whole U-Net would not fit or take long, its first block with attention is timed instead.
     """
     name, memory = found_device(device)
-    rows = _rows(2 * params.sample.batch_size, costs.row_flops, costs.row_working, costs, device)
-    trained = _rows(4 * params.train.micro_batch, costs.trained_row_flops, costs.trained_row_saved, costs, device)
+    halves = costs.architecture.halves
+    rows = _rows(halves * params.sample.batch_size, costs.row_flops, costs.row_working, costs, device)
+    trained = _rows(
+        2 * halves * params.train.micro_batch, costs.trained_row_flops, costs.trained_row_saved, costs, device
+    )
     plain, adapted = (networks.build_unet(costs.architecture, dtype, lora) for lora in (None, params.lora))
-    tokens = networks.tokens_of(costs.architecture)
-    size = costs.latent_size
-    forward = _rate(plain, rows, tokens, size, device, train=False)
-    training = _rate(adapted, trained, tokens, size, device, train=True)
+    forward = _rate(costs, plain, rows, device, train=False)
+    training = _rate(costs, adapted, trained, device, train=True)
     what = (
         f"the U-Net with random weights, {rows} rows forward, {trained} rows trained"
         if rows and trained
@@ -52,15 +55,21 @@ def _rows(wanted: int, flops: int, bytes_each: int, costs: Costs, device: torch.
     return min(wanted, max(2, int(ENOUGH / flops))) if wanted * flops < LONG else 0
 
 
-def _rate(
-    unet: networks.Network, rows: int, tokens: int, size: networks.Size, device: torch.device, *, train: bool
-) -> float:
-    """FLOP/s of passes of the U-Net, or with ``rows`` 0 of one row through its first block with attention."""
-    part, call = (unet, networks.unet_call) if rows else (networks.first_block(unet)[1], networks.block_call)
-    on_meta = call(unet, max(1, rows), tokens, size=size)
+def _rate(costs: Costs, unet: networks.Network, rows: int, device: torch.device, *, train: bool) -> float:
+    """FLOP/s of passes of the network, or with ``rows`` 0 of one row through its first block with attention."""
+    architecture, part = costs.architecture, unet
+    if not rows:
+        part = shorten(unet) if architecture.is_transformer else networks.first_block(unet)[1]
+
+    def call(device: torch.device) -> Call:
+        if rows or architecture.is_transformer:
+            return row_call(architecture, unet, costs.latent_size, max(1, rows), device)
+        return networks.block_call(unet, 1, networks.tokens_of(architecture), device, costs.latent_size)
+
+    on_meta = call(networks.META)
     flops = counting.training_flops(on_meta) if train else counting.forward_flops(on_meta)
     networks.materialise(part, device)
-    run = call(unet, max(1, rows), tokens, device, size)
+    run = call(device)
     return flops / _seconds(_trained(run) if train else torch.no_grad()(run), device)
 
 

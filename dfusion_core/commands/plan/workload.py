@@ -6,7 +6,7 @@ along; training sends a winner and a loser through for every timestep of a pair.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ...diffusion.window import step_indices
@@ -51,8 +51,11 @@ class Workload:
     stages: dict[str, Work]
 
 
-def workload(params: Everything) -> Workload:
-    """Count a round. Raises PromptsError for a prompt file that is not there or has too few prompts."""
+def workload(params: Everything, halves: int = HALVES) -> Workload:
+    """Count a round; halves: rows of a latent, 1 for a model that is told the guidance.
+
+    Raises PromptsError for a prompt file that is not there or has too few prompts.
+    """
     prompts = load_prompts(params.prompts.file).first(params.prompts.train_count, params.prompts.test_count)
     images = len(prompts.train) * params.sample.images_per_prompt
     pairs = images // 2
@@ -84,9 +87,13 @@ def workload(params: Everything) -> Workload:
         kept_kv=kept,
         evaluated=evaluated,
         updates=_groups(params, pairs) * params.train.inner_epochs,
-        rows_per_update=min(pairs, params.train.pairs_per_update) * _timesteps(params) * PAIR * HALVES,
-        stages=stages,
+        rows_per_update=min(pairs, params.train.pairs_per_update) * _timesteps(params) * PAIR * halves,
+        stages={name: _with_halves(work, halves) for name, work in stages.items()},
     )
+
+
+def _with_halves(work: Work, halves: int) -> Work:
+    return replace(work, rows=work.rows * halves // HALVES, trained_rows=work.trained_rows * halves // HALVES)
 
 
 def _window(params: Everything) -> int:

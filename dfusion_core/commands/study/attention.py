@@ -22,6 +22,7 @@ from ...adoption.figures import distance, enlarge
 from ...attention.control import capturing, fusing
 from ...attention.layers import fused_layers, layer_paths, present_layers
 from ...diffusion.noise import trajectory_noises
+from ...errors import ParamsError
 from ...evaluation.grading import score_images
 from ...evaluation.sheets import Line, Tile, grey, sheet
 from ...fusion.targets import Control, References, denoise_fused
@@ -71,6 +72,11 @@ def load_setting(round: str, count: int) -> Setting:
     sampled, extracted = read_stage("sample", round), read_stage("extract", round)
     pairs = first_pairs(extracted.table("pairs"), count)
     policy = load_policy(params.model, params.sample, adapter(previous(params, round)))
+    if policy.is_transformer:
+        raise ParamsError(
+            f"study attention: model.id: '{params.model.id}' is a transformer, and its ways of control are a U-Net's.",
+            "'python benchmarks/microworld_flow.py carry' measures which blocks carry appearance.",
+        )
     return Setting(
         params,
         policy,

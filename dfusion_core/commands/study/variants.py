@@ -17,8 +17,10 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as attend
 
 from ...attention.fusion import flatten, fuse_kv, resize
-from ...attention.layers import UNet, cross_attention_modules, self_attention_modules
-from ...attention.processor import Grid, Product, replaced
+from ...attention.grid import Grid
+from ...attention.layers import Network, cross_attention_modules, self_attention_modules
+from ...attention.processor import Product
+from ...attention.replacing import replaced
 from ...errors import ParamsError, did_you_mean
 
 
@@ -126,7 +128,7 @@ def variant(name: str) -> Variant:
 
 @contextmanager
 def controlling(
-    unet: UNet, layers: Sequence[str], M: Tensor, name: str, *, reference_rows: Tensor, target_rows: Tensor
+    network: Network, layers: Sequence[str], M: Tensor, name: str, *, reference_rows: Tensor, target_rows: Tensor
 ) -> Iterator[None]:
     """Like `attention.fusing` in lock-step, with the variant ``name`` in place of Eq. (5). Raises ParamsError."""
     wanted, grid = variant(name), Grid()
@@ -144,9 +146,9 @@ def controlling(
 
     products: dict[str, Product] = {}
     if wanted.self_attention:
-        products |= dict.fromkeys(self_attention_modules(unet, layers).values(), product(wanted.self_attention))
+        products |= dict.fromkeys(self_attention_modules(network, layers).values(), product(wanted.self_attention))
     if wanted.cross_attention:
         for layer in layers:
-            products |= dict.fromkeys(cross_attention_modules(unet, layer), product(wanted.cross_attention))
-    with replaced(unet, products, grid):
+            products |= dict.fromkeys(cross_attention_modules(network, layer), product(wanted.cross_attention))
+    with replaced(network, products, grid):
         yield

@@ -18,7 +18,8 @@ UNLIMITED = 10**9
 
 @dataclass(frozen=True)
 class Settings:
-    """``wrong_captions`` (by template) and ``transfer_share`` are probabilities; paths are relative to this folder.
+    """``wrong_captions`` (by template) and ``transfer_share`` are probabilities, ``flow_true_share`` is of the steps;
+    paths are relative to this folder.
 
     ``most_steps`` cuts every part's training short, to try the code.
     """
@@ -28,7 +29,10 @@ class Settings:
     transfer_share: float
     words_steps: int
     unet_steps: int
+    flow_steps: int
+    flow_true_share: float
     weights: str
+    flow_weights: str
     build: str
     device: str
     most_steps: int = UNLIMITED
@@ -44,6 +48,11 @@ class Settings:
     def weights_folder(self) -> Path:
         """Where the parts are written."""
         return (HERE / self.weights).resolve()
+
+    @property
+    def flow_weights_folder(self) -> Path:
+        """Where the transformer is written, with copies of the parts that it shares with the U-Net."""
+        return (HERE / self.flow_weights).resolve()
 
     @property
     def build_folder(self) -> Path:

@@ -1,0 +1,25 @@
+"""Coefficients of steps, taken from tables and shaped to multiply latents. Arithmetic is in fp32 or better."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def take(table: Tensor, i: int | Tensor, like: Tensor) -> Tensor:
+    """Entry i of a table, in the dtype and on the device of `like`: a scalar, or (batch, 1, 1, 1)."""
+    if isinstance(i, Tensor) and i.ndim == 1:
+        return rows(table[i.to(table.device)], like)
+    return table[int(i)].to(like.dtype)  # a 0-dim CPU tensor multiplies tensors on any device
+
+
+def rows(std: Tensor, like: Tensor) -> Tensor:
+    """A scalar, or one number a row as (batch, 1, 1, 1), in the dtype and on the device of `like`."""
+    if std.ndim == 0:
+        return std.to(like.dtype)
+    return std.to(like.dtype).to(like.device).view(len(std), *[1] * (like.ndim - 1))
+
+
+def at_least_fp32(x: Tensor) -> Tensor:
+    """Scheduler arithmetic is never done in half precision, whatever the network runs in."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
