@@ -182,13 +182,7 @@ def load_policy(model: Model, sample: Sample, adapter: Path | None, *, train: bo
     network = mmdit.network_of(pipeline)
     is_flow = mmdit.part_name(network) == "transformer"
     encode = FlowTextEncoder(pipeline, model) if is_flow else TextEncoder(pipeline, model.long_prompts)
-    for part in (network, pipeline.vae, *(encoder for _, encoder in encode.parts)):
-        part.to(device).eval().requires_grad_(False)
-    if len(encode.parts) > 1 and pipeline.vae.config.force_upcast:  # SDXL's autoencoder overflows in fp16
-        pipeline.vae.float()
-    if device.type == "cpu":  # convolutions there are faster with channels last
-        network.to(memory_format=torch.channels_last)
-        pipeline.vae.to(memory_format=torch.channels_last)
+    _place(network, pipeline.vae, [encoder for _, encoder in encode.parts], device)
     if adapter is not None:
         load_lora(network, adapter, train=train)
     if train and model.gradient_checkpointing:
@@ -211,6 +205,17 @@ def load_policy(model: Model, sample: Sample, adapter: Path | None, *, train: bo
         latent_size=size,
         negative_prompt=sample.negative_prompt,
     )
+
+
+def _place(network: Any, vae: Any, encoders: Sequence[Any], device: torch.device) -> None:
+    """Frozen parts, on the device and in the form that is fast there."""
+    for part in (network, vae, *encoders):
+        part.to(device).eval().requires_grad_(False)
+    if len(encoders) > 1 and vae.config.force_upcast:  # SDXL's autoencoder overflows in fp16
+        vae.float()
+    if device.type == "cpu":  # convolutions there are faster with channels last
+        network.to(memory_format=torch.channels_last)
+        vae.to(memory_format=torch.channels_last)
 
 
 def check_guidance(model: Model, sample: Sample, network: Any) -> None:
