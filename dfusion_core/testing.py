@@ -26,7 +26,10 @@ from .params.strict_yaml import dump_yaml
 from .store.paths import LABELS, ROUND_STAGES
 from .tiny_flow import tiny_flux as tiny_flux
 from .tiny_flow import tiny_sd3 as tiny_sd3
-from .tiny_parts import LATENT, PICTURE, TOKENS, WIDTH, sharpened, tiny_text_encoder, tiny_vae, words
+from .tiny_parts import LATENT as LATENT
+from .tiny_parts import PICTURE as PICTURE
+from .tiny_parts import TOKENS as TOKENS
+from .tiny_parts import WIDTH, sharpened, tiny_text_encoder, tiny_vae, words
 
 CHANNELS = 16  # of every level of the U-Net
 

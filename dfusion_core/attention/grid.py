@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -83,9 +82,10 @@ def on_words(hook: Hook, grid: Grid) -> Product:
 
 
 def _extent(positions: Tensor) -> tuple[int, int]:
-    """Rows and columns of FLUX's positions; without data, as when costs are counted, of a square."""
-    if positions.is_meta:
-        return math.isqrt(len(positions)), math.isqrt(len(positions))
+    """Rows and columns of FLUX's positions: what `models.mmdit` wrote on them, else read from them."""
+    known: tuple[int, int] | None = getattr(positions, "extent", None)
+    if known is not None:
+        return known
     y, x = positions[:, 1:].amax(0).tolist()
     return int(y) + 1, int(x) + 1
 

@@ -60,6 +60,8 @@ def velocity(network: Any, rows: Tensor, timestep: Tensor, text: Text, guidance:
 
 def _flux_velocity(network: Any, rows: Tensor, timestep: Tensor, text: Text, guidance: float) -> Tensor:
     y, x = (side // FLUX_PATCH for side in rows.shape[-2:])
+    places: Any = positions(y, x).to(rows)
+    places.extent = (y, x)  # so that nobody has to read it back from the device
     told = torch.full((len(rows),), guidance, device=rows.device) if embeds_guidance(network) else None
     out: Tensor = network(
         hidden_states=pack(rows),
@@ -67,7 +69,7 @@ def _flux_velocity(network: Any, rows: Tensor, timestep: Tensor, text: Text, gui
         pooled_projections=text.pooled,
         timestep=timestep / 1000,
         guidance=told,
-        img_ids=positions(y, x).to(rows),
+        img_ids=places,
         txt_ids=torch.zeros(text.states.shape[1], 3).to(rows),
     ).sample
     return unpack(out, y, x)

@@ -10,6 +10,7 @@ from typing import Any
 from ...errors import ExportError
 from ...models.loading import load_pipeline
 from ...models.lora import load_lora
+from ...models.mmdit import network_of
 from ...params import Model
 from .proof import ROUNDING, TOLERANCE, Proof, largest, predict
 
@@ -25,17 +26,18 @@ def write_merged(fresh: Callable[[], Any], adapter: Path, out: Path) -> Proof:
     """
     folder, new = out / FOLDER, out / f".{FOLDER}"
     base = fresh()
-    before = predict(base.unet)
-    load_lora(base.unet, adapter, train=True)
-    ours = predict(base.unet)
+    network = network_of(base)
+    before = predict(network)
+    load_lora(network, adapter, train=True)
+    ours = predict(network)
     pipeline = fresh()
-    load_lora(pipeline.unet, adapter, train=False)
-    pipeline.unet.unload_lora()
+    load_lora(network_of(pipeline), adapter, train=False)
+    network_of(pipeline).unload_lora()
     try:
         shutil.rmtree(new, ignore_errors=True)
         pipeline.save_pretrained(new, safe_serialization=True)
         again = load_pipeline(Model(id=str(new), dtype="fp32", device="cpu"))
-        proof = Proof(FOLDER, "fp32", largest(ours - before), largest(predict(again.unet) - ours))
+        proof = Proof(FOLDER, "fp32", largest(ours - before), largest(predict(network_of(again)) - ours))
         check_merged(proof, largest(ours))
         shutil.rmtree(folder, ignore_errors=True)
         new.rename(folder)
