@@ -81,7 +81,10 @@ def grade(run: StageRun, round: str, params: Params, prompts: PromptFile) -> Non
         scored,
         pictures,
         pictures_text(
-            params.sample, size=(width, height), model=model_name(params.model.id), flow=policy.is_transformer
+            params.sample,
+            size=(width, height),
+            model=model_name(params.model.id),
+            flow=policy.is_transformer,
         ),
     )
 

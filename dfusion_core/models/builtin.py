@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MICROWORLD, MICROWORLD_FLOW, MICRO_CLIP = "micro-world", "micro-world-flow", "micro-clip"
-BUILT_IN = {MICROWORLD: WEIGHTS, MICROWORLD_FLOW: FLOW_WEIGHTS}
 JUDGED = (64, 64)  # height and width of the pictures that the oracle reads
+BUILT_IN = {MICROWORLD: WEIGHTS, MICROWORLD_FLOW: FLOW_WEIGHTS}
 MODEL_INDEX = "model_index.json"  # in every folder in diffusers format
 
 

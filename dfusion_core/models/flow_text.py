@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import pad
@@ -13,7 +13,10 @@ from torch.nn.functional import pad
 from ..attention.masks import ItemNotFound, item_tokens
 from ..errors import ModelError
 from ..prompts.reach import Reader, huggingface_reader
-from .text import LongPrompts, Text, token_rows
+from .text import Text, token_rows
+
+if TYPE_CHECKING:
+    from ..params import Model
 
 T5_TOKENS = {"sd3": 256, "flux": 512}  # as the pipelines of diffusers take by default
 
@@ -26,13 +29,14 @@ class FlowTextEncoder:
     one: its last states, and its pooled row.
     """
 
-    def __init__(self, pipeline: Any, long_prompts: LongPrompts = "cut") -> None:
-        if long_prompts == "chunks":
+    def __init__(self, pipeline: Any, model: Model | None = None) -> None:
+        """Raises ModelError for prompts in chunks, which nobody does with these models."""
+        self.refuses = model is not None and model.long_prompts == "refuse"
+        if model is not None and model.long_prompts == "chunks":
             raise ModelError(
-                "model.long_prompts: chunks is for the CLIP of U-Nets, and this model has a transformer.",
-                "Set model.long_prompts to cut or to refuse.",
+                f"model.long_prompts: '{model.id}' is a transformer; its prompts are not encoded in chunks.",
+                "Set model.long_prompts to cut or refuse.",
             )
-        self.refuses = long_prompts == "refuse"
         self.flux = "Flux" in type(pipeline).__name__
         names = [name for name in ("", "_2", "_3") if getattr(pipeline, f"text_encoder{name}", None) is not None]
         self.parts = [

@@ -67,6 +67,11 @@ def load_pipeline(model: Model, source: Source | None = None) -> Any:
     if source.vae is not None:
         pipeline.vae = load_vae(model, source.vae, pipeline.vae, dtype)
     if lora:
+        if part_name(network_of(pipeline)) == "transformer":
+            raise ModelError(
+                f"model.lora: '{model.id}' is a transformer, and only LoRAs of U-Nets are read here.",
+                "Set model.lora to null, and model.id to a folder of the model with that LoRA merged.",
+            )
         merge_base_lora(model, pipeline, lora, wanted)
     return pipeline
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .size import FLUX_PATCH as FLUX_PATCH
 from .text import Text
 
-FLUX_PATCH = 2  # FLUX takes squares of this side of a latent as one token; its config does not say so
 TRANSFORMERS = ("SD3Transformer2DModel", "FluxTransformer2DModel")
 
 

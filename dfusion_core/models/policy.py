@@ -43,8 +43,8 @@ class Policy:
     """A text-to-image diffusion model as a policy: p(x_{t-1} | x_t, c) of Eq. 1 with classifier-free guidance.
 
     unet: what denoises, a U-Net or a transformer. schedule: the coefficients of its process for the sampling
-    parameters. latent_size: (height, width) of latents; None: the model's own. negative_prompt: what the unconditional
-    half of guidance is told.
+    parameters. latent_size: (height, width) of latents; None: the model's own. negative_prompt: what the
+    unconditional half of guidance is told.
     """
 
     unet: Any
@@ -71,11 +71,11 @@ class Policy:
     def latent_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of a latent."""
         if self.is_transformer:
-            channels, *own_size = mmdit.latent_shape(self.unet, self.vae)
-            height, width = self.latent_size or own_size
-            return channels, height, width
-        own = int(self.unet.config.sample_size)
-        return int(self.unet.config.in_channels), *(self.latent_size or (own, own))
+            channels, *own = mmdit.latent_shape(self.unet, self.vae)
+        else:
+            channels, own = int(self.unet.config.in_channels), [int(self.unet.config.sample_size)] * 2
+        height, width = self.latent_size or own
+        return channels, height, width
 
     @property
     def picture_size(self) -> tuple[int, int]:
@@ -115,11 +115,7 @@ class Policy:
         if self.is_transformer:
             return mmdit.velocity(self.unet, rows, timestep, text, self.guidance_scale)
         out: torch.Tensor = self.unet(
-            rows,
-            timestep,
-            text.states,
-            added_cond_kwargs=self._conditions(text),
-            encoder_attention_mask=text.mask,
+            rows, timestep, text.states, added_cond_kwargs=self._conditions(text), encoder_attention_mask=text.mask
         ).sample
         return out
 
@@ -184,14 +180,9 @@ def load_policy(model: Model, sample: Sample, adapter: Path | None, *, train: bo
     pipeline = load_pipeline(model, source)
     device = pick_device(model.device)
     network = mmdit.network_of(pipeline)
-    encode = encoder_of(pipeline, model)
-    for part in (network, pipeline.vae, *(encoder for _, encoder in encode.parts)):
-        part.to(device).eval().requires_grad_(False)
-    if len(encode.parts) > 1 and pipeline.vae.config.force_upcast:  # SDXL's autoencoder overflows in fp16
-        pipeline.vae.float()
-    if device.type == "cpu":  # convolutions there are faster with channels last
-        network.to(memory_format=torch.channels_last)
-        pipeline.vae.to(memory_format=torch.channels_last)
+    is_flow = mmdit.part_name(network) == "transformer"
+    encode = FlowTextEncoder(pipeline, model) if is_flow else TextEncoder(pipeline, model.long_prompts)
+    _place(network, pipeline.vae, [encoder for _, encoder in encode.parts], device)
     if adapter is not None:
         load_lora(network, adapter, train=train)
     if train and model.gradient_checkpointing:
@@ -201,36 +192,49 @@ def load_policy(model: Model, sample: Sample, adapter: Path | None, *, train: bo
         from .compiling import compile_unet
 
         compile_unet(network)
+    check_guidance(model, sample, network)
+    size = latent_size(sample, network.config, pipeline.vae.config)
     return Policy(
         unet=network,
         vae=pipeline.vae,
         encode=encode,
         tokenizer=pipeline.tokenizer,
-        schedule=schedule_of(pipeline, model, sample),
+        schedule=schedule_of(pipeline, model, sample, size),
         guidance_scale=sample.guidance_scale,
         device=device,
-        latent_size=latent_size(sample, network.config, pipeline.vae.config),
+        latent_size=size,
         negative_prompt=sample.negative_prompt,
     )
 
 
-def encoder_of(pipeline: Any, model: Model) -> TextEncoder | FlowTextEncoder:
-    """What embeds the prompts of this pipeline. Raises ModelError."""
-    if mmdit.part_name(mmdit.network_of(pipeline)) == "transformer":
-        return FlowTextEncoder(pipeline, model.long_prompts)
-    return TextEncoder(pipeline, model.long_prompts)
+def _place(network: Any, vae: Any, encoders: Sequence[Any], device: torch.device) -> None:
+    """Frozen parts, on the device and in the form that is fast there."""
+    for part in (network, vae, *encoders):
+        part.to(device).eval().requires_grad_(False)
+    if len(encoders) > 1 and vae.config.force_upcast:  # SDXL's autoencoder overflows in fp16
+        vae.float()
+    if device.type == "cpu":  # convolutions there are faster with channels last
+        network.to(memory_format=torch.channels_last)
+        vae.to(memory_format=torch.channels_last)
 
 
-def schedule_of(pipeline: Any, model: Model, sample: Sample) -> AnySchedule:
+def check_guidance(model: Model, sample: Sample, network: Any) -> None:
+    """Raise ModelError for a negative prompt where there is no unconditional half."""
+    if sample.negative_prompt and mmdit.part_name(network) == "transformer" and mmdit.embeds_guidance(network):
+        raise ModelError(
+            f"sample.negative_prompt: '{model.id}' is told the guidance and has no half for a negative prompt.",
+            "Leave sample.negative_prompt empty.",
+        )
+
+
+def schedule_of(pipeline: Any, model: Model, sample: Sample, size: tuple[int, int]) -> AnySchedule:
     """The coefficients of the process: DDIM for a U-Net, rectified flow for a transformer. Raises ModelError."""
     network = mmdit.network_of(pipeline)
     is_flow = mmdit.part_name(network) == "transformer"
     try:
         if not is_flow:
             return ddim.schedule(pipeline.scheduler, num_steps=sample.num_steps, eta=sample.eta)
-        size = latent_size(sample, network.config, pipeline.vae.config)
-        tokens = mmdit.image_tokens(network, size)
-        return flow.schedule(pipeline.scheduler, sample.num_steps, sample.eta, tokens)
+        return flow.schedule(pipeline.scheduler, sample.num_steps, sample.eta, mmdit.image_tokens(network, size))
     except ValueError as error:
         how = "as a rectified flow" if is_flow else "by DDIM"
         remedy = (

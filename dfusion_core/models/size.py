@@ -10,39 +10,47 @@ from ..errors import ParamsError
 if TYPE_CHECKING:
     from ..params import Sample
 
+FLUX_PATCH = 2  # FLUX takes squares of this side of a latent as one token; its config does not say so
+
 
 def picture_scale(vae: Mapping[str, Any]) -> int:
     """Pixels of a latent's side: the autoencoder halves between its levels."""
     return 1 << (len(vae["block_out_channels"]) - 1)
 
 
-def latent_size(sample: Sample, unet: Mapping[str, Any], vae: Mapping[str, Any]) -> tuple[int, int]:
+def latent_size(sample: Sample, network: Mapping[str, Any], vae: Mapping[str, Any]) -> tuple[int, int]:
     """(height, width) of a latent: that of ``sample.height`` and ``sample.width``, or where they are null the model's.
 
-    unet, vae: the configurations. Raises ParamsError for a side that the U-Net cannot halve as often as it has levels,
-    or that a transformer cannot cut into its patches.
+    network, vae: the configurations, of a U-Net or a transformer. Raises ParamsError for a side that the network cannot
+    take: a U-Net halves it as often as it has levels, a transformer cuts it into patches and knows so many positions.
     """
-    own, halvings = _own_side(unet, vae)
+    own, step, most = _grid(network, vae)
     scale = picture_scale(vae)
     sides = [("sample.height", sample.height), ("sample.width", sample.width)]
     for name, side in sides:
-        if side is not None and side % (scale * halvings):
+        if side is not None and side % (scale * step):
             raise ParamsError(
-                f"{name}: must be a multiple of {scale * halvings} with this model, {scale} of its autoencoder times "
-                f"{halvings} of its network (got {side}).",
-                f"Set {name} to {_nearest(side, scale * halvings)}, or to null for the model's own {own * scale}.",
+                f"{name}: must be a multiple of {scale * step} with this model, {scale} of its autoencoder times "
+                f"{step} of its network (got {side}).",
+                f"Set {name} to {_nearest(side, scale * step)}, or to null for the model's own {own * scale}.",
+            )
+        if side is not None and most and side > most * scale:
+            raise ParamsError(
+                f"{name}: this model has positions for {most * scale} pixels (got {side}).",
+                f"Set {name} to {most * scale} or less, or to null for the model's own {own * scale}.",
             )
     height, width = (own if side is None else side // scale for _, side in sides)
     return height, width
 
 
-def _own_side(network: Mapping[str, Any], vae: Mapping[str, Any]) -> tuple[int, int]:
-    """The model's own side of a latent, and what a side must be a multiple of."""
+def _grid(network: Mapping[str, Any], vae: Mapping[str, Any]) -> tuple[int, int, int | None]:
+    """Of a network's latents: its own side, what a side is a multiple of, and the largest side if there is one."""
     if "block_out_channels" in network:
-        return int(network["sample_size"]), 1 << (len(network["block_out_channels"]) - 1)
-    if "num_single_layers" in network:  # FLUX says no size of its own, and packs squares of two by two
-        return int(vae["sample_size"]) // picture_scale(vae), 2
-    return int(network["sample_size"]), int(network["patch_size"])
+        return int(network["sample_size"]), 1 << (len(network["block_out_channels"]) - 1), None
+    if "guidance_embeds" in network:  # FLUX, whose own size is that of its autoencoder
+        return int(vae["sample_size"]) // picture_scale(vae), FLUX_PATCH, None
+    patch = int(network["patch_size"])
+    return int(network["sample_size"]), patch, int(network["pos_embed_max_size"]) * patch
 
 
 def _nearest(side: int, step: int) -> str:

@@ -12,7 +12,8 @@ from dfusion_core.attention.control import capturing
 from dfusion_core.errors import PromptsError
 from dfusion_core.models.policy import Policy, load_policy
 from dfusion_core.params.sections import Model, Sample
-from dfusion_core.testing import PROMPTS, TOKENS, tiny_sdxl
+from dfusion_core.testing import PROMPTS, tiny_sdxl
+from dfusion_core.tiny_parts import TOKENS
 
 TEXT = "a heart holding a balloon"
 LONG = " ".join(["a red circle above a blue square"] * 3 + ["and a star"])  # 24 words; a chunk has 14

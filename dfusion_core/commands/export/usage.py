@@ -18,43 +18,52 @@ DDIM = (
 
 def usage(trained: Trained, base: Base, name: str, repository: str = "") -> str:
     """Code for diffusers, and steps for the two programs if they can run the base model."""
-    sample, prompts = trained.sample, trained.prompts("train")
     if base.id == MICROWORLD_FLOW:
         return "This program alone runs the built-in transformer: it has one CLIP where diffusers' pipeline wants two."
-    pipeline, scheduler = base.pipeline, "" if base.flow else "DDIMScheduler, "
-    noise = "" if base.flow else f", eta={sample.eta}"
-    built_in, negative = base.id == MICROWORLD, sample.negative_prompt
+    code = "\n".join([*loading(trained, base), *generating(trained, base, trained.prompts("train")[0], repository)])
+    return f"diffusers:\n\n{md.fence(code, 'python')}\n\n{programs(base, name, trained.model.lora)}"
+
+
+def loading(trained: Trained, base: Base) -> list[str]:
+    """Lines that load the base model, with the autoencoder and the LoRA of the training if they were others."""
+    vae, lora, built_in = trained.model.vae, trained.model.lora, base.id == MICROWORLD
+    names = [*(["AutoencoderKL"] if vae else []), *([] if base.flow else ["DDIMScheduler"]), base.pipeline]
+    where = "WEIGHTS" if built_in else json.dumps(base.id)
+    return [
+        f"from diffusers import {', '.join(names)}",
+        *(["from dfusion_core.models.builtin import WEIGHTS"] if built_in else []),
+        "",
+        *([f"vae = AutoencoderKL.from_pretrained({json.dumps(model_name(vae))})"] if vae else []),
+        f"pipe = {base.pipeline}.from_pretrained({where}{', vae=vae' if vae else ''})",
+        *([] if base.flow else DDIM),
+        *(
+            [
+                "# the base model has this LoRA already: bring it from where it is, strength 1",
+                f"pipe.load_lora_weights({json.dumps(model_name(lora))})",
+                "pipe.fuse_lora()",
+                "pipe.unload_lora_weights()",
+            ]
+            if lora
+            else []
+        ),
+    ]
+
+
+def generating(trained: Trained, base: Base, prompt: str, repository: str) -> list[str]:
+    """Lines that load the adapter and make a picture as the training sampled."""
+    sample = trained.sample
     width, height = trained.size
-    vae, lora = trained.model.vae, trained.model.lora
-    size = f", height={height}, width={width}" if sample.height or sample.width else ""
     where = json.dumps(repository or "FOLDER_OR_REPOSITORY_OF_THIS_CARD")
-    code = "\n".join(
-        [
-            f"from diffusers import {'AutoencoderKL, ' if vae else ''}{scheduler}{pipeline}",
-            *(["from dfusion_core.models.builtin import WEIGHTS"] if built_in else []),
-            "",
-            *([f"vae = AutoencoderKL.from_pretrained({json.dumps(model_name(vae))})"] if vae else []),
-            f"pipe = {pipeline}.from_pretrained({'WEIGHTS' if built_in else json.dumps(base.id)}"
-            f"{', vae=vae' if vae else ''})",
-            *([] if base.flow else DDIM),
-            *(
-                [
-                    "# the base model has this LoRA already: bring it from where it is, strength 1",
-                    f"pipe.load_lora_weights({json.dumps(model_name(lora))})",
-                    "pipe.fuse_lora()",
-                    "pipe.unload_lora_weights()",
-                ]
-                if lora
-                else []
-            ),
-            "pipe.load_lora_weights(",
-            f"    {where}, weight_name={json.dumps(FILE)})",
-            f"image = pipe({json.dumps(prompts[0])}, num_inference_steps={sample.num_steps},",
-            *([f"             negative_prompt={json.dumps(negative)},"] if negative else []),
-            f"             guidance_scale={sample.guidance_scale}{noise}{size}).images[0]",
-        ]
-    )
-    return f"diffusers:\n\n{md.fence(code, 'python')}\n\n{programs(base, name, lora)}"
+    noise = "" if base.flow else f", eta={sample.eta}"
+    size = f", height={height}, width={width}" if sample.height or sample.width else ""
+    negative = json.dumps(sample.negative_prompt)
+    return [
+        "pipe.load_lora_weights(",
+        f"    {where}, weight_name={json.dumps(FILE)})",
+        f"image = pipe({json.dumps(prompt)}, num_inference_steps={sample.num_steps},",
+        *([f"             negative_prompt={negative},"] if sample.negative_prompt else []),
+        f"             guidance_scale={sample.guidance_scale}{noise}{size}).images[0]",
+    ]
 
 
 def programs(base: Base, name: str, lora: str | None = None) -> str:

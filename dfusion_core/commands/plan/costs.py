@@ -75,7 +75,7 @@ def count_costs(params: Everything, dtype: torch.dtype) -> Costs:
         reward_weights=networks.parameters(clip) * width,
         score_flops=counting.forward_flops(score),
         score_working=counting.working_bytes(score, clip.parameters()),
-        sizes=_sizes(params, unet, size, row, decode) | {"feature": features},
+        sizes=_sizes(params, architecture, unet, size, row, decode) | {"feature": features},
         kv=_kv(params, unet, row),
     )
 
@@ -96,6 +96,7 @@ def row_call(
 
 def _sizes(
     params: Everything,
+    architecture: Architecture,
     unet: networks.Network,
     latent: networks.Size,
     row: counting.Forward,
@@ -112,7 +113,7 @@ def _sizes(
     return {
         "state": steps + 1,
         "i": steps,
-        "channel": networks.latent_channels(unet),
+        "channel": architecture.vae["latent_channels"],
         "height": latent[0],
         "width": latent[1],
         "map_y": map_y,

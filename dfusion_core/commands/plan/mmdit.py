@@ -18,7 +18,7 @@ CLIP_TOKENS = 77
 def velocity_call(
     network: Any, size: tuple[int, int], rows: int, tokens: int, device: torch.device
 ) -> Callable[[], Tensor]:
-    """A forward of the transformer for this many rows of latents (height, width)."""
+    """A forward of the transformer for this many rows of latents of this height and width."""
     kind = {"device": device, "dtype": network.dtype}
     x = torch.zeros(rows, channels(network), *size, **kind)
     time = torch.zeros(rows, device=device)

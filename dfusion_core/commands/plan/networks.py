@@ -13,7 +13,7 @@ from torch import Tensor
 from ...errors import RewardError, did_you_mean
 from ...models.builtin import reward_source
 from ...models.lora import add_lora, keep_in_fp32
-from .mmdit import channels, text_tokens
+from .mmdit import text_tokens
 
 if TYPE_CHECKING:
     from ...models.architectures import Architecture, Config
@@ -170,11 +170,6 @@ def materialise(network: Network, device: torch.device) -> None:
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.normal_(std=0.02)
-
-
-def latent_channels(network: Network) -> int:
-    """Of a latent, of a U-Net or a transformer."""
-    return channels(network) if hasattr(network, "transformer_blocks") else int(network.config.in_channels)
 
 
 def decode_call(vae: Network, size: Size) -> Callable[[], Tensor]:

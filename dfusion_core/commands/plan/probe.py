@@ -16,7 +16,6 @@ from .devices import Device, found_device
 from .mmdit import shorten
 
 if TYPE_CHECKING:
-    from ...models.architectures import Architecture
     from ...params.sections import Everything
     from .costs import Costs
 
@@ -38,9 +37,8 @@ def measured_device(params: Everything, costs: Costs, device: torch.device, dtyp
         2 * halves * params.train.micro_batch, costs.trained_row_flops, costs.trained_row_saved, costs, device
     )
     plain, adapted = (networks.build_unet(costs.architecture, dtype, lora) for lora in (None, params.lora))
-    size = costs.latent_size
-    forward = _rate(costs.architecture, plain, rows, size, device, train=False)
-    training = _rate(costs.architecture, adapted, trained, size, device, train=True)
+    forward = _rate(costs, plain, rows, device, train=False)
+    training = _rate(costs, adapted, trained, device, train=True)
     what = (
         f"the U-Net with random weights, {rows} rows forward, {trained} rows trained"
         if rows and trained
@@ -57,24 +55,16 @@ def _rows(wanted: int, flops: int, bytes_each: int, costs: Costs, device: torch.
     return min(wanted, max(2, int(ENOUGH / flops))) if wanted * flops < LONG else 0
 
 
-def _rate(
-    architecture: Architecture,
-    unet: networks.Network,
-    rows: int,
-    size: networks.Size,
-    device: torch.device,
-    *,
-    train: bool,
-) -> float:
+def _rate(costs: Costs, unet: networks.Network, rows: int, device: torch.device, *, train: bool) -> float:
     """FLOP/s of passes of the network, or with ``rows`` 0 of one row through its first block with attention."""
-    part: networks.Network = unet
+    architecture, part = costs.architecture, unet
     if not rows:
         part = shorten(unet) if architecture.is_transformer else networks.first_block(unet)[1]
 
     def call(device: torch.device) -> Call:
         if rows or architecture.is_transformer:
-            return row_call(architecture, unet, size, max(1, rows), device)
-        return networks.block_call(unet, 1, networks.tokens_of(architecture), device, size)
+            return row_call(architecture, unet, costs.latent_size, max(1, rows), device)
+        return networks.block_call(unet, 1, networks.tokens_of(architecture), device, costs.latent_size)
 
     on_meta = call(networks.META)
     flops = counting.training_flops(on_meta) if train else counting.forward_flops(on_meta)
