@@ -57,6 +57,7 @@ PARAMS: dict[str, Any] = {
     "adopt": {"threshold": 0.2},
     "train": {"learning_rate": 1.0e-3, "inner_epochs": 2, "pairs_per_update": 4, "micro_batch": 4},
     "evaluate": {"images_per_prompt": 2, "batch_size": 4},
+    "tracking": {"to": "none"},
     "launcher": dict.fromkeys(("init", *ROUND_STAGES, "summary"), "python"),
 }
 

@@ -67,13 +67,18 @@ def load_pipeline(model: Model, source: Source | None = None) -> Any:
     if source.vae is not None:
         pipeline.vae = load_vae(model, source.vae, pipeline.vae, dtype)
     if lora:
-        if part_name(network_of(pipeline)) == "transformer":
-            raise ModelError(
-                f"model.lora: '{model.id}' is a transformer, and only LoRAs of U-Nets are read here.",
-                "Set model.lora to null, and model.id to a folder of the model with that LoRA merged.",
-            )
+        check_takes_lora(model, pipeline)
         merge_base_lora(model, pipeline, lora, wanted)
     return pipeline
+
+
+def check_takes_lora(model: Model, pipeline: Any) -> None:
+    """Raise ModelError for a transformer."""
+    if part_name(network_of(pipeline)) == "transformer":
+        raise ModelError(
+            f"model.lora: '{model.id}' is a transformer, and only LoRAs of U-Nets are read here.",
+            "Set model.lora to null, and model.id to a folder of the model with that LoRA merged.",
+        )
 
 
 def check_kind(model: Model, pipeline: Any) -> None:

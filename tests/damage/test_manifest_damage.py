@@ -33,6 +33,7 @@ def test_every_byte(whole: bytes) -> None:
     assert read_manifest(FILE.parent) == json.loads(whole)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("length", [0, 1, 0.5, 0.99])
 def test_the_end_is_missing(whole: bytes, length: float) -> None:
     put(FILE, whole[: int(length if length == 1 else length * len(whole))])
@@ -40,6 +41,7 @@ def test_the_end_is_missing(whole: bytes, length: float) -> None:
         read_manifest(FILE.parent)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "change",
     [

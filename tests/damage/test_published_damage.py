@@ -56,7 +56,7 @@ def refused(stage: str, round: str, folder: str, name: str) -> None:
     assert files_of(Path("runs")) == before
 
 
-@pytest.mark.few(9)
+@pytest.mark.few(3)
 @pytest.mark.parametrize("damage", ALL)
 @pytest.mark.parametrize("folder", READERS)
 def test_every_file_in_every_way(project: Path, finished: Path, folder: str, damage: Damage) -> None:
@@ -74,6 +74,7 @@ def test_every_file_in_every_way(project: Path, finished: Path, folder: str, dam
         mend(finished, file)
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize(("folder", "stage", "round"), [(f, *r) for f, readers in READERS.items() for r in readers])
 def test_every_reader(project: Path, folder: str, stage: str, round: str) -> None:
     """Each of the stages that read an output, with one bit of its largest file turned over."""
@@ -116,7 +117,7 @@ def test_the_outputs_of_two_rounds_in_each_others_place(project: Path, capsys: p
     assert "score r00: is made again, because " in capsys.readouterr().out
 
 
-@pytest.mark.few(4)
+@pytest.mark.few(3)
 @pytest.mark.parametrize("damage", [cut, delete, flip_any])
 @pytest.mark.parametrize("stage", ["sample", "score", "extract", "fuse", "adopt", "train", "evaluate"])
 def test_a_damaged_output_of_ones_own_is_made_again(

@@ -81,6 +81,7 @@ def test_a_part_damaged_while_the_stage_runs(
     assert content(Path("runs/r00/sample")) == content(finished / "runs/r00/sample")
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("damage", [flip_any, cut])
 def test_a_damaged_state_of_training(
     project: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damage: Any

@@ -16,6 +16,7 @@ OUTPUT = Path("runs/r00/score")
 def under_dvc(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The finished tiny project, with `score` run by DVC, which has deleted its output before."""
     run("code")  # whose digests a stage under DVC looks for
+    run("prompts")
     monkeypatch.setenv("DVC_STAGE", "score@r00")
     forget("score")
     run("score")

@@ -107,6 +107,7 @@ def mask_of(reference: list[Half]) -> Tensor:
     return mask
 
 
+@pytest.mark.few(1)
 @torch.no_grad()
 def test_guided_forward_and_captured_maps(case: Case, reference: list[Half]) -> None:
     """Eq. (4): reading the maps changes no bit; the map is the mean over heads and modules of the explicit softmax."""

@@ -90,7 +90,7 @@ def log_prob(update: int) -> Callable[[Patch], None]:
                 result[-1] = NAN
 
         patch.setattr(
-            "dfusion_core.training.trainer.ddim.log_prob", at_call(0 if update == 0 else 5, ddim.log_prob, spoil)
+            "dfusion_core.models.policy.steps.log_prob", at_call(0 if update == 0 else 5, ddim.log_prob, spoil)
         )
 
     return broken
@@ -143,7 +143,7 @@ IN_MEMORY: dict[str, tuple[str, Callable[[Patch], None], str]] = {
 }
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("case", IN_MEMORY)
 def test_a_number_goes_bad_in_memory(project: Path, finished: Path, monkeypatch: Patch, case: str) -> None:
     stage, spoil, message = IN_MEMORY[case]
@@ -221,6 +221,7 @@ IN_A_FILE: dict[str, tuple[str, str, str, Callable[[Path], None], type[DFusionEr
 }
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("case", IN_A_FILE)
 def test_a_number_is_bad_in_a_file_of_the_round_before(project: Path, finished: Path, case: str) -> None:
     stage, broken, file, spoil, kind, message = IN_A_FILE[case]

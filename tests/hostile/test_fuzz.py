@@ -177,7 +177,7 @@ def outcome(target: Target) -> str:
     return "read"
 
 
-@pytest.mark.few(6)
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.filterwarnings("ignore")  # a parser's remarks on what it was given
 def test_broken_input_is_refused_by_name(project: Path, name: str) -> None:

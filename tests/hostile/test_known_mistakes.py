@@ -67,6 +67,7 @@ def doctor() -> dict[str, dict[str, str]]:
     return {one["name"]: one for one in json.loads(done.stdout[done.stdout.index("{") :])["checks"]}
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("case", MODELS)
 def test_a_model_is_refused_at_init_and_in_doctor(
     workspace: Path, case: str, capfd: pytest.CaptureFixture[str]
@@ -120,6 +121,7 @@ def test_a_plug_in_that_fails_is_named(workspace: Path, monkeypatch: pytest.Monk
     assert "not foreseen" not in found["remedy"]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", [".dfusion", "runs"])
 def test_a_file_in_the_place_of_a_folder(workspace: Path, name: str) -> None:
     tiny_params(workspace)

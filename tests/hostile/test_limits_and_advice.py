@@ -74,6 +74,7 @@ def dfusion(*arguments: str) -> Result:
     return CliRunner().invoke(app, arguments)
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize(("key", "value"), LIMITS, ids=[f"{key}={value}" for key, value in LIMITS])
 def test_a_value_beyond_its_limit_is_named(workspace: Path, key: str, value: Any) -> None:
     write(key, value)

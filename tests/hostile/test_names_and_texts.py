@@ -36,6 +36,7 @@ def dfusion(*arguments: str) -> Result:
 # --- names ---
 
 
+@pytest.mark.few(7)
 @pytest.mark.parametrize("round", OUTSIDE)
 @pytest.mark.parametrize("stage", ROUND_STAGES)
 def test_a_round_outside(project: Path, stage: str, round: str) -> None:
@@ -220,6 +221,7 @@ def evil(project: Path) -> Path:
     return project
 
 
+@pytest.mark.slow
 def test_a_prompt_is_text_in_everything_that_is_written(evil: Path) -> None:
     """Report, model card, picture: the prompt is to be read there, word by word, and does nothing."""
     assert read_stage("sample", "r00").table("images").prompt[0] == SHOWN

@@ -111,6 +111,7 @@ def test_the_round_before(project: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         run("sample", "r01")
 
 
+@pytest.mark.slow
 def test_the_second_output_of_a_command(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`extract` has published its masks; DVC would record what they do not have when `kv` is done as well."""
     for stage in ("extract", "kv"):
@@ -131,6 +132,7 @@ def test_the_second_output_of_a_command(project: Path, monkeypatch: pytest.Monke
     assert not Path("runs/r00/kv").exists()
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("stage", "file"),
     [
@@ -194,6 +196,7 @@ def exchange(folder: Path, other: Path) -> None:
     Path("away").rename(other)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("back", [False, True])
 def test_an_input_is_swapped_for_that_of_another_run(
     other_sample: Path, monkeypatch: pytest.MonkeyPatch, back: bool

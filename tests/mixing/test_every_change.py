@@ -114,7 +114,7 @@ def finish(run: StageRun) -> list[float]:
         return [float(value) for value in run.collect("_made_by")]
 
 
-@pytest.mark.few(12)
+@pytest.mark.few(6)
 @pytest.mark.parametrize(("stage", "key"), DECLARED)
 def test_a_parameter_that_the_stage_declares(
     workspace: Path, capsys: pytest.CaptureFixture[str], stage: str, key: str

@@ -55,6 +55,7 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("stage", "section", "size"),
     [("sample", "sample", 3), ("score", "reward", 3), ("fuse", "fuse", 3), ("evaluate", "evaluate", 3)],
@@ -67,6 +68,7 @@ def test_batch_sizes(project: Path, stage: str, section: str, size: int) -> None
     assert found and all(value <= (SHADE if name == "picture" else FP32) for name, value in found.items()), found
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("keep_kv", ["none", 1])
 def test_keys_and_values_stored_or_not(project: Path, keep_kv: str | int) -> None:
     """One of two references of a batch: then both are recomputed, as with none."""
@@ -78,6 +80,7 @@ def test_keys_and_values_stored_or_not(project: Path, keep_kv: str | int) -> Non
     assert found["x"] <= FP32 and found["picture"] <= SHADE, found
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("micro_batch", [1, 3])
 def test_micro_batches(project: Path, micro_batch: int) -> None:
     before = adapter("r00")

@@ -77,6 +77,7 @@ def test_wrong_usage(arguments: tuple[str, ...]) -> None:
     assert done.stdout == "loaded:\n"
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("stage", ["init", "sample", "score", "train", "evaluate", "summary"])
 def test_mistakes_in_params_are_found_before_anything_is_loaded(stage: str, tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("algo: ddop\nsample: {num_step: 20}\n")

@@ -57,6 +57,7 @@ def test_the_projects_own_code_and_other_folders_need_no_note(checkout: Path, mo
     assert other_code() is not None
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("arguments", [("-m", "stages", "code"), ("-m", "stages.sample", "r00")])
 @pytest.mark.parametrize("package", ["typer", "pydantic"])
 def test_a_package_that_is_not_installed(checkout: Path, arguments: tuple[str, ...], package: str) -> None:

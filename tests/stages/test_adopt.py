@@ -77,6 +77,7 @@ def test_some_are_adopted_and_some_are_not(project: Path, capsys: pytest.Capture
     assert capsys.readouterr().out == "adopt r00: 2 of 4 targets adopted.\n"
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("kind", ["dfusion", "naive", "same_noise", "inversion"])
 def test_all_kinds_of_pairs_have_the_same_columns(project: Path, kind: str) -> None:
     change(pairs=kind)

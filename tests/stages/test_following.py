@@ -80,6 +80,7 @@ class Stopped(Exception):
     pass
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("to", READERS)
 def test_curves_of_a_run_that_was_stopped(project: Path, to: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped after the first update it shows that one; gone on with, every update once; and results are the same."""

@@ -80,6 +80,7 @@ def test_sdxl_takes_the_first_chunks_pooled_output(tmp_path: Path) -> None:
     assert not text.states[1].any()
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("how", ["cut", "refuse", "chunks"])
 def test_the_stage_says_what_becomes_of_it(how: str, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from dfusion_core.params.strict_yaml import dump_yaml

@@ -35,6 +35,7 @@ def test_noise_is_that_of_diffusers(tmp_path: Path, write: Callable[[Path], Path
     assert not torch.allclose(found, plain.predict_noise(x, 0, plain.embed(["a heart"])), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_round_and_its_export(project: Path) -> None:
     """Training replays the log-probs of sampling, which it refuses to do with another unconditional half."""
     change(sample={"negative_prompt": NEGATIVE})

@@ -38,6 +38,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_round_of_wide_pictures(wide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(wide)
     assert array("sample", "x").shape[2:] == (4, HIGH // 2, WIDE // 2)
@@ -101,6 +102,7 @@ def test_sdxl_is_told_height_before_width(tmp_path: Path) -> None:
     assert not torch.allclose(found, square.predict_noise(x, 0, square.embed(["a heart"])), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_plan_counts_the_size(wide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(wide)
     params = load_everything()

@@ -47,12 +47,13 @@ def counted() -> Iterator[dict[str, int]]:
         AutoencoderKL.decode = decode
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
         {},
         *(
-            pytest.param(one, marks=pytest.mark.slow, id=str(one))
+            pytest.param(one, id=str(one))
             for one in [
                 {"extract": {"keep_kv": 2}, "fuse": {"batch_size": 2}},  # those of the first prompt, not of the second
                 {"extract": {"keep_kv": "none"}, "fuse": {"last_t": 2}, "train": {"last_t": 2}},

@@ -301,6 +301,7 @@ def test_numbers_stay_in_one_line() -> None:
     assert found.count('<td class="number">') == 2 and "<td>r00</td>" in found
 
 
+@pytest.mark.slow
 def test_it_says_which_commit_records_the_run(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """That of dvc.lock, as long as dvc.lock is what was committed."""
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(project.parent))

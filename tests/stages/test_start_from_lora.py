@@ -75,6 +75,7 @@ def loaded(model: Path, lora: Path | None, dtype: str = "fp32") -> Policy:
     return load_policy(given, Sample(num_steps=4), None)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("kind", ["diffusers", "kohya", "peft"])
 @pytest.mark.parametrize("write", [tiny_model, tiny_sdxl])
 def test_every_kind_of_file(tmp_path: Path, write: Any, kind: str) -> None:
@@ -119,6 +120,7 @@ def test_one_that_does_not_fit(tmp_path: Path) -> None:
         assert "model.lora" in str(caught.value) and said in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_run_and_its_whole_model(project: Path) -> None:
     """The base with the LoRA is the reference; its file is pinned; the card names it; the whole model is the policy."""
     shutil.copy(written(project / "model", project / "lora", "kohya"), "style.safetensors")

@@ -65,6 +65,7 @@ def row_of(output: str, item: str) -> list[str]:
     return next(row for row in rows if row[1] == item)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("round", ["", "r00"])
 def test_proposals_are_otsus_on_the_maps_of_eq_4(project: Path, round: str) -> None:
     output = command("--images", "3", "--limit", "1", *(["--round", round] if round else []))

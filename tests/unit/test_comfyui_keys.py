@@ -101,6 +101,7 @@ def test_the_names_here_are_those_of_original_checkpoints(model: str) -> None:
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("model", MODELS)
 def test_every_key_is_found_and_merging_gives_the_adapter(model: str, tmp_path: Path) -> None:
     adapter, plain = trained(model), fresh(model).unet

@@ -79,6 +79,7 @@ def test_captured_maps_cost_a_thousandth() -> None:
     assert captured <= 1.001 * plain
 
 
+@pytest.mark.slow
 def test_sampling_makes_what_diffusers_makes(tiny: RandomSD) -> None:
     results = sampling(Bench(tiny, SHORT, CPU))
     for result in results:
@@ -217,4 +218,4 @@ def test_sides_are_interleaved_and_counted() -> None:
 
 def test_every_gate_is_listed() -> None:
     assert tuple(f"P{number}" for number in range(1, 17)) == DEFAULT
-    assert set(GATES) - set(DEFAULT) == {"P17", "startup", "imports", "graph", "images"}
+    assert set(GATES) - set(DEFAULT) == {"P17", "startup", "imports", "graph", "graph300", "images"}

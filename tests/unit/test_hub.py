@@ -164,6 +164,7 @@ def test_a_name_that_the_hub_does_not_know(tmp_path: Path, hub: tuple[str, type[
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_variant_of_the_hub(tmp_path: Path, hub: tuple[str, type[Hub]]) -> None:
     done = stage(project(tmp_path / "project", variant="fp16"), "init", HF_ENDPOINT=hub[0])
     assert done.returncode == 1 and "model.variant: text_encoder" not in done.stdout

@@ -55,6 +55,7 @@ def dfusion(*arguments: str) -> Result:
     return CliRunner().invoke(app, arguments)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("path", ["r00/sample", "runs/r00/sample", "runs/r00/sample/arrays.zarr"])
 def test_a_tree_shows_dimensions_types_units_and_values(published: Path, path: str) -> None:
     lines = dfusion("inspect", path).output
@@ -65,6 +66,7 @@ def test_a_tree_shows_dimensions_types_units_and_values(published: Path, path: s
     assert "adapter/w.bin" in lines
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("path", ["r00/sample/x", "runs/r00/sample/arrays.zarr/x", "r00/sample/arrays.zarr/x"])
 def test_one_array(published: Path, path: str) -> None:
     lines = dfusion("inspect", path).output
@@ -72,6 +74,7 @@ def test_one_array(published: Path, path: str) -> None:
     assert "log_prob" not in lines
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("path", "name", "rows", "size"),
     [

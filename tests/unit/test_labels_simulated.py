@@ -42,6 +42,7 @@ def taus(pictures: int, prompts: int, kind: str = PAIR, share: float = 1.0) -> l
     ]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("pictures", [4, 8, 12, 16])
 def test_enough_is_enough(pictures: int) -> None:
     found = taus(pictures, prompts=60 if pictures < 8 else 24)

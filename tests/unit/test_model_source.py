@@ -94,7 +94,7 @@ def test_nothing_of_that_name(name: str) -> None:
     "kind, said",
     [
         ("StableDiffusionInpaintPipeline", "is a StableDiffusionInpaintPipeline, and this program knows"),
-        ("FluxPipeline", "is a FluxPipeline"),
+        ("PixArtAlphaPipeline", "is a PixArtAlphaPipeline"),
     ],
 )
 def test_another_kind_of_model(tmp_path: Path, kind: str, said: str) -> None:

@@ -84,6 +84,7 @@ def end(process: subprocess.Popen[str], number: signal.Signals, within: float = 
     return process.wait(timeout=within)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stage_with_left_over_variables(workspace: Path, port: int, number: signal.Signals) -> None:
     """As Kubeflow and SLURM scripts leave them: says for whom it waits and how to run alone; ends within 2 s."""

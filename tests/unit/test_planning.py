@@ -53,6 +53,7 @@ def test_the_papers_round(sd21: tuple[Any, Costs]) -> None:
     assert 51_200 * costs.trained_row_flops == pytest.approx(91.06e15, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_training_fits_24_gb_at_micro_batch_4(sd21: tuple[Any, Costs]) -> None:
     params, costs = sd21
     memory = stage_memory(params, costs)["train"]

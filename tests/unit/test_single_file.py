@@ -167,6 +167,7 @@ def parameters(make: Callable[[], torch.nn.Module]) -> int:
         return sum(p.numel() for p in make().parameters())
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     "family, unet, text",
     [
