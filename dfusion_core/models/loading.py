@@ -26,13 +26,7 @@ LATENT_CHANNELS = 4
 
 def load_pipeline(model: Model, source: Source | None = None) -> Any:
     """The model's pipeline, Stable Diffusion 1.x, 2.x, XL or 3.x or FLUX, on the CPU. Raises ModelError."""
-    import diffusers
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
-    diffusers_logging.set_verbosity_error()  # it would advise to train what `check_whole` refuses
+    _be_quiet()
     source = source or locate(model)
     device = pick_device(model.device)
     check_device(model, device)
@@ -40,21 +34,9 @@ def load_pipeline(model: Model, source: Source | None = None) -> Any:
     lora = lora_files(model)
     dtype = torch.float32 if lora else wanted  # weights of 16 bits are too coarse for the sum
     try:
-        if source.is_single_file:
-            pipeline = load_single_file(source.path, model, dtype)
-        else:
-            kind = pipeline_kind(model, source.path)
-            check_configs(source.path, source.files)
-            for part in sorted({name.split("/")[0] for name in source.files if name.startswith("tokenizer")}):
-                check_vocabulary(model, part, source)
-            pipeline = getattr(diffusers, kind).from_pretrained(
-                source.path,
-                variant=model.variant,
-                dtype=dtype,
-                use_safetensors=True,
-                local_files_only=True,
-                **pipeline_arguments(kind, source.path),
-            )
+        pipeline = (
+            load_single_file(source.path, model, dtype) if source.is_single_file else _folder(model, source, dtype)
+        )
     except ModelError:
         raise
     except Exception as error:  # what a damaged or foreign file makes diffusers raise is of any kind
@@ -70,6 +52,34 @@ def load_pipeline(model: Model, source: Source | None = None) -> Any:
         check_takes_lora(model, pipeline)
         merge_base_lora(model, pipeline, lora, wanted)
     return pipeline
+
+
+def _be_quiet() -> None:
+    """No progress bars, and no advice to train what `check_whole` refuses."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    diffusers_logging.set_verbosity_error()
+
+
+def _folder(model: Model, source: Source, dtype: torch.dtype) -> Any:
+    """The pipeline in a folder in diffusers format, whose configurations and vocabularies are checked before."""
+    import diffusers
+
+    kind = pipeline_kind(model, source.path)
+    check_configs(source.path, source.files)
+    for part in sorted({name.split("/")[0] for name in source.files if name.startswith("tokenizer")}):
+        check_vocabulary(model, part, source)
+    return getattr(diffusers, kind).from_pretrained(
+        source.path,
+        variant=model.variant,
+        dtype=dtype,
+        use_safetensors=True,
+        local_files_only=True,
+        **pipeline_arguments(kind, source.path),
+    )
 
 
 def check_takes_lora(model: Model, pipeline: Any) -> None:
