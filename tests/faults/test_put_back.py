@@ -39,6 +39,7 @@ def test_it_is_put_back_and_takes_no_space(under_dvc: Path, capsys: pytest.Captu
     assert content(OUTPUT) == whole and manifest.stat().st_ino == inode
 
 
+@pytest.mark.slow
 def test_the_next_stage_forgets_it(under_dvc: Path) -> None:
     forget("extract")
     forget("kv")

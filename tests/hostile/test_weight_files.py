@@ -105,6 +105,7 @@ ADAPTERS = {
 }
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("case", ADAPTERS)
 def test_an_adapter_that_is_none(project: Path, case: str) -> None:
     forget("sample", "r01")
@@ -121,6 +122,7 @@ MOMENTS = {
 }
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("case", MOMENTS)
 def test_moments_that_do_not_fit(project: Path, case: str) -> None:
     forget("train", "r01")

@@ -152,6 +152,7 @@ def test_files(project: Path, monkeypatch: pytest.MonkeyPatch, stage: str, file:
     assert not Path("runs/r00", stage).exists()
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("stage", ["sample", "evaluate"])
 def test_texts(project: Path, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
     forget(stage)

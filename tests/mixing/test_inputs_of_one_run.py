@@ -103,6 +103,7 @@ def test_parameters_that_an_input_was_not_made_with(
     assert "dvc repro -f -s" in caught.value.hint and f"put {key} back" in caught.value.hint
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     "changes", [{"sample": {"batch_size": 1}}, {"fuse": {"batch_size": 1}}, {"model": {"device": "cpu"}}]
 )

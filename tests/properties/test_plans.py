@@ -23,6 +23,7 @@ ALWAYS = settings(derandomize=True, deadline=None, database=None, max_examples=1
 # --- seeds ---
 
 
+@pytest.mark.slow
 def test_no_seed_twice_in_a_million() -> None:
     """Of neighbouring runs, rounds, prompts and samples, twins included: by chance one collision in ten million such
     sets (a million squared over 2 * 2^63 is 5e-8). With `seed + index`, the usual way, image 1 of run 0 would be

@@ -85,6 +85,7 @@ def test_differences_and_lengths_by_hand() -> None:
     assert scaled([torch.zeros(2)], 1.0)[0].tolist() == [0.0, 0.0]
 
 
+@pytest.mark.slow
 def test_the_table(project: Path) -> None:
     """Six directions; a length of zero changes nothing, another one does; the adapter on disk stays."""
     weights = Path("runs/init/train/adapter/pytorch_lora_weights.safetensors").read_bytes()

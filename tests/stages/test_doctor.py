@@ -535,6 +535,7 @@ def test_the_micro_world_in_a_minute(workspace: Path, monkeypatch: pytest.Monkey
     assert sum(one["seconds"] for one in report.values()) < 60
 
 
+@pytest.mark.slow
 def test_a_timestep_that_outweighs_the_others(sound: Path) -> None:
     """At T = 20 the log-prob's gradient is 5.4 at t = 2, at most 1.1 elsewhere; what is advised mends it."""
     change(sample={"num_steps": 20}, train={"timestep_weight": "none"})

@@ -207,6 +207,7 @@ def test_the_last_finished_round_is_the_default(project: Path) -> None:
         read_trained("r7")
 
 
+@pytest.mark.slow
 def test_an_adapter_that_learned_nothing(project: Path) -> None:
     change(train={"learning_rate": 1e-30})
     for stage in ("train", "evaluate"):

@@ -168,6 +168,7 @@ def test_naive_pairs_are_not_fused(project: Path) -> None:
     assert data.count == 0 and data.names == []
 
 
+@pytest.mark.slow
 def test_a_nan_is_located_and_nothing_is_published(
     project: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

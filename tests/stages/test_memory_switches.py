@@ -38,6 +38,7 @@ def gradients(policy: Policy) -> list[torch.Tensor]:
     return [p.grad for p in trainable(policy.unet).values() if p.grad is not None]
 
 
+@pytest.mark.slow
 def test_checkpoints_and_attention_control(project: Path) -> None:
     plain = gradients(policy_of("r00", train=True))
     change(model={"gradient_checkpointing": True})

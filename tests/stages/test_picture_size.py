@@ -49,6 +49,7 @@ def test_a_round_of_wide_pictures(wide: Path, monkeypatch: pytest.MonkeyPatch) -
     assert (read_stage("train", "r00").table("updates").gradient_norm > 0).all()
 
 
+@pytest.mark.slow
 def test_fusion_takes_rows_and_columns_in_their_order(wide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stored keys and values, and those computed in lock-step, are fused by the same mask; and where the mask has only
     the left half, targets follow their references there."""

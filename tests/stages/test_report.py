@@ -228,7 +228,7 @@ def test_prompts_are_escaped(project: Path) -> None:
     assert "<script" not in found and "&lt;script&gt;alert(1)&lt;/script&gt;" in found
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("pairs", ["naive", "same_noise"])
 def test_runs_without_targets(project: Path, pairs: str) -> None:
     change(pairs=pairs)

@@ -171,7 +171,7 @@ def test_a_variant_of_the_hub(tmp_path: Path, hub: tuple[str, type[Hub]]) -> Non
     assert "has no safetensors of the variant fp16: there is unet/diffusion_pytorch_model.bin" in done.stderr
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("offline", ["0", "1"])
 def test_nobody_answers(tmp_path: Path, offline: str) -> None:
     """A port that is closed, or offline mode: a message within seconds that says what to do."""

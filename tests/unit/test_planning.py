@@ -62,6 +62,7 @@ def test_training_fits_24_gb_at_micro_batch_4(sd21: tuple[Any, Costs]) -> None:
     assert memory.largest(24 * GIB) == 6
 
 
+@pytest.mark.slow
 def test_keys_and_values_of_a_reference(sd21: tuple[Any, Costs]) -> None:
     """K and V of ten modules have 13,926,400 numbers a row and step; 18 steps, two halves, four bytes."""
     from dfusion_core.commands.plan.disk import count_disk

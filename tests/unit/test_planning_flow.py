@@ -37,6 +37,7 @@ def test_published_sizes(name: str, family: str, count: float, tokens: int) -> N
     assert row_call(architecture, shorten(network), (128, 128))().shape == (1, 16, 128, 128)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("make", "last", "halves"), [(tiny_sd3, "block_2", 2), (tiny_flux, "single_1", 1)])
 def test_a_folder_is_counted_as_it_is_loaded(make, last: str, halves: int, workspace: Path) -> None:  # type: ignore[no-untyped-def]
     make(workspace / "model")

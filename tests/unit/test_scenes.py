@@ -78,6 +78,7 @@ def test_near_misses() -> None:
     assert "the circle above the star" in misses and "the circle below the star" not in misses
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("composition", COMPOSITIONS)
 @pytest.mark.parametrize("seed", range(3))
 def test_masks_are_visible_inside_and_apart(seed: int, composition: str) -> None:
