@@ -34,6 +34,12 @@ def covers(dep: str, file: str) -> bool:
     return file == dep or file.startswith(f"{dep}/")
 
 
+def test_dvc_finds_no_other_pipeline() -> None:
+    """It reads every dvc.yaml below its root, and runs none where it cannot read one of them."""
+    found = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("*/**/dvc.yaml") if ".venv" not in path.parts}
+    assert found == {"dfusion_core/microworld/pretrain/dvc.yaml"}
+
+
 def test_every_stage_file_is_in_the_pipeline() -> None:
     files = {path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__", "__main__", "code"}
     assert {file_of(stage).stem for stage in STAGES} == files

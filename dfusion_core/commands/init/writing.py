@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[2]
 TEMPLATE = Path(__file__).parent / "template"
 IGNORED = (".gitignore", ".dvcignore")  # lines are added to those that are there
 PIPELINE = "dvc.yaml"
+TEMPLATES = {PIPELINE: "pipeline.yaml"}  # DVC takes every dvc.yaml of a clone for a pipeline to run
 
 
 def project_files() -> dict[str, str]:
@@ -19,11 +20,15 @@ def project_files() -> dict[str, str]:
     prompts = sorted((PACKAGE / "prompts").glob("*.yaml"))
     params = (PROFILES / "micro.yaml").read_text(encoding="utf-8")
     return {
-        **{name: (TEMPLATE / name.removeprefix(".")).read_text(encoding="utf-8") for name in (*IGNORED, PIPELINE)},
+        **{name: _template(TEMPLATES.get(name, name.removeprefix("."))) for name in (*IGNORED, PIPELINE)},
         "params.yaml": params.replace("file: dfusion_core/prompts/", "file: prompts/"),
-        "labels/README.md": (TEMPLATE / "labels.md").read_text(encoding="utf-8"),
+        "labels/README.md": _template("labels.md"),
         **{f"prompts/{path.name}": path.read_text(encoding="utf-8") for path in prompts},
     }
+
+
+def _template(name: str) -> str:
+    return (TEMPLATE / name).read_text(encoding="utf-8")
 
 
 def write_files(folder: Path) -> list[str]:
