@@ -7,12 +7,14 @@ bit-identical to those of diffusers' stock processors when the product is the us
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from .processor import Product
+from .processor import Product, split_heads
+
+Heads: TypeAlias = tuple[Tensor, Tensor, Tensor]  # Q, K, V: (row, head, token, channel)
 
 
 class HookedJointAttention:
@@ -34,7 +36,7 @@ class HookedJointAttention:
         parts = [_image_heads(attn, hidden_states)]
         if encoder_hidden_states is not None:
             parts.append(_text_heads(attn, encoder_hidden_states))
-        Q, K, V = (torch.cat(same, dim=2) if len(same) > 1 else same[0] for same in zip(*parts, strict=True))
+        Q, K, V = _joined(parts)
         out = self.product(Q, K, V, attention_mask).transpose(1, 2).flatten(2).to(Q.dtype)
         of_image, text = out[:, : hidden_states.shape[1]], out[:, hidden_states.shape[1] :]
         image: Tensor = attn.to_out[1](attn.to_out[0](of_image))  # projection, dropout
@@ -65,7 +67,7 @@ class HookedFluxAttention:
         parts = [_image_heads(attn, hidden_states)]
         if encoder_hidden_states is not None:
             parts.insert(0, _text_heads(attn, encoder_hidden_states))
-        Q, K, V = (torch.cat(same, dim=2) if len(same) > 1 else same[0] for same in zip(*parts, strict=True))
+        Q, K, V = _joined(parts)
         if image_rotary_emb is not None:
             Q, K = (apply_rotary_emb(x, image_rotary_emb, sequence_dim=2) for x in (Q, K))
         out = self.product(Q, K, V, attention_mask).transpose(1, 2).flatten(2).to(Q.dtype)
@@ -75,19 +77,20 @@ class HookedFluxAttention:
         return attn.to_out[1](attn.to_out[0](image.contiguous())), attn.to_add_out(text.contiguous())
 
 
-def _image_heads(attn: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    Q, K, V = (_split(project(x), attn.heads) for project in (attn.to_q, attn.to_k, attn.to_v))
+def _image_heads(attn: Any, x: Tensor) -> Heads:
+    Q, K, V = (split_heads(project(x), attn.heads) for project in (attn.to_q, attn.to_k, attn.to_v))
     return _normed(attn.norm_q, Q), _normed(attn.norm_k, K), V
 
 
-def _text_heads(attn: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    Q, K, V = (_split(project(x), attn.heads) for project in (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj))
+def _text_heads(attn: Any, x: Tensor) -> Heads:
+    Q, K, V = (split_heads(project(x), attn.heads) for project in (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj))
     return _normed(attn.norm_added_q, Q), _normed(attn.norm_added_k, K), V
 
 
-def _split(x: Tensor, heads: int) -> Tensor:
-    """(row, token, head*channel) -> (row, head, token, channel)."""
-    return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
+def _joined(parts: list[Heads]) -> Heads:
+    """Q, K and V of the whole sequence."""
+    Q, K, V = (torch.cat(same, dim=2) if len(same) > 1 else same[0] for same in zip(*parts, strict=True))
+    return Q, K, V
 
 
 def _normed(norm: Any, x: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ class HookedAttention:
         elif attn.norm_cross:
             source = attn.norm_encoder_hidden_states(source)
 
-        Q, K, V = (_split_heads(y, attn.heads) for y in (attn.to_q(x), attn.to_k(source), attn.to_v(source)))
+        Q, K, V = (split_heads(y, attn.heads) for y in (attn.to_q(x), attn.to_k(source), attn.to_v(source)))
         Q = Q if attn.norm_q is None else attn.norm_q(Q)
         K = K if attn.norm_k is None else attn.norm_k(K)
         out = self.product(Q, K, V, bias)
@@ -67,7 +67,7 @@ def with_kv(hook: Hook) -> Product:
     return product
 
 
-def _split_heads(x: Tensor, heads: int) -> Tensor:
+def split_heads(x: Tensor, heads: int) -> Tensor:
     """(row, token, head*channel) -> (row, head, token, channel)."""
     return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
 

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -222,5 +223,10 @@ def next_commands(name: str, chosen: Chosen) -> str:
         ("dfusion report", "the whole run on one page"),
         *paper,
     ]
+    return listed_commands(commands)
+
+
+def listed_commands(commands: Sequence[tuple[str, str]]) -> str:
+    """What to type next, each with what it is for."""
     width = max(len(command) for command, _ in commands)
     return "Next:\n" + "\n".join(f"  {command:<{width}}  # {about}" for command, about in commands)

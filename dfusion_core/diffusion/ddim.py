@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .tables import at_least_fp32, rows, take
+from .tables import Steps, at_least_fp32, rows, take
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 # Where a scheduler's file does not say these, they are a default of its class, for its own way of sampling
@@ -22,7 +22,7 @@ LEFT_OPEN = frozenset({"timestep_spacing", "steps_offset", "clip_sample", "set_a
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Schedule(Steps):
     """Per-step coefficients of Eq. (1), float64 on the CPU; entry i belongs to the step x_{T-i} -> x_{T-i-1}.
 
     timesteps (T,) int64: what the U-Net is told. abar_t, abar_prev (T,): cumulative signal variance before
@@ -35,21 +35,6 @@ class Schedule:
     std: Tensor
     eta: float
     prediction_type: str
-
-    @property
-    def num_steps(self) -> int:
-        """T."""
-        return len(self.timesteps)
-
-    def step_index(self, t: int) -> int:
-        """Array index i = T - t of the paper's step t (T..1)."""
-        if not 1 <= t <= self.num_steps:
-            raise ValueError(f"step t = {t} is outside {self.num_steps}..1")
-        return self.num_steps - t
-
-    def std_at(self, i: int | Tensor, like: Tensor) -> Tensor:
-        """std of step i, shaped to multiply `like` (batch, channel, y, x)."""
-        return take(self.std, i, like)
 
 
 def schedule(scheduler: Any, num_steps: int, eta: float) -> Schedule:

@@ -19,14 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .tables import at_least_fp32, take
+from .tables import Steps, at_least_fp32, take
 
 LAST_SIGMA = 0.03  # where the last step ends: about the noise that DDIM leaves in an image of Stable Diffusion
 OTHER_PATHS = ("invert_sigmas", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "stochastic_sampling")
 
 
 @dataclass(frozen=True)
-class FlowSchedule:
+class FlowSchedule(Steps):
     """Per-step coefficients, float64 on the CPU; entry i belongs to the step x_{T-i} -> x_{T-i-1}.
 
     timesteps (T,) float32: what the model is told, ``sigma_t`` times the scheduler's number of training timesteps.
@@ -39,21 +39,6 @@ class FlowSchedule:
     std: Tensor
     eta: float
     prediction_type: str = "flow"
-
-    @property
-    def num_steps(self) -> int:
-        """T."""
-        return len(self.timesteps)
-
-    def step_index(self, t: int) -> int:
-        """Array index i = T - t of the paper's step t (T..1)."""
-        if not 1 <= t <= self.num_steps:
-            raise ValueError(f"step t = {t} is outside {self.num_steps}..1")
-        return self.num_steps - t
-
-    def std_at(self, i: int | Tensor, like: Tensor) -> Tensor:
-        """std of step i, shaped to multiply `like` (batch, channel, y, x)."""
-        return take(self.std, i, like)
 
 
 def schedule(scheduler: Any, num_steps: int, eta: float, tokens: int = 0) -> FlowSchedule:

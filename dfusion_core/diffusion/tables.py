@@ -6,6 +6,28 @@ import torch
 from torch import Tensor
 
 
+class Steps:
+    """What the coefficients of every process have: T steps, each with the model's timestep and the noise added."""
+
+    timesteps: Tensor
+    std: Tensor
+
+    @property
+    def num_steps(self) -> int:
+        """T."""
+        return len(self.timesteps)
+
+    def step_index(self, t: int) -> int:
+        """Array index i = T - t of the paper's step t (T..1)."""
+        if not 1 <= t <= self.num_steps:
+            raise ValueError(f"step t = {t} is outside {self.num_steps}..1")
+        return self.num_steps - t
+
+    def std_at(self, i: int | Tensor, like: Tensor) -> Tensor:
+        """std of step i, shaped to multiply `like` (batch, channel, y, x)."""
+        return take(self.std, i, like)
+
+
 def take(table: Tensor, i: int | Tensor, like: Tensor) -> Tensor:
     """Entry i of a table, in the dtype and on the device of `like`: a scalar, or (batch, 1, 1, 1)."""
     if isinstance(i, Tensor) and i.ndim == 1:

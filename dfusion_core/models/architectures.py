@@ -33,13 +33,6 @@ class Architecture:
         """Rows of an image: two with classifier-free guidance, one where the model is told the guidance."""
         return 1 if self.unet.get("guidance_embeds") else 2
 
-    @property
-    def side(self) -> int:
-        """Height and width of the model's own latents."""
-        own = self.unet.get("sample_size") if not self.kind.startswith("Flux") else None
-        halvings = len(self.vae["block_out_channels"]) - 1
-        return int(own or self.vae["sample_size"] >> halvings)
-
 
 _TEXT_L: Config = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 _TEXT_H: Config = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23, "num_attention_heads": 16}

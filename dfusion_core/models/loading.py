@@ -12,7 +12,7 @@ from .base_lora import merge_base_lora
 from .configs import check_configs
 from .device import pick_device, pick_dtype
 from .kinds import pipeline_arguments, pipeline_kind
-from .mmdit import TRANSFORMERS, embeds_guidance, is_flux, latent_shape, network_of, part_name
+from .mmdit import TRANSFORMERS, embeds_guidance, is_flux, latent_channels, network_of, part_name
 from .single_file import load_single_file
 from .source import Source, locate
 from .vae import load_vae
@@ -119,9 +119,9 @@ def check_transformer(model: Model, pipeline: Any) -> None:
             f"model.id: the transformer of '{model.id}' is a {kind}, and this program knows {', '.join(TRANSFORMERS)}.",
             "Set model.id to a model of SD 3, SD 3.5 or FLUX.1-dev, or to micro-world-flow.",
         )
-    if latent_shape(network, pipeline.vae)[0] != latents:
+    if latent_channels(network) != latents:
         raise ModelError(
-            f"model.id: the transformer of '{model.id}' takes {latent_shape(network, pipeline.vae)[0]} channels, and "
+            f"model.id: the transformer of '{model.id}' takes {latent_channels(network)} channels, and "
             f"its autoencoder makes {latents}: it is not for text to image.",
             "Use the text-to-image model it was made from.",
         )

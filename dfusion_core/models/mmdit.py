@@ -34,12 +34,10 @@ def embeds_guidance(network: Any) -> bool:
     return bool(getattr(network.config, "guidance_embeds", False))
 
 
-def latent_shape(network: Any, vae: Any) -> tuple[int, int, int]:
-    """(channels, height, width) of the model's latents. FLUX's own size is that of its autoencoder."""
-    if not is_flux(network):
-        return int(network.config.in_channels), int(network.config.sample_size), int(network.config.sample_size)
-    side = int(vae.config.sample_size) >> (len(vae.config.block_out_channels) - 1)
-    return int(network.config.in_channels) // FLUX_PATCH**2, side, side
+def latent_channels(network: Any) -> int:
+    """Of the latents that a transformer denoises."""
+    count = int(network.config.in_channels)
+    return count // FLUX_PATCH**2 if is_flux(network) else count
 
 
 def image_tokens(network: Any, size: tuple[int, int]) -> int:

@@ -22,7 +22,7 @@ from .flow_text import FlowTextEncoder
 from .loading import load_pipeline
 from .lora import load_lora
 from .pins import check_pin, read_pin
-from .size import latent_size, picture_scale
+from .size import latent_size, own_side, picture_scale
 from .source import locate
 from .text import Text, TextEncoder, guided
 
@@ -70,11 +70,8 @@ class Policy:
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of a latent."""
-        if self.is_transformer:
-            channels, *own = mmdit.latent_shape(self.unet, self.vae)
-        else:
-            channels, own = int(self.unet.config.in_channels), [int(self.unet.config.sample_size)] * 2
-        height, width = self.latent_size or own
+        channels = mmdit.latent_channels(self.unet) if self.is_transformer else int(self.unet.config.in_channels)
+        height, width = self.latent_size or (own_side(self.unet.config, self.vae.config),) * 2
         return channels, height, width
 
     @property

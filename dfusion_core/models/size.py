@@ -24,7 +24,7 @@ def latent_size(sample: Sample, network: Mapping[str, Any], vae: Mapping[str, An
     network, vae: the configurations, of a U-Net or a transformer. Raises ParamsError for a side that the network cannot
     take: a U-Net halves it as often as it has levels, a transformer cuts it into patches and knows so many positions.
     """
-    own, step, most = _grid(network, vae)
+    own, step, most = own_side(network, vae), *_grid(network)
     scale = picture_scale(vae)
     sides = [("sample.height", sample.height), ("sample.width", sample.width)]
     for name, side in sides:
@@ -43,14 +43,21 @@ def latent_size(sample: Sample, network: Mapping[str, Any], vae: Mapping[str, An
     return height, width
 
 
-def _grid(network: Mapping[str, Any], vae: Mapping[str, Any]) -> tuple[int, int, int | None]:
-    """Of a network's latents: its own side, what a side is a multiple of, and the largest side if there is one."""
+def own_side(network: Mapping[str, Any], vae: Mapping[str, Any]) -> int:
+    """Height and width of the model's own latents. FLUX's are those of its autoencoder."""
+    return (
+        int(vae["sample_size"]) // picture_scale(vae) if "guidance_embeds" in network else int(network["sample_size"])
+    )
+
+
+def _grid(network: Mapping[str, Any]) -> tuple[int, int | None]:
+    """What a side of a network's latents is a multiple of, and the largest side if there is one."""
     if "block_out_channels" in network:
-        return int(network["sample_size"]), 1 << (len(network["block_out_channels"]) - 1), None
-    if "guidance_embeds" in network:  # FLUX, whose own size is that of its autoencoder
-        return int(vae["sample_size"]) // picture_scale(vae), FLUX_PATCH, None
+        return 1 << (len(network["block_out_channels"]) - 1), None
+    if "guidance_embeds" in network:
+        return FLUX_PATCH, None
     patch = int(network["patch_size"])
-    return int(network["sample_size"]), patch, int(network["pos_embed_max_size"]) * patch
+    return patch, int(network["pos_embed_max_size"]) * patch
 
 
 def _nearest(side: int, step: int) -> str:

@@ -17,6 +17,7 @@ from dfusion_core.commands.plan.workload import workload
 from dfusion_core.errors import ModelError
 from dfusion_core.models.architectures import KNOWN
 from dfusion_core.models.policy import load_policy
+from dfusion_core.models.size import own_side
 from dfusion_core.params import Model, Sample
 from dfusion_core.params.loading import load_everything
 from dfusion_core.testing import tiny_flux, tiny_params, tiny_sd3
@@ -31,7 +32,7 @@ from dfusion_core.testing import tiny_flux, tiny_params, tiny_sd3
 )
 def test_published_sizes(name: str, family: str, count: float, tokens: int) -> None:
     architecture = find_architecture(Model(id=name))
-    assert architecture == replace(KNOWN[family], assumed=True) and architecture.side == 128
+    assert architecture == replace(KNOWN[family], assumed=True) and own_side(architecture.unet, architecture.vae) == 128
     network = build_unet(architecture, torch.bfloat16)
     assert parameters(network) == pytest.approx(count, rel=0.002) and tokens_of(architecture) == tokens
     assert row_call(architecture, shorten(network), (128, 128))().shape == (1, 16, 128, 128)

@@ -16,6 +16,7 @@ def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder; it is made if it is not there.")],
 ) -> None:
     """Make a project without a clone of dfusion's repository: pipeline, parameters, prompts, git and DVC."""
+    from ..profile import listed_commands
     from .repository import require_place, set_up
     from .writing import write_files
 
@@ -29,5 +30,4 @@ def init(
         ("dfusion report", "the whole run on one page"),
         ("dfusion profile", "parameters for Stable Diffusion"),
     ]
-    width = max(len(command) for command, _ in steps)
-    print("Next:\n" + "\n".join(f"  {command:<{width}}  # {about}" for command, about in steps))
+    print(listed_commands(steps))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...models.flow_text import T5_TOKENS
-from ...models.mmdit import FLUX_PATCH, is_flux, velocity
+from ...models.mmdit import is_flux, latent_channels, velocity
 from ...models.text import Text
 
 CLIP_TOKENS = 77
@@ -20,19 +20,13 @@ def velocity_call(
 ) -> Callable[[], Tensor]:
     """A forward of the transformer for this many rows of latents of this height and width."""
     kind = {"device": device, "dtype": network.dtype}
-    x = torch.zeros(rows, channels(network), *size, **kind)
+    x = torch.zeros(rows, latent_channels(network), *size, **kind)
     time = torch.zeros(rows, device=device)
     text = Text(
         torch.zeros(rows, tokens, network.config.joint_attention_dim, **kind),
         torch.zeros(rows, network.config.pooled_projection_dim, **kind),
     )
     return lambda: velocity(network, x, time, text, 1.0)
-
-
-def channels(network: Any) -> int:
-    """Of a latent."""
-    count = int(network.config.in_channels)
-    return count // FLUX_PATCH**2 if is_flux(network) else count
 
 
 def text_tokens(kind: str, encoders: int, own: int) -> int:
