@@ -1,6 +1,6 @@
 """The licence of everything that an installation brings along: permissive, or known and accepted here with a reason.
 
-What is looked at is what is installed, all that `dfusion` requires and what that requires in turn.
+What is looked at is what is installed, all that `dfusion-pipeline` requires and what that requires in turn.
 """
 
 from __future__ import annotations
@@ -60,14 +60,14 @@ def is_permissive(text: str) -> bool:
 
 
 def test_every_licence_is_known() -> None:
-    found = required("dfusion", ("study", "inspect", ""), {})
+    found = required("dfusion-pipeline", ("8bit", "inspect", "s3", "tensorboard", "tour", "wandb", ""), {})
     assert len(found) > 50
     unknown = {
         name: licence(one)
         for name, one in sorted(found.items())
         if not is_permissive(licence(one)) and name not in ACCEPTED and not CUDA.fullmatch(name)
     }
-    assert {name: text for name, text in unknown.items() if name != "dfusion"} == {}
+    assert {name: text for name, text in unknown.items() if name != "dfusion-pipeline"} == {}
 
 
 @pytest.mark.parametrize(
