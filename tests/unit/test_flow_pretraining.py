@@ -9,6 +9,7 @@ from diffusers.models.attention_processor import JointAttnProcessor2_0
 from dfusion_core.attention.control import fusing
 from dfusion_core.attention.joint import HookedJointAttention
 from dfusion_core.attention.layers import layer_paths
+from dfusion_core.microworld.grammar import TEMPLATES
 from dfusion_core.microworld.pretrain import flow, transfer
 from dfusion_core.microworld.pretrain.captions import Captions
 from dfusion_core.microworld.pretrain.flow_batches import HALF, LEAST, FlowBatches
@@ -23,7 +24,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def batches(transfer_share: float = 0.5) -> FlowBatches:
     texts = prompts()
-    true, wrong = (Captions.of(texts, dict.fromkeys(flow.TEMPLATES, p)) for p in (0.0, 1.0))
+    true, wrong = (Captions.of(texts, dict.fromkeys(TEMPLATES, p)) for p in (0.0, 1.0))
     return FlowBatches(torch.arange(len(texts)).repeat(4), true, wrong, TRUE, transfer_share, seed=7)
 
 
