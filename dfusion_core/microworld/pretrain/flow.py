@@ -1,9 +1,9 @@
 """Train the transformer (diffusers ``SD3Transformer2DModel``) by flow matching, and assemble its folder.
 
 The same world, autoencoder, tokenizer and text encoder as the U-Net's. Of the straight path x_s = (1 - s) x_0 + s eps
-it learns the velocity eps - x_0. Captions are true, or in the last part of a longer training wrong at times
+it learns the velocity eps - x_0. Captions are true, or in the last part of a longer training sometimes wrong
 (`captions.py`).
-Nothing teaches its attention to carry what a place looks like; attention is never supervised.
+There is no transfer objective, and attention is not supervised.
 
 reads   build/latents, build/data, weights/{vae,text_encoder,tokenizer}
 writes  weights/flow/{transformer,scheduler,vae,text_encoder,tokenizer,model_index.json}
