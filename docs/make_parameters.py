@@ -24,14 +24,14 @@ The keys of `params.yaml`. `dfusion params` prints this table for the `params.ya
   built-in micro-world on two CPU cores.
 * **allowed**: the choices or limits that are checked.
 
-Every stage checks the whole file before it starts, and lists all mistakes together, each with its key. Rules over several keys are
-checked too: `fuse.last_t <= fuse.first_t <= sample.num_steps`; `train.last_t <= fuse.first_t`;
+Every stage checks the whole file before it starts, and lists all mistakes together, each with its key. Rules over
+several keys are checked too: `fuse.last_t <= fuse.first_t <= sample.num_steps`; `train.last_t <= fuse.first_t`;
 `train.last_t <= train.first_t <= sample.num_steps`; no layer twice; `train.betas` in [0, 1);
 `sample.images_per_prompt` divisible by 4 for `pairing.mode: top_quarter_twice`; each round called `r00`, `r01`, ... and
 starting from `init` or from a round with a smaller number.
 
-`dvc exp run -n NAME -S KEY=VALUE` changes a key for an experiment ([experiments](pipeline.md#experiments)). What runs again after which
-change: [pipeline.md](pipeline.md#what-runs-again).
+`dvc exp run -n NAME -S KEY=VALUE` changes a key for an experiment ([experiments](pipeline.md#experiments)). What runs
+again after which change: [pipeline.md](pipeline.md#what-runs-again).
 """
 
 LIMITS = {"minimum": ">= {}", "exclusiveMinimum": "> {}", "maximum": "<= {}", "multipleOf": "multiple of {}"}

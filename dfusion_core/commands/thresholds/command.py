@@ -59,9 +59,7 @@ def check_writable(given: Path, file: Path, chosen: Sequence[Prompt]) -> None:
             f"thresholds: {given} is a file of the installed package, which is not changed.",
             f"Copy it from {file} into this folder, and set prompts.file to the copy.",
         )
-    different = (
-        1 / n for n in count(2)
-    )  # different values reveal those shared between prompts
+    different = (1 / n for n in count(2))  # different values reveal those shared between prompts
     with_thresholds(file, [tuple(next(different) for _ in prompt.items) for prompt in chosen])
 
 
