@@ -30,7 +30,7 @@ class Views:
 
 
 def distance(a: NDArray[np.uint8], b: NDArray[np.uint8], where: NDArray[np.bool_] | None = None) -> float:
-    """Mean absolute difference of pictures (n, row, column, 3), 0 to 1; only at ``where`` (n, row, column), if given."""
+    """Mean absolute difference of pictures (n, row, column, 3), 0 to 1, at ``where`` (n, row, column) if given."""
     difference = np.abs(a.astype(np.float32) - b).mean(axis=-1) / 255
     return float(difference.mean() if where is None else difference[where].mean())
 

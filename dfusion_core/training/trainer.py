@@ -94,7 +94,7 @@ class Trainer:
         return self.terms(order[group * size : (group + 1) * size])
 
     def terms(self, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(pair, step index) of these pairs at all trained steps, except those at which winner and loser are the same."""
+        """(pair, step index) of these pairs at all trained steps at which winner and loser differ."""
         steps = torch.tensor(self.steps)
         pair, i = chosen.repeat_interleave(len(steps)), steps.repeat(len(chosen))
         differs = i >= self.pairs.first_index[pair]
