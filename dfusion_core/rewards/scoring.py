@@ -53,7 +53,7 @@ class Clip:
         source = reward_source(name)
         tag = None if source.startswith(("local-dir:", "hf-hub:")) else pretrained
         tag = str(local_path(tag)) if tag and local_path(tag).is_file() else tag
-        if tag == "":  # open_clip would go on with random weights
+        if tag == "":  # open_clip would continue with random weights
             raise RewardError(
                 f"reward.pretrained: is empty, but '{name}' is an architecture without weights.",
                 "Name open_clip's weights for it, or a file of weights; reward.model may also be local-dir:FOLDER.",

@@ -151,9 +151,9 @@ class StageData:
         return self.folder / name
 
     def _require_declared(self, declared: Array, array: "zarr.Array[Any]") -> None:
-        """Raise ValueError unless the array is what the schema says, cut into chunks as `publish.assemble` does.
+        """Raise ValueError unless the array is as in the schema, with the chunks of `publish.assemble`.
 
-        Nothing is compressed, so that one larger than its files would be made of values that nobody wrote.
+        Arrays are not compressed, so one larger than its files would contain values that were not written.
         """
         files, inside = self.manifest["files"], f"{ARRAYS}/{declared.name}/"
         stored = sum(entry["size"] for file, entry in files.items() if file.startswith(inside))

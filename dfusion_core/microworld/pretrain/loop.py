@@ -138,7 +138,7 @@ class Device:
         self.pool.shutdown(cancel_futures=True)
 
     def draw(self, step: int) -> list[Batch]:
-        """The batches of a step: one, or one a shard."""
+        """The batches of a step: one, or one per shard."""
         shards = [self.batch_at(number) for number in range(step * WORKERS, (step + 1) * WORKERS)]
         if self.merged:
             shards = [{key: torch.cat([shard[key] for shard in shards]) for key in shards[0]}]
@@ -151,7 +151,7 @@ class Device:
         self.found = list(torch.autograd.grad(self.loss, self.weights))
 
     def capture(self) -> None:
-        """Record one step, after a few to warm up on a stream of their own."""
+        """Record one step, after some warm-up steps on a separate stream."""
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -178,6 +178,6 @@ class Device:
 
 
 def rows_at(step: int, batch: int, count: int, seed: int = 0) -> torch.Tensor:
-    """Row numbers (batch,) of a shard: a function of its number, so any shard can be drawn alone."""
+    """Row numbers (batch,) of a shard: a function of its number."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
     return torch.randint(0, count, (batch,), generator=generator)
