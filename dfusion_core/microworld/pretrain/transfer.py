@@ -63,7 +63,7 @@ def onto_bases(K: torch.Tensor, V: torch.Tensor, M: torch.Tensor) -> tuple[torch
 
 
 def wanted_images(x_0: torch.Tensor, M: torch.Tensor) -> torch.Tensor:
-    """Target images of references and bases (2 n, c, y, x): the references, then bases with their references inside M."""
+    """Target images (2 n, c, y, x): the references, then the bases with their references inside M."""
     reference, base = x_0.chunk(2)
     inside = resize(M, (x_0.shape[-2], x_0.shape[-1]))[:, None]
     return torch.cat([reference, torch.where(inside, reference, base)])
