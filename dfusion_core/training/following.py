@@ -1,7 +1,7 @@
-"""Curves of training while it runs, in the folder live: for dvclive, TensorBoard or Weights & Biases.
+"""Live curves of training in the folder live, for dvclive, TensorBoard or Weights & Biases.
 
-No result depends on them. Each start of a stage writes the curves of its round anew from the saved history, so that a
-resumed run has neither a gap nor an update twice.
+No result depends on them. Each start of a stage writes the curves of its round again from the saved history, so that
+the curves of a resumed run have no gaps and no duplicates.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PROJECT = "dfusion"  # in Weights & Biases, where $WANDB_PROJECT names none
 
 
 class Follower(Protocol):
-    """Where curves go."""
+    """A writer of curves."""
 
     def show(self, step: int, values: Mapping[str, float]) -> None: ...
 
@@ -32,9 +32,9 @@ class Follower(Protocol):
 
 @contextmanager
 def following(round: str, key: str, history: Sequence[Row]) -> Iterator[Callable[[Row], None]]:
-    """Yields what shows an optimizer step of ROUND where ``tracking.to`` says, after those of ``history``.
+    """Yields a function that logs an optimizer step of ROUND to ``tracking.to``, after those of ``history``.
 
-    key: the fingerprint of the run. Raises ParamsError where the package is not installed or does not start.
+    key: the fingerprint of the run. Raises ParamsError if the package is not installed or fails to start.
     """
     to = load_everything().tracking.to
     if to == "none" or not leads():
@@ -111,7 +111,7 @@ class _TensorBoard:
 
 
 class _Wandb:
-    """Offline where $WANDB_MODE says so; `wandb sync` uploads what it wrote."""
+    """Offline if $WANDB_MODE says so; `wandb sync` uploads the files."""
 
     def __init__(self, folder: Path, round: str, key: str) -> None:
         import wandb

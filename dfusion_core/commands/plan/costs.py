@@ -1,4 +1,4 @@
-"""What a row, a picture and a reference cost with the model, adapter and reward that the parameters name."""
+"""Costs of a row, a picture and a reference with the model, adapter and reward of the parameters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Costs:
-    """FLOPs and bytes of one of each. Weights are in bytes as they lie on the device."""
+    """FLOPs and bytes of one of each. Bytes of weights are those on the device."""
 
     architecture: Architecture
     latent_size: networks.Size
@@ -102,7 +102,7 @@ def _sizes(
     row: counting.Forward,
     decode: counting.Forward,
 ) -> dict[str, int]:
-    """Sizes of the schema's dimensions, from what the stages' own code would be given."""
+    """Sizes of the schema's dimensions, as in the stages."""
     from ...attention.control import capturing
 
     with counting.FusedAttention(), torch.no_grad(), capturing(unet, params.sample.maps) as tap:
@@ -125,7 +125,7 @@ def _sizes(
 
 
 def _kv(params: Everything, unet: networks.Network, row: counting.Forward) -> dict[str, tuple[int, int, int]]:
-    """Keys and values that one row leaves in the fused layers."""
+    """Shapes of one row's keys and values in the fused layers."""
     from ...attention.control import recording_kv
     from ...attention.layers import fused_layers
 

@@ -1,7 +1,7 @@
-"""What a network costs: FLOPs, bytes that autograd saves, bytes alive at once.
+"""Costs of a network: FLOPs, bytes saved by autograd, bytes alive at once.
 
-Counted on real tensors, or on torch's meta device, where operations know their shapes and compute nothing: there a
-network of any size is counted in seconds. A multiplication and an addition are two FLOPs.
+Counted on real tensors, or on torch's meta device, where operations compute only shapes, so that a network of any
+size is counted in seconds. A multiplication and an addition are two FLOPs.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Forward = Callable[[], Tensor]
 class FusedAttention(TorchFunctionMode):
     """Count attention on the meta device as the fused kernels compute it.
 
-    There torch picks the unfused formula, which stores a score for every pair of tokens; CPUs and GPUs
-    have kernels that store queries, keys, values, the output and one number a query.
+    On the meta device torch uses the unfused formula, which stores a score for every pair of tokens; the kernels of
+    CPUs and GPUs store queries, keys, values, the output and one number per query.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -39,7 +39,7 @@ class FusedAttention(TorchFunctionMode):
 
 @contextmanager
 def fused_when_computed_again() -> Iterator[None]:
-    """What `FusedAttention` does, also where a backward pass computes a block again: modes do not reach in there."""
+    """`FusedAttention` for blocks that are recomputed in a backward pass, which modes do not reach."""
     usual = torch.nn.functional.scaled_dot_product_attention
 
     def fused(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -62,7 +62,7 @@ def forward_flops(forward: Forward) -> int:
 
 
 def training_flops(forward: Forward) -> int:
-    """FLOPs of ``forward`` and of going back from its output to the parameters that require gradients."""
+    """FLOPs of ``forward`` and of its backward pass to the parameters that require gradients."""
     with fused_when_computed_again(), FlopCounterMode(display=False) as counter:
         out = forward()
         out.backward(torch.empty_like(out))
@@ -70,13 +70,12 @@ def training_flops(forward: Forward) -> int:
 
 
 def saved_bytes(forward: Forward, parameters: Iterable[Parameter]) -> int:
-    """Bytes that autograd keeps between ``forward`` and its backward pass: what limits a micro-batch.
+    """Bytes that autograd keeps between ``forward`` and its backward pass: the limit of a micro-batch.
 
-    A storage counts once, however many saved tensors are views of it; the parameters' own storages do not count,
-    because they are there anyway.
+    A storage counts once, with any number of views; storages of parameters do not count.
     """
     known = {_key(p) for p in parameters}
-    kept: dict[int, Tensor] = {}  # the tensors too, so that no storage is freed and its key used again
+    kept: dict[int, Tensor] = {}  # keeps the tensors, so that no storage is freed and its key reused
 
     def pack(tensor: Tensor) -> Tensor:
         if _key(tensor) not in known:
@@ -85,7 +84,7 @@ def saved_bytes(forward: Forward, parameters: Iterable[Parameter]) -> int:
 
     with FusedAttention(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         out = forward()
-    del out  # the graph lives until here, so that what it saved could not be freed before
+    del out  # the graph is alive until here, so that saved tensors are not freed before
     return sum(int(tensor.untyped_storage().nbytes()) for tensor in kept.values())
 
 
@@ -102,7 +101,7 @@ def working_bytes(forward: Forward, parameters: Iterable[Parameter]) -> int:
 def training_bytes(forward: Forward, parameters: Iterable[Parameter]) -> int:
     """The most bytes of intermediate results that are alive at once in ``forward`` and its backward pass.
 
-    It counts what blocks that are computed again hold meanwhile, which `saved_bytes` does not see.
+    It includes the intermediate results of recomputed blocks, which `saved_bytes` does not.
     """
     with ExitStack() as stack:
         stack.enter_context(fused_when_computed_again())
@@ -113,7 +112,7 @@ def training_bytes(forward: Forward, parameters: Iterable[Parameter]) -> int:
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Follows the storages that operations make, from their birth until nothing refers to them."""
+    """Tracks the storages of operations, from their creation until they are freed."""
 
     def __init__(self, known: set[int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""How long a stage takes before its first row."""
+"""Time of a stage before its first row."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 
 def start_up_seconds() -> float:
-    """The import of what a stage imports, timed here and now: call it before anything heavy is loaded."""
+    """Seconds of a stage's imports; call it before large libraries are imported."""
     start = time.perf_counter()
     import open_clip  # noqa: F401
     import pandas  # noqa: F401

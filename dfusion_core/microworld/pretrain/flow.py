@@ -1,8 +1,8 @@
 """Train the transformer (diffusers ``SD3Transformer2DModel``) by flow matching, and assemble its folder.
 
 The same world, autoencoder, tokenizer and text encoder as the U-Net's. Of the straight path x_s = (1 - s) x_0 + s eps
-it learns the velocity eps - x_0. In the last part of the training captions are sometimes wrong (`captions.py`) and in
-some batches attention carries what a place looks like (`transfer.py`). Attention is never supervised.
+it learns the velocity eps - x_0. In the last part of the training captions are sometimes wrong (`captions.py`), and
+some batches have the transfer objective (`transfer.py`). Attention maps are not supervised.
 
 reads   build/latents, build/data, weights/{vae,text_encoder,tokenizer}
 writes  weights/flow/{transformer,scheduler,vae,text_encoder,tokenizer,model_index.json}

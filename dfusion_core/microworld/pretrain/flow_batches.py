@@ -9,7 +9,7 @@ from .captions import Captions
 from .loop import Batch
 
 HALF = 16  # references of a batch, and as many bases
-LEAST = 0.2  # noise level; below it a base shows too clearly what it is
+LEAST = 0.2  # noise level; below it a base's content is too visible
 
 
 class FlowBatches:
