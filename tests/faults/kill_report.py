@@ -29,12 +29,12 @@ def differences(quiet: Path, killed: Path) -> list[str]:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """sha256 of every file of runs and results; the digests of the code are DVC's alone."""
+    """sha256 of every file of runs and results; the digests of code and prompts are DVC's alone."""
     return {
         path.relative_to(folder).as_posix(): digest_of_file(path)
         for area in ("runs", "results")
         for path in sorted((folder / area).rglob("*"))
-        if path.is_file() and path.parent.name != "code"
+        if path.is_file() and path.parent.name != "code" and path.relative_to(folder) != Path("results/prompts.json")
     }
 
 

@@ -56,6 +56,7 @@ def random_policy(family: str) -> Policy:
         schedule=steps,
         guidance_scale=5.0,
         device=torch.device("cpu"),
+        latent_size=(unet.config.sample_size,) * 2,
     )
 
 

@@ -48,12 +48,12 @@ def alone(clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
 
 
 def published(folder: Path) -> Found:
-    """What runs made; the digests of the code, which only DVC notes, are left out."""
+    """What runs made; the digests of code and prompts, which only DVC notes, are left out."""
     return {
         f"{area}/{name}": sha
         for area in ("runs", "results")
         for name, sha in content(folder / area).items()
-        if not name.startswith("code/")
+        if not name.startswith("code/") and name != "prompts.json"
     }
 
 

@@ -58,7 +58,13 @@ def nodes(origin: Path, place: Path) -> Path:
     folder = place / "nodes"
     folder.mkdir()
     give(folder)
-    for together in [["code"], ["init"], ["evaluate_base", "sample@r00"], *([stage] for stage in STAGES[4:])]:
+    for together in [
+        ["code"],
+        ["prompts"],
+        ["init"],
+        ["evaluate_base", "sample@r00"],
+        *([stage] for stage in STAGES[4:]),
+    ]:
         for stage in together:
             run_on_a_node(stage, origin, folder)
         for stage in together:
@@ -73,10 +79,15 @@ def run_on_a_node(stage: str, origin: Path, folder: Path) -> None:
     inputs = declared(stage)
     if inputs:
         call(clone, "dvc", "pull", "-q", *inputs, prefix=user, env=KEYS)
-    found = {path.relative_to(clone).as_posix() for path in clone.glob("r*/*/*")}
-    assert found == set(inputs)
+    assert present(clone) == set(inputs)
     said = call(clone, "dvc", "repro", "-s", stage, prefix=[*without_network(), *user])
     assert re.findall(r"Running stage '(.*?)'", said) == [stage]
+
+
+def present(clone: Path) -> set[str]:
+    """Outputs of stages that are in a clone."""
+    found = [*clone.glob("r*/*/*"), *clone.glob("results/*.json")]
+    return {path.relative_to(clone).as_posix() for path in found}
 
 
 def hand_over(stage: str, folder: Path) -> None:
@@ -146,8 +157,5 @@ def test_one_command_on_a_node_with_a_folder_as_remote(nodes: Path, origin: Path
     (clone / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": without}))
     said = call(clone, "dvc", "repro", "-s", "--pull", "fuse@r00")
     assert "Running stage 'fuse@r00'" in said
-    assert {path.relative_to(clone).as_posix() for path in clone.glob("r*/*/*")} == {
-        *declared("fuse@r00"),
-        "runs/r00/fuse",
-    }
+    assert present(clone) == {*declared("fuse@r00"), "runs/r00/fuse"}
     assert locked(clone) == stages

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -85,14 +86,23 @@ def test_a_second_repro_does_nothing(clone: Path, done: str) -> None:
     assert "up to date" in call(clone, "dvc", "status")
 
 
+def curves_and_grids(plots: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Of the JSON of `dvc plots`: what is drawn of tables, and the names of images."""
+    data = plots["data"]
+    images = sorted(name for name in data if name.endswith(".png"))
+    return [drawn for name, (drawn, *_) in data.items() if name not in images], images
+
+
 def test_metrics_and_plots(clone: Path, done: str) -> None:
     metrics = json.loads(call(clone, "dvc", "metrics", "show", "--json"))[""]["data"]
     assert metrics[os.path.join("results", "metrics.json")]["data"]["round"] == "r01"
     assert metrics.keys() == {os.path.join("results", "metrics.json")}
     shown = call(clone, "dvc", "plots", "show", "--json")
     plots = json.loads(shown[shown.index("{") :])
-    assert len(plots["data"]) == 2 and not plots.get("errors"), shown
-    for (drawn,) in plots["data"].values():
+    assert not plots.get("errors"), shown
+    curves, grids = curves_and_grids(plots)
+    assert len(curves) == 2 and grids == [f"results/grids/{name}.png" for name in ("init", "r00", "r01")]
+    for drawn in curves:
         assert len(drawn["content"]["data"]["values"]) >= 4  # two curves of as many points as rounds or more
 
 
@@ -114,7 +124,7 @@ def test_a_changed_threshold_reruns_from_adoption_on(clone: Path, done: str) -> 
     for stage in ("init", "sample@r00", "score@r00", "extract@r00", "fuse@r00"):
         assert f"Stage '{stage}' didn't change, skipping" in output
     shown = json.loads(call(clone, "dvc", "plots", "diff", "HEAD", "--json"))
-    assert {tuple(drawn["revisions"]) for (drawn,) in shown["data"].values()} == {("workspace", "HEAD")}
+    assert {tuple(drawn["revisions"]) for drawn in curves_and_grids(shown)[0]} == {("workspace", "HEAD")}
     tiny_params(clone, **SMALL)
     back = call(clone, "dvc", "repro")
     assert ran(back) == []  # everything is in DVC's run cache
