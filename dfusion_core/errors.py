@@ -1,7 +1,7 @@
-"""What goes wrong for a user, as a small family. Every message reads: where, what, why, next command.
+"""Errors that a user can fix. Every message has the form: where, what, why, next command.
 
-`message` says where, what and why; `hint` says what to do next. Programming mistakes stay `assert` or plain
-exceptions: they deserve a traceback, these do not.
+`message` is where, what and why; `hint` is what to do next. They are printed without a traceback. Programming mistakes
+are `assert` or plain exceptions, with a traceback.
 """
 
 import errno
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 BAD_NUMBER_HINT = "If model.dtype is fp16, try fp32; a learning rate that is too high does this as well."
-LONGEST = 80  # characters of something wrong that a message quotes
+LONGEST = 80  # length of a quotation in a message
 MOST_LISTED = 30  # mistakes in one message
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -25,7 +25,7 @@ MOVE = "Free space, or move the scratch folder (.dfusion) to another disk and se
 
 
 class DFusionError(Exception):
-    """Something the user can put right. The command line prints it and exits with 1."""
+    """An error that the user can fix. The command line prints it and exits with 1."""
 
     exit_code = 1
 
@@ -47,7 +47,7 @@ class PromptsError(DFusionError):
 
 
 class ModelError(DFusionError):
-    """The diffusion model or the adapter cannot be loaded, or is not one this method can work on."""
+    """The diffusion model or the adapter cannot be loaded, or is not supported."""
 
 
 class RewardError(DFusionError):
@@ -59,7 +59,7 @@ class LabelError(DFusionError):
 
 
 class MaskError(DFusionError):
-    """A mask cannot be made, or would fuse nothing."""
+    """A mask cannot be made, or is always empty."""
 
 
 class RatioError(DFusionError):
@@ -67,11 +67,11 @@ class RatioError(DFusionError):
 
 
 class StoreError(DFusionError):
-    """An artefact on disk is locked, damaged, incomplete, or is asked for a name that it does not hold."""
+    """An artefact on disk is locked, damaged or incomplete, or does not have a requested name."""
 
 
 class MissingStage(StoreError):
-    """A stage's output is needed and is not there yet."""
+    """A needed output of a stage does not exist."""
 
 
 class BadNumber(StoreError):
@@ -79,9 +79,9 @@ class BadNumber(StoreError):
 
 
 class NotFinite(ArithmeticError):
-    """A NaN or an infinity in row ``row`` of a batch; ``t`` is the paper's timestep, None where there is none.
+    """A NaN or an infinity in row ``row`` of a batch; ``t`` is the paper's timestep, or None.
 
-    The stage that knows what its rows are turns it into BadNumber.
+    The stage, which has the prompts and seeds of its rows, converts it to BadNumber.
     """
 
     def __init__(self, what: str, row: int, t: int | None = None) -> None:
@@ -89,7 +89,7 @@ class NotFinite(ArithmeticError):
         self.what, self.row, self.t = what, row, t
 
     def named(self, row_name: str) -> BadNumber:
-        """The error for users. row_name: what the row is, such as its prompt and seed."""
+        """The error for users. row_name: prompt and seed of the row."""
         at = "" if self.t is None else f" at t = {self.t}"
         return BadNumber(f"{self.what} of {row_name} is NaN or infinite{at}.", BAD_NUMBER_HINT)
 
@@ -99,15 +99,15 @@ class LaunchError(DFusionError):
 
 
 class ProjectError(DFusionError):
-    """There is no project here, or none can be made here."""
+    """There is no project in this folder, or none can be made."""
 
 
 class CompareError(DFusionError):
-    """What is to be compared is not there, or not comparable: other seeds, another reward."""
+    """What is to be compared does not exist, or is not comparable: other seeds, another reward."""
 
 
 class ExportError(DFusionError):
-    """An export would replace something, cannot be written, or does not do what the adapter does."""
+    """An export would replace files, cannot be written, or differs from the adapter."""
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
@@ -119,36 +119,36 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
 
 
 def short(text: str, limit: int = LONGEST) -> str:
-    """`text`, cut where it is longer than a message should quote."""
+    """`text`, cut to the length of a quotation in a message."""
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def listed(mistakes: Sequence[str], count: int = 0) -> str:
-    """Mistakes for a message, a line each; of very many (`count`, if not all are given) the first ones."""
+    """Mistakes for a message, one per line; of many (`count`, if not all are given) the first ones."""
     left = max(count, len(mistakes)) - MOST_LISTED
     more = [f"and {left} more"] if left > 0 else []
     return "\n".join(f"  {line}" for line in [*mistakes[:MOST_LISTED], *more])
 
 
 def printable(text: str) -> str:
-    """`text` as a terminal may show it: of control characters only newline and tab are left as they are."""
+    """`text` with control characters escaped, except newline and tab."""
     return "".join(c if unicodedata.category(c) not in ("Cc", "Cs") or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
 def one_printable_line(text: str) -> str:
-    """`printable`, with newlines and tabs escaped as well: for names, which may hold anything."""
+    """`printable`, with newlines and tabs escaped as well, for names."""
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
-    """The message of another library's error in one line, cut where it goes on about other things."""
+    """The message of another library's error in one line, without its further advice."""
     return " ".join(str(error).split()).rstrip(".")[:limit]
 
 
 def explain(error: OSError) -> StoreError | None:
-    """`error` as something that the user can put right; None where it is no fault of the disk."""
+    """An OSError of a disk as an error that the user can fix; None for other errors."""
     what = os.strerror(error.errno).lower() if error.errno else ""
-    path = error.filename2 or error.filename or "a file"  # of a rename: where it was to go
+    path = error.filename2 or error.filename or "a file"  # of a rename: the destination
     if error.errno in FULL:
         return StoreError(f"store: {path} cannot be written: {what}.", f"{MOVE} {KEPT}")
     if error.errno in CLOSED:

@@ -1,4 +1,4 @@
-"""A model, a reward and a project small enough for tests: random weights in the real formats, read by the real code.
+"""A small model, reward and project for tests: random weights in the real formats, read by the real code.
 
     from dfusion_core.testing import tiny_params
 
@@ -66,7 +66,7 @@ def tiny_model(folder: Path, seed: int = 0) -> Path:
     """Write an untrained model of a few thousand weights in Stable Diffusion's format; returns ``folder``.
 
     Its U-Net has SD's topology on three levels (a plain up block, then two with cross-attention), so all layer names
-    mean what they mean in SD. Latents are 4 x 8 x 8, pictures 16 x 16; it knows the words of the micro-world.
+    have their meaning in SD. Latents are 4 x 8 x 8, pictures 16 x 16; its vocabulary is the micro-world's.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
@@ -84,7 +84,7 @@ def tiny_sdxl(folder: Path, seed: int = 0) -> Path:
     """Write an untrained model with SDXL's topology and narrow layers; returns ``folder``.
 
     Attention at two resolutions with 1, 2 and 10 transformer blocks, two text encoders, pooled prompt and sizes as
-    further conditions. Latents are 4 x 8 x 8, pictures 16 x 16; it knows the words of the micro-world.
+    further conditions. Latents are 4 x 8 x 8, pictures 16 x 16; its vocabulary is the micro-world's.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -128,7 +128,7 @@ def tiny_params(folder: Path, **changes: Any) -> Path:
     """Make ``folder`` a project in which every stage runs: params.yaml, prompts.yaml, model/ and clip/.
 
     ``changes`` are top-level keys of params.yaml; those of a section are merged into it:
-    ``tiny_params(tmp_path, seed=1, sample={"num_steps": 3})``. Called again it changes params.yaml only. All paths
+    ``tiny_params(tmp_path, seed=1, sample={"num_steps": 3})``. A second call changes params.yaml only. All paths
     in params.yaml are relative, so that a copy of the folder has the same fingerprints. Returns params.yaml.
     """
     if not (folder / "model").exists():
@@ -138,7 +138,7 @@ def tiny_params(folder: Path, **changes: Any) -> Path:
     if not (folder / "prompts.yaml").exists():
         (folder / "prompts.yaml").write_text(dump_yaml(PROMPTS))
     (folder / LABELS).mkdir(exist_ok=True)
-    (folder / LABELS / "README.md").write_text("People's answers.\n")  # git keeps no empty folder, and DVC wants it
+    (folder / LABELS / "README.md").write_text("People's answers.\n")  # DVC needs this folder, git tracks no empty one
     params = folder / "params.yaml"
     params.write_text(dump_yaml(_merged(PARAMS, changes)))
     return params

@@ -13,7 +13,7 @@ import torch
 from .models.builtin import WEIGHTS
 from .tiny_parts import LATENT, TOKENS, WIDTH, sharpened, tiny_text_encoder, tiny_vae
 
-T5_WIDTH = 40  # of T5's tokens: wider than two CLIPs side by side, as in SD 3
+T5_WIDTH = 40  # width of T5's tokens: wider than two concatenated CLIPs, as in SD 3
 CLASSES = {
     "transformer": "diffusers",
     "scheduler": "diffusers",
@@ -31,7 +31,7 @@ def tiny_sd3(folder: Path, seed: int = 0) -> Path:
     """Write a model with the topology of SD 3.5 medium; returns ``folder``.
 
     Three blocks, the first with a second attention among image tokens; two CLIPs and a T5. Latents are 4 x 8 x 8 or 16
-    image tokens, pictures 16 x 16; it knows the words of the micro-world.
+    image tokens, pictures 16 x 16; its vocabulary is the micro-world's.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -141,7 +141,7 @@ def _t5() -> Any:
 
 
 def _t5_tokenizer() -> Any:
-    """T5's way of cutting words into pieces, over the words of the micro-world; long words fall into letters."""
+    """A tokenizer like T5's over the words of the micro-world; long words are split into letters."""
     from transformers import T5TokenizerFast
 
     words = json.loads((WEIGHTS / "tokenizer" / "tokenizer.json").read_text())["model"]["vocab"]

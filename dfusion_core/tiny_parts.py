@@ -1,4 +1,4 @@
-"""The parts that all tiny models of `testing` share: autoencoder, text encoder, attention that is not uniform."""
+"""Parts of all tiny models of `testing`: autoencoder, text encoder, attention that is not uniform."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ def words() -> int:
 
 
 def sharpened(unet: Any) -> Any:
-    """Untrained attention is nearly uniform and says little; here maps have a shape, and fusion shows in pictures."""
+    """Scale attention weights: untrained attention is nearly uniform; sharpened, maps have structure and fusion an
+    effect.
+    """
     with torch.no_grad():
         for name, weight in unet.named_parameters():
             if name.endswith(("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight")):

@@ -1,10 +1,10 @@
-"""One module per DVC stage: read what came before, call the core, write what comes next."""
+"""One module per DVC stage: read inputs, call the core, write outputs."""
 
 import sys
 
 
 def _say_what_is_missing(kind, error, trace):  # type: ignore[no-untyped-def]
-    """A package that is not installed as one line: that is no mistake in the program."""
+    """Report a package that is not installed in one line, without a traceback."""
     name = (getattr(error, "name", None) or "").partition(".")[0]
     if kind is not ModuleNotFoundError or name in ("", "dfusion_core", "stages"):
         sys.__excepthook__(kind, error, trace)
@@ -16,7 +16,7 @@ def _say_what_is_missing(kind, error, trace):  # type: ignore[no-untyped-def]
     )
 
 
-if sys.argv[:1] == ["-m"]:  # `python -m stages.NAME` looks for NAME: what it imports takes seconds
+if sys.argv[:1] == ["-m"]:  # `python -m stages.NAME` searches NAME, whose imports take seconds
     if sys.version_info < (3, 11):  # noqa: UP036 - who has not installed the package may come here all the same
         sys.exit(
             f"error: dfusion needs Python 3.11 or newer, and {sys.executable} is {sys.version.split()[0]}. "

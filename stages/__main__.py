@@ -1,12 +1,12 @@
-"""Starts a stage as ``launcher`` in params.yaml says. This is what dvc.yaml runs.
+"""Starts a stage with the command in ``launcher`` of params.yaml. dvc.yaml runs this.
 
     python -m stages train r00      # launcher.train: torchrun --standalone --nproc_per_node 8
     python -m stages train          # under DVC: the round is in $DVC_STAGE
     python -m stages all            # every stage of every round in this process, without DVC
 
 The launcher is not in the command that DVC records, so that a change of the number of processes or devices does not
-make DVC delete and repeat finished work. The round is not in the command either: DVC hands commands to a shell, and no
-text of params.yaml may reach one.
+make DVC delete and repeat finished work. The round is not in the command either: DVC passes commands to a
+shell, which no text of params.yaml may reach.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def round_under_dvc() -> list[str]:
 
 
 def start(stage: str, arguments: list[str]) -> None:
-    """Become the stage. Raises ParamsError, or LaunchError if the launcher's program cannot be started."""
+    """Exec the stage. Raises ParamsError, or LaunchError if the launcher's program cannot be started."""
     launcher = getattr(load_params("launcher").launcher, stage)
     if launcher == ALONE:
         sys.argv[1:] = arguments
@@ -77,7 +77,7 @@ def start(stage: str, arguments: list[str]) -> None:
 
 
 def run_all() -> None:
-    """Every stage of every round, one after the other in this process. What is finished already is not repeated."""
+    """Every stage of every round, one after the other in this process. Finished stages are not repeated."""
     run("init")
     run("evaluate", INIT)
     for round in in_order(load_params("rounds")):

@@ -1,9 +1,9 @@
-"""Adopt: keep a target where it scores well enough (Eq. 7), else fall back to its reference.
+"""Adopt: adopt targets that score well enough (Eq. 7), else fall back to their references.
 
-With ``pairs: same_noise`` there is nothing to adopt: of an image and its twin the better one wins. Pairs with equal
+With ``pairs: same_noise`` Eq. 7 is not applied: the better one of an image and its twin wins. Pairs with equal
 rewards are left out.
 
-reads   sample/, score/, extract/, fuse/; people's answers in labels/, where reward.human weighs them
+reads   sample/, score/, extract/, fuse/; people's answers in labels/, if reward.human is not 0
 writes  adopt/  training.csv: winner and loser of each pair; targets.csv: which targets were adopted
                 (dfusion, inversion); figures.json: gains and distances
         results/pairs/ROUND.json: the same figures for ``dvc metrics``
@@ -62,7 +62,7 @@ def write(run: StageRun, training: pd.DataFrame, figures: Figures) -> None:
 
 
 def targets(round: str, run: StageRun, params: Params) -> tuple[pd.DataFrame, Figures]:
-    """Targets, or the references of those that are not good enough, against bases, by Eq. 7."""
+    """Adopted targets (Eq. 7), or their references, against bases."""
     from dfusion_core.adoption.figures import Views, fresh_gain, fused_figures
     from dfusion_core.adoption.tables import fused_training, target_table
 
@@ -108,7 +108,7 @@ def twins(round: str, run: StageRun, params: Params) -> tuple[pd.DataFrame, Figu
 
 
 def rescore(run: StageRun, params: Params, scored: StageData, pictures: Pictures, pairs: pd.DataFrame) -> Scores:
-    """Scores of the pairs' new pictures, by the models that scored the sampled ones."""
+    """Scores of the pairs' new pictures, by the same models as the sampled ones."""
     from dfusion_core.models.device import pick_device
     from dfusion_core.pairing.plan import pair_name
     from dfusion_core.rewards.identity import read_identity, require_same_reward

@@ -1,7 +1,7 @@
-"""Code: what of the program decides the result of each stage, as digests that an edit of a comment leaves alone.
+"""Code: digests of the source files on which each stage's result depends; edits of comments do not change them.
 
 reads   stages/, dfusion_core/   writes  results/code/STAGE.json: a digest for each module that the stage imports;
-                                         in a project without code of its own results/weights.json
+                                         in a project without its own code also results/weights.json
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NO_STAGES = ("__init__", "__main__", "code")
 
 
 def code() -> None:
-    """Write the digests of every stage, and of the built-in weights where DVC cannot: it hashes files of a project."""
+    """Write the digests of every stage, and of the built-in weights if they are outside the project."""
     for stage in sorted({path.stem for path in STAGES.glob("*.py")}.difference(NO_STAGES)):
         write_text(code_result(stage), json.dumps(hash_code(stage), indent=1, sort_keys=True) + "\n")
     if not WEIGHTS.resolve().is_relative_to(Path.cwd().resolve()):

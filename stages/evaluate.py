@@ -1,7 +1,7 @@
 """Evaluate: fixed-seed images of training and unseen prompts, scored, compared with the base model.
 
-reads   adapter of the round, the prompts' texts; the base model's evaluation where ROUND is not "init"
-writes  evaluate/  picture (one row an image), images.csv, grid.png, reward.json; results/rounds/ROUND.json;
+reads   adapter of the round, the prompts' texts; the base model's evaluation if ROUND is not "init"
+writes  evaluate/  picture (one row per image), images.csv, grid.png, reward.json; results/rounds/ROUND.json;
         results/grids/ROUND.png for ``dvc plots``; the same picture to what params.yaml's ``tracking.to`` names
 """
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(round: str) -> None:
-    """Evaluate the model after ROUND ("init": the base model, row zero of every comparison)."""
+    """Evaluate the model after ROUND ("init": the base model)."""
     params = load_params("model", "prompts", "sample", "reward", "evaluate")
     prompts = load_prompts(params.prompts.file).first(params.prompts.train_count, params.prompts.test_count)
     inputs: dict[str, Input] = {"adapter": output("train", round), "texts": texts_input(params.prompts)}
@@ -94,7 +94,7 @@ def grade(run: StageRun, round: str, params: Params, prompts: PromptFile) -> Non
 
 
 def name_what_is_cut(run: StageRun, params: Params, policy: Policy, prompts: PromptFile) -> None:
-    """Say which prompts the model or the reward reads only in part. Raises PromptsError."""
+    """Print which prompts are cut by the model or the reward. Raises PromptsError."""
     from dfusion_core.prompts.reach import check_reach
     from dfusion_core.rewards.tokens import check_reward_reach, load_tokenizer
 

@@ -1,8 +1,8 @@
-"""Extract: pair images by Algorithm 1, turn the references' maps into masks (Eq. 4), keep some keys and values.
+"""Extract: pair images by Algorithm 1, make masks from the references' maps (Eq. 4), store keys and values.
 
 reads   sample/, score/, the prompt file
-writes  extract/  mask, item_mask (one row a reference), references.csv, pairs.csv
-        kv/       keys and values of the first references, as many as extract.keep_kv says
+writes  extract/  mask, item_mask (one row per reference), references.csv, pairs.csv
+        kv/       keys and values of the first extract.keep_kv references
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ def masks(round: str) -> None:
 
 
 def stored_count(keep_kv: str | int, references: int) -> int:
-    """How many references' keys and values are stored."""
+    """Number of references whose keys and values are stored."""
     if isinstance(keep_kv, int):
         return min(keep_kv, references)
     return references if keep_kv == "all" else 0
 
 
 def keys_and_values(round: str) -> None:
-    """Compute keys and values of the first references of ROUND again and keep them."""
+    """Recompute and store keys and values of the first references of ROUND."""
     params = load_params("model", "sample", "extract", "fuse", "rounds")
     before = previous(params, round)
     inputs = {
@@ -100,7 +100,7 @@ def keys_and_values(round: str) -> None:
 
 
 def extract(round: str) -> None:
-    """Masks, pairs and the key/value cache of ROUND."""
+    """Make masks, pairs and the key/value cache of ROUND."""
     masks(round)
     keys_and_values(round)
 

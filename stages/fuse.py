@@ -1,11 +1,11 @@
-"""Fuse: make the second image of each pair. Parameter ``pairs`` says what that is:
+"""Fuse: make the second image of each pair, by the parameter ``pairs``:
 
 dfusion     the target: the base's noise denoised while it attends to the reference (Eq. 5)
 inversion   the same picture, but its trajectory reconstructed by DDIM inversion (the paper's ablation)
 same_noise  a twin of an image: the same x_T, other step noises (D3PO's pairs)
-naive       nothing: the reference itself wins
+naive       none: the reference itself is the winner
 
-reads   sample/, extract/, kv/   writes  fuse/  x, picture (one row a pair); twins.csv (same_noise)
+reads   sample/, extract/, kv/   writes  fuse/  x, picture (one row per pair); twins.csv (same_noise)
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def fuse(round: str) -> None:
-    """Make the images that the pairs of ROUND need beside the sampled ones."""
+    """Make the images of the pairs of ROUND that are not sampled ones."""
     params = load_params("model", "sample", "fuse", "pairs", "rounds")
     before = previous(params, round)
     inputs = {
@@ -49,7 +49,7 @@ def fuse(round: str) -> None:
 
 
 def targets(round: str, run: StageRun, params: Params, policy: Policy) -> None:
-    """Make the target of every (reference, base) pair; where the reference's mask is empty it is the base."""
+    """Make the target of every (reference, base) pair; it equals the base if the reference's mask is empty."""
     sampled, extracted = (read_stage(name, round) for name in ("sample", "extract"))
     pairs = extracted.table("pairs")
     masked = ~extracted.table("references").empty_mask[pairs.reference].to_numpy()
@@ -97,7 +97,7 @@ def target_x(round: str, pairs: pd.DataFrame, params: Params, policy: Policy) ->
 
 
 def twins(round: str, run: StageRun, params: Params, policy: Policy) -> None:
-    """Denoise the first half of each prompt's x_T once more, with other step noises."""
+    """Denoise the first half of each prompt's x_T again, with other step noises."""
     plan = twin_plan(read_stage("sample", round).table("images"))
     run.describe = lambda row: pair_name(plan, row)
     for rows in run.unfinished(len(plan), params.fuse.batch_size):

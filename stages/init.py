@@ -1,4 +1,4 @@
-"""Init: pin the base model and write an adapter that does nothing yet.
+"""Init: pin the base model and write an adapter with zero effect.
 
 reads   the model   writes  runs/init/train: adapter/, pin.json, reward_history.csv (empty)
 """
@@ -14,7 +14,7 @@ from dfusion_core.store import open_stage
 
 
 def init(round: str = "init") -> None:
-    """Write the zero adapter that the first round starts from."""
+    """Write the zero adapter from which the first round starts."""
     params = load_params("model", "lora", "seed")
     with open_stage("init", round=round, params=params, inputs=model_inputs(params.model)) as run:
         if run.done:

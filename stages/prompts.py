@@ -15,7 +15,7 @@ from dfusion_core.store.paths import PROMPTS_RESULT
 
 
 def prompts() -> None:
-    """Write what of the prompt file the stages that sample depend on."""
+    """Write the part of the prompt file on which the stages that sample depend."""
     texts = texts_of(load_params("prompts").prompts)
     write_text(PROMPTS_RESULT, json.dumps(texts, indent=1, ensure_ascii=False) + "\n")
 

@@ -1,7 +1,7 @@
-"""Sample: denoise N images per prompt and keep everything Algorithm 1 needs later.
+"""Sample: denoise K images per prompt and store their trajectories and maps.
 
 reads   adapter of the round before, the prompts' texts and items
-writes  sample/  x, log_prob, cross_map, picture (one row an image), images.csv
+writes  sample/  x, log_prob, cross_map, picture (one row per image), images.csv
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dfusion_core.store.paths import adapter, output
 
 
 def sample(round: str) -> None:
-    """Sample every training prompt's images of ROUND."""
+    """Sample the images of ROUND for every training prompt."""
     params = load_params("model", "prompts", "sample", "seed", "rounds")
     before = previous(params, round)
     chosen = load_prompts(params.prompts.file).first(params.prompts.train_count, params.prompts.test_count)

@@ -1,8 +1,8 @@
-"""Score: how well each sampled image shows its prompt.
+"""Score: the reward R(x_0, c) of each sampled image.
 
-reads   sample/; people's answers in labels/, where reward.human weighs them
-writes  score/  embedding (one row an image), scores.csv (image, prompt_id, reward, clip, plug-ins), reward.json: which
-                models scored
+reads   sample/; people's answers in labels/, if reward.human is not 0
+writes  score/  embedding (one row per image), scores.csv (image, prompt_id, reward, clip, plug-ins), reward.json: the
+                models that scored
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 reads   adapter, optimizer and reward history of the round before, sample/, score/, fuse/, adopt/
 writes  train/  adapter/, pin.json (the base model's hashes), optimizer.safetensors, reward_history.csv (all scores
-                so far), reward.json (which models scored), updates.csv (one row an optimizer step), timesteps.csv (one
-                row an optimizer step and t), live/ (updates.csv for dvclive)
-        results/training/ROUND.json: the optimizer steps once more, for the summary
+                so far), reward.json (the models that scored), updates.csv (one row per optimizer step), timesteps.csv
+                (one row per optimizer step and t), live/ (updates.csv for dvclive)
+        results/training/ROUND.json: the optimizer steps, for the summary
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def train(round: str) -> None:
 
 
 def update(round: str, before: str, run: StageRun, params: Params) -> None:
-    """All optimizer steps of ROUND, from the adapter, optimizer and rewards of the round BEFORE."""
+    """Take all optimizer steps of ROUND, from the adapter, optimizer and rewards of the round BEFORE."""
     from dfusion_core.models.lora import save_lora
     from dfusion_core.models.pins import FILE as PIN
     from dfusion_core.models.policy import load_policy
@@ -92,7 +92,7 @@ def update(round: str, before: str, run: StageRun, params: Params) -> None:
 def scores_so_far(round: str, before: str, images: pd.DataFrame) -> tuple[pd.DataFrame, Identity]:
     """The scores of all images sampled up to ROUND, whose ``images`` are given, and the reward that they come from.
 
-    Raises RewardError where the rounds before were scored by another reward.
+    Raises RewardError if earlier rounds were scored by another reward.
     """
     from dfusion_core.training.advantages import extend
 

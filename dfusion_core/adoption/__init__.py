@@ -1,1 +1,1 @@
-"""Which image of a pair is trained on: Eq. 7, the training table, figures of pairs."""
+"""Eq. 7, the training table, and figures of pairs."""

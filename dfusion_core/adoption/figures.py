@@ -1,4 +1,4 @@
-"""How alike the two images of a pair look, and what fusion gained: the figures of one round's pairs."""
+"""Figures of a round's pairs: similarity of the two images, and gain of fusion."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Views:
 
 
 def distance(a: NDArray[np.uint8], b: NDArray[np.uint8], where: NDArray[np.bool_] | None = None) -> float:
-    """Mean absolute difference of pictures (n, row, column, 3), 0 to 1; only ``where`` (n, row, column), if given."""
+    """Mean absolute difference of pictures (n, row, column, 3), 0 to 1, at ``where`` (n, row, column) if given."""
     difference = np.abs(a.astype(np.float32) - b).mean(axis=-1) / 255
     return float(difference.mean() if where is None else difference[where].mean())
 
@@ -60,11 +60,11 @@ def fused_figures(
     target: Views,
     mask: NDArray[np.bool_],
 ) -> dict[str, Any]:
-    """Figures of fused pairs: all views and masks (n, ...) one row a row of ``pairs`` and ``targets``.
+    """Figures of fused pairs: views and masks (n, ...) have the rows of ``pairs`` and ``targets``.
 
-    ``target_gain`` and ``reference_lead`` are rewards over the base's. A method that makes consistent pairs has
-    ``target_distance`` well below ``reference_distance``, next to nothing outside the mask, and
-    ``target_similarity`` (cosine of image embeddings) above ``reference_similarity``.
+    ``target_gain`` and ``reference_lead`` are rewards over the base's. If pairs are consistent,
+    ``target_distance`` is well below ``reference_distance``, almost 0 outside the mask, and
+    ``target_similarity`` (cosine of image embeddings) is above ``reference_similarity``.
     """
     outside = never_masked(mask, base.picture.shape[1:3])
     return {
@@ -83,11 +83,10 @@ def fused_figures(
 
 
 def fresh_gain(pairs: pd.DataFrame, images: pd.DataFrame, scores: pd.DataFrame) -> float:
-    """What any other image of the prompt gains over the pairs' bases, on average.
+    """Mean gain of any other image of the prompt over the pairs' bases.
 
-    Bases are chosen for their low score, so an image that has nothing to do with the reference gains too
-    (regression to the mean). Only a ``target_gain`` above this, or one at a smaller distance from the base, shows that
-    the reference had a part in it.
+    Bases are selected for low scores, so an image that is independent of the reference gains too (regression to the
+    mean). Only a ``target_gain`` above this, or one at a smaller distance from the base, is an effect of the reference.
     """
     of_prompt = images.merge(scores[["image", "reward"]], on="image").groupby("prompt_id").reward.mean()
     return float((pairs.prompt_id.map(of_prompt) - pairs.base_reward).mean())

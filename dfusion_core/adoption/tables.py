@@ -1,4 +1,4 @@
-"""The training set of a round as a table: of each pair the winner and the loser.
+"""The training set of a round as a table of winners and losers.
 
 All kinds of pairs have the same columns: pair, prompt_id, prompt, and for winner and loser the stage that made
 the image (``sample`` or ``fuse``), its row there, and its reward.
@@ -28,8 +28,8 @@ def target_table(
 ) -> pd.DataFrame:
     """Eq. (7) on every pair: pair, prompt_id, prompt, target_reward, adopted.
 
-    target_reward: (pair,); without_mask: bool (pair,), where the mask was empty and the target is its base, which is
-    never adopted.
+    target_reward: (pair,); without_mask: bool (pair,), True if the mask is empty; the target then equals its base and
+    is not adopted.
     """
     R_a, R_r, R_b = (
         from_numpy(x.astype("float64"))
@@ -40,7 +40,7 @@ def target_table(
 
 
 def fused_training(pairs: pd.DataFrame, targets: pd.DataFrame, adopt: Adopt) -> pd.DataFrame:
-    """Adopted targets against bases; where one was not adopted its reference wins, or the pair is dropped.
+    """Adopted targets against bases; for the other pairs the reference wins, or the pair is dropped.
 
     Raises DFusionError if ``adopt.fallback`` is drop and none was adopted.
     """
@@ -71,7 +71,7 @@ def reference_training(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def twin_training(twins: pd.DataFrame, scores: pd.DataFrame, twin_reward: NDArray[Any]) -> pd.DataFrame:
-    """Of an image and its twin the better one against the other.
+    """The better one of an image and its twin against the other.
 
     twins: the table of ``pairing.plan.twin_plan``; scores: (image, reward); twin_reward: (pair,).
     """
@@ -89,7 +89,7 @@ def twin_training(twins: pd.DataFrame, scores: pd.DataFrame, twin_reward: NDArra
 
 
 def without_ties(training: pd.DataFrame) -> pd.DataFrame:
-    """The pairs whose images have different rewards; equal ones say nothing about which is better.
+    """The pairs whose images have different rewards; equal rewards express no preference.
 
     Raises DFusionError if none is left.
     """

@@ -1,8 +1,8 @@
-"""Where Eq. (4) and Eq. (5) meet the network: a U-Net, or a transformer with joint attention.
+"""Eq. (4) and Eq. (5) applied to a network: a U-Net, or a transformer with joint attention.
 
-Each context manager swaps attention processors and restores in `finally` what it found; they nest, as long as no
-module is asked for twice. Rows are the rows of the batch it is called with (with guidance: two rows an image). In joint
-attention Eq. 4 is the softmax over the text's tokens alone, and Eq. 5 is about the image's keys and values.
+Each context manager replaces attention processors and restores the previous ones on exit. They can be nested if no
+module is replaced twice. Rows are rows of the batch (with guidance: two rows per image). In joint attention
+Eq. 4 is the softmax over the text tokens only, and Eq. 5 replaces keys and values of the image tokens.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from .replacing import replaced
 
 
 class AttentionTap:
-    """The cross-attention maps of the latest forward, summed over heads and modules as they are computed."""
+    """The cross-attention maps of the latest forward pass, summed over heads and modules during the pass."""
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
         self.clear()
 
     def clear(self) -> None:
-        """Forget the maps; each forward starts with this."""
+        """Delete the maps; called at the start of each forward pass."""
         self._sum: Tensor | None = None
         self._count = 0
 
     def maps(self, rows: slice | Tensor = slice(None)) -> Tensor:
         """Eq. (4): A_t^cross of these rows, float32 (row, y, x, token): the mean over heads and modules.
 
-        With guidance pass the conditional rows. Raises RuntimeError before the first forward.
+        With guidance pass the conditional rows. Raises RuntimeError before the first forward pass.
         """
         if self._sum is None:
             raise RuntimeError("no cross-attention was captured: call the network inside `capturing`")
@@ -59,7 +59,8 @@ class AttentionTap:
 def capturing(network: Network, modules: str = "up_1") -> Iterator[AttentionTap]:
     """Eq. (4): read the cross-attention of a layer, or of "same_resolution" (see `cross_attention_modules`).
 
-    The network's output is bit-identical to that without. Maps are detached, and dropped at the next forward.
+    The network's output is bit-identical to that without capturing. Maps are detached, and deleted at the next forward
+    pass.
     """
     grid = Grid()
     tap = AttentionTap(grid)
@@ -72,13 +73,13 @@ def capturing(network: Network, modules: str = "up_1") -> Iterator[AttentionTap]
 
 
 class KVTap:
-    """Keys and values of the latest forward: kv["up_1.0"] = (K, V), each (row, head, token, channel)."""
+    """Keys and values of the latest forward pass: kv["up_1.0"] = (K, V), each (row, head, token, channel)."""
 
     def __init__(self) -> None:
         self.kv: dict[str, KV] = {}
 
     def clear(self) -> None:
-        """Forget them; each forward starts with this."""
+        """Delete them; called at the start of each forward pass."""
         self.kv = {}
 
     def _hook(self, name: str) -> Hook:
@@ -111,10 +112,10 @@ def fusing(
 ) -> Iterator[None]:
     """Eq. (5): self-attention fusion in the layers.
 
-    M: bool (target, y, x), the mask of each target row at any resolution; resized to each layer. M_t is a step's:
-    for the next one overwrite M, and the entries of ``stored``, in place.
-    target_rows: (target,) rows of the batch that are fused; all of them by default. Other rows are untouched.
-    The reference's keys and values come in one of two ways, with equal results:
+    M: bool (target, y, x), the mask of each target row at any resolution; resized to each layer. M_t belongs to one
+    step: for the next step overwrite M, and the entries of ``stored``, in place. target_rows: (target,) rows of the
+    batch that are fused; all of them by default. Other rows are untouched. The reference's keys and values come in one
+    of two ways, with equal results:
       stored: {"up_1.0": (K_r, V_r), ...} as `recording_kv` records them, each (target, head, token, channel);
       lock-step: reference_rows (target,), rows of the same batch (so at the same step) to take K and V from.
     With guidance each image has two target rows: repeat its mask, and pair each half with the same half of
@@ -132,7 +133,7 @@ def fusing(
 
 @dataclass(frozen=True)
 class _Fusion:
-    """Where the rows of Eq. (5) are found in a batch; the arithmetic is `fuse_kv`."""
+    """Selects the rows of Eq. (5) in a batch; `fuse_kv` has the arithmetic."""
 
     M: Tensor
     grid: Grid
@@ -141,7 +142,7 @@ class _Fusion:
     target_rows: Tensor | None
 
     def hook(self, name: str) -> Hook:
-        """The hook of one module. Raises KeyError where keys and values are given, but not this module's."""
+        """The hook of one module. Raises KeyError if keys and values are given, but not those of this module."""
         if self.stored is not None:
             self.stored[name]
 

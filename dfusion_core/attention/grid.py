@@ -1,4 +1,4 @@
-"""Where a network's attention has its image tokens: their height and width, and their place beside the text's."""
+"""Position of the image tokens in a network's attention: height and width, and their slice of a joint sequence."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .processor import Hook, Product
 
 
 class Grid:
-    """Learns from each forward of the network what its attention modules cannot see.
+    """Size and slice of the image tokens, read from the inputs of each forward pass, for attention modules.
 
-    latent: (y, x) of the finest attention, in a U-Net the size of the latent. image: the place of the image tokens in
-    the joint sequence of a transformer; None in a U-Net, where image and text never share one.
+    latent: (y, x) of the finest attention, in a U-Net the size of the latent. image: the slice of the image tokens in
+    the joint sequence of a transformer; None in a U-Net.
     """
 
     def __init__(self) -> None:
@@ -50,9 +50,9 @@ class Grid:
 
 
 def on_image(hook: Hook, grid: Grid) -> Product:
-    """The usual product on the keys and values that the hook gives of those of the image tokens.
+    """The usual product, after the hook has replaced the keys and values of the image tokens.
 
-    In a transformer those of the text are left as they are, and every query sees the result, the text's too.
+    In a transformer keys and values of the text do not change; all queries see the result, also those of the text.
     """
 
     def product(Q: Tensor, K: Tensor, V: Tensor, bias: Tensor | None) -> Tensor:
@@ -68,7 +68,7 @@ def on_image(hook: Hook, grid: Grid) -> Product:
 
 
 def on_words(hook: Hook, grid: Grid) -> Product:
-    """The usual product; the hook sees the image's queries and the keys and values of the text alone."""
+    """The usual product; the hook gets the image's queries with the keys and values of the text only."""
 
     def product(Q: Tensor, K: Tensor, V: Tensor, bias: Tensor | None) -> Tensor:
         if grid.image is None:

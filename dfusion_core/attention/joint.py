@@ -1,7 +1,7 @@
-"""Attention processors for the blocks of flow transformers (MM-DiT), with a product that can be put in.
+"""Attention processors for the blocks of flow transformers (MM-DiT), with a replaceable product of Q, K and V.
 
-In joint attention the tokens of the image and those of the text are one sequence, each with projections of its own.
-SD 3 puts the image first, FLUX the text; FLUX's single blocks get the sequence already joined. The outputs are
+In joint attention the tokens of the image and those of the text are one sequence, each with its own projections.
+SD 3 puts the image first, FLUX the text; The input of FLUX's single blocks is the joined sequence. The outputs are
 bit-identical to those of diffusers' stock processors when the product is the usual one.
 """
 
@@ -18,7 +18,7 @@ Heads: TypeAlias = tuple[Tensor, Tensor, Tensor]  # Q, K, V: (row, head, token, 
 
 
 class HookedJointAttention:
-    """As diffusers' ``JointAttnProcessor2_0`` (SD 3), but for the product of Q, K and V. Image first, then text.
+    """diffusers' ``JointAttnProcessor2_0`` (SD 3) with a replaceable product of Q, K and V. Image first, then text.
 
     Without text (the second attention of SD 3.5's blocks) it is attention among image tokens.
     """
@@ -46,9 +46,9 @@ class HookedJointAttention:
 
 
 class HookedFluxAttention:
-    """As diffusers' ``FluxAttnProcessor``, but for the product. Text first, then the image; positions are rotated in.
+    """diffusers' ``FluxAttnProcessor`` with a replaceable product. Text first, then the image; with rotary positions.
 
-    A single block has no text of its own: it gets the sequence already joined.
+    The input of a single block is the joined sequence.
     """
 
     def __init__(self, product: Product) -> None:

@@ -2,9 +2,9 @@
 
 Layers have names, from the topology: of a U-Net down_0.., mid, up_0.. (SD 2.1's layers 0-6 of the paper are down_0,
 down_1, down_2, mid, up_1, up_2, up_3), of a transformer block_0.., and single_0.. for FLUX's single blocks. A
-self-attention module is "up_1.0", "up_1.1", ... in the order of the layer. A transformer's joint attention is both: its
-image tokens attend to one another and to the text. The second attention of SD 3.5's first blocks ("block_0.1") is among
-image tokens.
+self-attention module is "up_1.0", "up_1.1", ... in the order of the layer. A transformer's joint attention serves as
+self-attention and cross-attention: its image tokens attend to one another and to the text. The second attention of
+SD 3.5's first blocks ("block_0.1") is among image tokens.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ def layer_paths(network: Network) -> dict[str, str]:
 
 
 def present_layers(network: Network, wanted: Sequence[str]) -> tuple[str, ...]:
-    """Those of the wanted layers that exist here and have attention, in the order wanted.
+    """The layers of ``wanted`` that the network has and that have attention, in the order of ``wanted``.
 
-    For the paper's list (mid, up_1, up_2, up_3) on U-Nets of fewer levels. Raises LayerError for a name that
+    Applies the paper's list (mid, up_1, up_2, up_3) to U-Nets with fewer levels. Raises LayerError for a name that
     no network has ("up1") and if nothing is left.
     """
     for name in wanted:
@@ -62,7 +62,7 @@ def present_layers(network: Network, wanted: Sequence[str]) -> tuple[str, ...]:
 
 
 def fused_layers(network: Network, wanted: Sequence[str]) -> tuple[str, ...]:
-    """``wanted``, if each of them exists here and has self-attention. Raises LayerError naming those that do not."""
+    """``wanted``, if all of them exist and have self-attention. Raises LayerError naming the others."""
     if absent := [name for name in wanted if name not in layer_paths(network) or not _modules(network, name, "attn1")]:
         raise LayerError(
             f"fuse.layers: this {kind_of(network)} has no attention in {', '.join(absent)}.",
@@ -72,7 +72,7 @@ def fused_layers(network: Network, wanted: Sequence[str]) -> tuple[str, ...]:
 
 
 def from_mid_on(network: Network) -> list[str]:
-    """The layers that the paper fuses: of those with attention, mid and the up blocks. Of a transformer all blocks."""
+    """The layers that the paper fuses, mid and up blocks with attention; of a transformer all blocks."""
     if is_transformer(network):
         return list(layer_paths(network))
     there = (name for name in layer_paths(network) if _modules(network, name, "attn1"))
@@ -89,9 +89,9 @@ def self_attention_modules(network: Network, layers: Sequence[str]) -> dict[str,
 def cross_attention_modules(network: Network, modules: str) -> tuple[str, ...]:
     """Paths of the attn2 modules whose maps are read.
 
-    modules: a layer name ("up_1": the paper), or "same_resolution" (the authors' code): all of the resolution
-    of the first cross-attention up block, in SD the two of down_2 and the three of up_1. Of a transformer's block
-    the joint attention. Raises LayerError.
+    modules: a layer name ("up_1": the paper), or "same_resolution" (the authors' code): all modules of the
+    resolution of the first cross-attention up block, in SD two of down_2 and three of up_1. For a block of a
+    transformer its joint attention. Raises LayerError.
     """
     if modules != SAME_RESOLUTION:
         return _attention_of_layer(network, modules, "attn2", "sample.maps: " if is_transformer(network) else "")
@@ -116,7 +116,7 @@ def first_cross_up_block(network: Network) -> str:
 
 
 def default_maps(network: Network) -> str:
-    """The block of a transformer whose maps are proposed: the one in the middle (docs/transformers.md)."""
+    """The proposed block for maps of a transformer: the middle one (docs/transformers.md)."""
     names = list(layer_paths(network))
     return names[len(names) // 2]
 
@@ -126,7 +126,7 @@ def _from_mid_on(network: Network) -> str:
 
 
 def _level(network: Network, name: str) -> int:
-    """How often the latent has been halved in a block: 0, 1, ... down, and back up again."""
+    """How often the latent is halved in a block: 0, 1, ... in down blocks, and decreasing in up blocks."""
     kind, _, k = name.partition("_")
     deepest = len(network.down_blocks) - 1
     return {"down": int(k or 0), "mid": deepest, "up": deepest - int(k or 0)}[kind]

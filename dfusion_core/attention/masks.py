@@ -1,4 +1,4 @@
-"""Eq. (4): from cross-attention maps to the mask M_t of the items a prompt names."""
+"""Eq. (4): the mask M_t of a prompt's items from cross-attention maps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WORD = r"\w+"
 
 
 class ItemNotFound(DFusionError, ValueError):
-    """A prompt has no token for an item: the word is not in it, or lies beyond what the encoder reads."""
+    """A prompt has no token for an item: the word is not in it, or beyond the encoder's limit."""
 
 
 def item_tokens(tokenizer: Any, prompt_text: str, item_word: str, limit: int | None = None) -> tuple[int, ...]:
@@ -27,8 +27,8 @@ def item_tokens(tokenizer: Any, prompt_text: str, item_word: str, limit: int | N
 
     item_word: a word or several ("traffic light"), any case; whole words only, so "cat" is not found in
     "cats". Words that the tokenizer splits give all their tokens (CLIP: "woolen" -> woo + len), repeated
-    words all their occurrences. Authors' code: a *word* index plus one, which is off by one after every split
-    word. limit: tokens that are read, start and end with them; the tokenizer's own by default. Raises ItemNotFound.
+    words all their occurrences. (The authors' code has the *word* index plus one, which is wrong after a split
+    word.) limit: number of tokens read, including start and end; the tokenizer's own by default. Raises ItemNotFound.
     """
     spans = word_spans(prompt_text, item_word)
     words = f"Words of the prompt: {', '.join(re.findall(WORD, prompt_text))}."
@@ -46,7 +46,7 @@ def item_tokens(tokenizer: Any, prompt_text: str, item_word: str, limit: int | N
 
 
 def item_maps(A_cross: Tensor, tokens: Sequence[Sequence[int]]) -> Tensor:
-    """Eq. (4): A_t^cross[:, :, o] of each item; the mean over its tokens where it has several.
+    """Eq. (4): A_t^cross[:, :, o] of each item; the mean over its tokens.
 
     A_cross: (image, y, x, token), attention probabilities. tokens: for each item its positions.
     Returns (image, item, y, x).
@@ -58,7 +58,7 @@ def item_mask(maps: Tensor, thr: Sequence[float] | float, mode: Threshold = "abs
     """Eq. (4): [ A_t^cross[:, :, o] >= thr_o ], one mask per item.
 
     maps: (image, item, y, x). thr: one per item, or one for all: an attention probability (absolute, Tables
-    4-6), or a multiple of the map's spatial mean (relative; needs no tuning by hand). Returns bool (image,
+    4-6), or a multiple of the map's spatial mean (relative). Returns bool (image,
     item, y, x).
     """
     if mode not in ("absolute", "relative"):
@@ -92,7 +92,7 @@ def _by_offsets(tokenizer: Any, text: str, spans: list[tuple[int, int]], limit: 
 
 
 def _by_ids(tokenizer: Any, text: str, item: str, limit: int) -> list[int]:
-    """For tokenizers without offsets: where the item's own token ids occur as a run in the prompt's."""
+    """For tokenizers without offsets: positions at which the item's token ids occur in the prompt's."""
     ids = list(tokenizer(text, truncation=True, max_length=limit)["input_ids"])
     own = list(tokenizer(" ".join(item.split()), add_special_tokens=False)["input_ids"])
     starts = [k for k in range(len(ids) - len(own) + 1) if own and ids[k : k + len(own)] == own]
@@ -100,5 +100,5 @@ def _by_ids(tokenizer: Any, text: str, item: str, limit: int) -> list[int]:
 
 
 def _max_length(tokenizer: Any) -> int:
-    """How many tokens the text encoder reads; tokenizers without a limit report about 1e30."""
+    """The tokenizer's limit in tokens; tokenizers without a limit report about 1e30."""
     return int(min(getattr(tokenizer, "model_max_length", 77), 100_000))

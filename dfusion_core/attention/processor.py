@@ -1,4 +1,4 @@
-"""An attention processor for U-Nets whose product of Q, K and V can be put in."""
+"""An attention processor for U-Nets with a replaceable product of Q, K and V."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch.nn.functional import scaled_dot_product_attention
 # (Q, K, V, additive mask or None) -> output; all (row, head, token, channel)
 Product: TypeAlias = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], Tensor]
 KV: TypeAlias = tuple[Tensor, Tensor]
-# the same -> (K, V), for a product that is the usual one on other keys and values
+# the same -> (K, V): replaces keys and values of the usual product
 Hook: TypeAlias = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], KV]
 
 
 class HookedAttention:
-    """Attention as diffusers' stock scaled-dot-product processor has it, but for the product of Q, K and V.
+    """diffusers' stock scaled-dot-product attention with a replaceable product of Q, K and V.
 
     With `scaled_dot_product_attention` as the product, the output is bit-identical to the stock processor's.
     """
@@ -58,7 +58,7 @@ class HookedAttention:
 
 
 def with_kv(hook: Hook) -> Product:
-    """The usual product on the keys and values that the hook gives."""
+    """The usual product on the keys and values that the hook returns."""
 
     def product(Q: Tensor, K: Tensor, V: Tensor, bias: Tensor | None) -> Tensor:
         K, V = hook(Q, K, V, bias)

@@ -1,4 +1,4 @@
-"""Attention processors swapped in and out of an unmodified network of diffusers."""
+"""Replaces attention processors of a diffusers network temporarily."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .processor import HookedAttention, Product
 
 @contextmanager
 def replaced(network: Network, products: Mapping[str, Product], grid: Grid) -> Iterator[None]:
-    """Swap the processors of the modules (path -> product); the grid learns the latent size of each forward.
+    """Replace the processors of the modules (path -> product); the grid reads the latent size of each forward pass.
 
-    Raises ValueError where a processor is not a stock one: another kind, or one that is swapped already.
+    Raises ValueError if a processor is not a stock one: of another kind, or replaced already.
     """
     found = {f"{path}.processor": network.attn_processors[f"{path}.processor"] for path in products}
     swapped = {
@@ -32,7 +32,7 @@ def replaced(network: Network, products: Mapping[str, Product], grid: Grid) -> I
 
 
 def _hooked(network: Network, key: str) -> Callable[[Product], Any]:
-    """What takes the place of the stock processor at this key. Raises ValueError."""
+    """The replacement for the stock processor at this key. Raises ValueError."""
     from diffusers.models.attention_processor import AttnProcessor2_0, JointAttnProcessor2_0
     from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 

@@ -1,1 +1,1 @@
-"""What a person types: the `dfusion` command and its parts."""
+"""The `dfusion` command: a module or package per subcommand."""

@@ -37,7 +37,7 @@ for command in study.registered_commands:
     command.cls = InProject
 for function in (inspect, compare, picture, plots, export, thresholds, plan, doctor, label, judge, prune):
     app.command(cls=InProject)(function)
-for function in (init, profile):  # they make a project
+for function in (init, profile):  # these make a project
     app.command()(function)
 
 
@@ -83,7 +83,7 @@ def verify(
 def params(
     path: Annotated[Path, typer.Option(help="The parameter file.")] = Path("params.yaml"),
 ) -> None:
-    """Every parameter: its value here, its default, where the default comes from, and its meaning."""
+    """List every parameter: its value here, its default, the origin of the default, and its meaning."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -117,7 +117,7 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """One self-contained HTML page about the run in this folder."""
+    """Write a self-contained HTML page about the run in this folder."""
     from .report import write_report
 
     write_report(out, study or [])

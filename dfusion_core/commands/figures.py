@@ -1,4 +1,4 @@
-"""Figures by matplotlib: PNG files of studies, and SVG inside the report, which follows the page's colours."""
+"""Figures by matplotlib: PNG files of studies, and SVG in the report, with the page's colours."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMN, ROW = 3.6, 2.8  # inches of one plot
-COLOURS = ("#1a78c2", "#d9580d", "#2a9d55", "#a14fa8")  # of enough contrast on white and on near black
-INK = "#010203"  # stands for the page's own text colour
+COLOURS = ("#1a78c2", "#d9580d", "#2a9d55", "#a14fa8")  # with enough contrast on white and on dark backgrounds
+INK = "#010203"  # replaced by the page's text colour
 SVG: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "dfusion",
@@ -48,7 +48,7 @@ def new_figure(rows: int, columns: int, width: float = COLUMN, height: float = R
 def line_chart(lines: Mapping[str, Mapping[str, pd.Series]], x_label: str, y_label: str) -> str:
     """An SVG chart of the lines by name; each has columns ``x``, ``y`` and maybe ``low`` and ``high``.
 
-    Empty without a point. It is as wide as a phone's page at full size, and as legible when it is enlarged. Raises
+    Empty without points. Its width is that of a phone's page. Raises
     FigureError.
     """
     if not any(len(line["x"]) for line in lines.values()):
@@ -69,7 +69,7 @@ def line_chart(lines: Mapping[str, Mapping[str, pd.Series]], x_label: str, y_lab
 
 
 def as_svg(figure: Figure) -> str:
-    """The figure as an ``svg`` element: no background, the page's text colour, no identifiers but those it uses."""
+    """The figure as an ``svg`` element: no background, the page's text colour, only identifiers that are used."""
     file = io.StringIO()
     figure.patch.set_visible(False)
     for axis in figure.axes:

@@ -1,4 +1,4 @@
-"""What the outputs of a run were made with: from their manifests, and not from today's params.yaml."""
+"""The parameters of a run's outputs, from their manifests and not from the present params.yaml."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..store.paths import ROUND_STAGES, output
 
 class Parameter(NamedTuple):
     """A parameter of a run. ``values``: (value, outputs that were made with it), more than one if they differ;
-    ``today``: the value in params.yaml."""
+    ``today``: the present value in params.yaml."""
 
     row: Explained
     values: list[tuple[Any, list[str]]]
@@ -35,12 +35,12 @@ class Parameter(NamedTuple):
 
     @property
     def differs_from_paper(self) -> bool:
-        """Whether the paper says something else."""
+        """Whether the paper has another value."""
         return self.row.paper != "ours" and [self.row.default] != [value for value, _ in self.values]
 
 
 def declared(round: str) -> dict[str, Any]:
-    """The parameters in the manifests of the round's stages and of init: those that its outputs were made with."""
+    """The parameters in the manifests of the round's stages and of init."""
     found: dict[str, Any] = {}
     for sections in _manifests([round]).values():
         found |= sections
@@ -73,7 +73,7 @@ def _manifests(rounds: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def _value(sections: Any, path: list[str]) -> list[Any]:
-    """The value at a path of keys; none where the stage did not declare it."""
+    """The value at a path of keys; none if the stage did not declare it."""
     for key in path:
         if not isinstance(sections, dict) or key not in sections:
             return []

@@ -1,4 +1,4 @@
-"""`dfusion picture`: one picture of a run: pairs of a round, and the same seeds by the base model and every round."""
+"""`dfusion picture`: a picture of a run: pairs of a round, and the same seeds by the base model and every round."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def picture(
         int, typer.Option(help="Unseen prompts (else training ones): the same seed by base and rounds.", min=1)
     ] = 4,
 ) -> None:
-    """One picture of the run: some pairs with their targets, and the same seeds before and after each round."""
+    """Draw pairs of the run with their targets, and the same seeds before and after each round."""
     import numpy as np
 
     from ..evaluation.infotext import png

@@ -1,4 +1,4 @@
-"""`dfusion profile`: complete parameter files for the models that the method is known to be of use for."""
+"""`dfusion profile`: complete parameter files for supported models."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PROFILES = {  # in the order in which they are listed
 }
 
 
-# Names of experiments with all that they differ in, because `-S` stays in params.yaml: (name, algo, pairs, about)
+# Experiments with all parameters in which they differ, because `-S` edits params.yaml: (name, algo, pairs, about)
 METHODS = (
     ("ddpo", "ddpo", "dfusion", "D-Fusion with DDPO (Eq. 8) instead of DPO"),
     ("dpok", "dpok", "dfusion", "D-Fusion with DPOK (Eq. 9)"),
@@ -43,7 +43,7 @@ METHODS = (
 
 
 class Chosen(NamedTuple):
-    """A profile's text with the model and the prompts that the user chose."""
+    """A profile's text with the chosen model and prompts."""
 
     text: str
     model: str
@@ -62,7 +62,7 @@ def profile(
         typer.Option("--force", help="Replace a params.yaml that was changed by hand; it is kept as params.yaml.bak."),
     ] = False,
 ) -> None:
-    """Write a ready params.yaml, and print the commands that come next. Without NAME: list the profiles."""
+    """Write a params.yaml, and print the next commands. Without NAME: list the profiles."""
     if not name:
         for known, about in PROFILES.items():
             print(f"{known:<12} {about}")
@@ -75,7 +75,7 @@ def profile(
 
 
 def fill(name: str, model: str = "", prompts: str = "") -> Chosen:
-    """The profile with model.id and prompts.file as chosen; an empty text leaves what the profile says.
+    """The profile with model.id and prompts.file as chosen; an empty text keeps the profile's value.
 
     Raises typer.BadParameter for an unknown name, PromptsError for a prompt file that cannot be used.
     """
@@ -102,7 +102,7 @@ def shipped(name: str) -> str:
 
 
 def prompt_file(name: str, prompts: str) -> str:
-    """The file of a template of the paper (for ``micro...`` its likeness in the micro-world), else the file itself."""
+    """The file of a template of the paper (for ``micro...`` that of the micro-world), else the file itself."""
     world = "micro" if name.startswith("micro") else "paper"
     return own_copy(f"{PACKAGED}/{world}_{prompts}.yaml") if prompts in TEMPLATES else prompts
 
@@ -115,7 +115,7 @@ def own_copy(file: str) -> str:
 
 
 def write(chosen: Chosen, force: bool) -> list[str]:
-    """Write params.yaml atomically; returns what happened to the old one. Raises ParamsError rather than lose it."""
+    """Write params.yaml atomically; returns what happened to the old one. Raises ParamsError if it would be lost."""
     from ..errors import ParamsError
     from ..store.atomic import write_bytes, write_text
 
@@ -135,13 +135,13 @@ def write(chosen: Chosen, force: bool) -> list[str]:
 
 
 def backup_name() -> Path:
-    """params.yaml.bak, or with a number behind it where that is taken."""
+    """params.yaml.bak, with a number if that exists."""
     names = (Path(f"{PARAMS}.bak{number or ''}") for number in range(1000))
     return next(name for name in names if not name.exists())
 
 
 def is_shipped(text: str) -> bool:
-    """Whether a file is what this command writes: a profile, whatever its model and prompts."""
+    """Whether a file was written by this command: a profile, with any model and prompts."""
     try:
         model, prompts = get_key(text, "model", "id"), get_key(text, "prompts", "file")
     except ValueError:
@@ -152,14 +152,14 @@ def is_shipped(text: str) -> bool:
 
 
 def set_key(text: str, section: str, key: str, value: str) -> str:
-    """The text of a parameter file with another value of ``section.key``; the comment behind it stays."""
+    """The text of a parameter file with another value of ``section.key``; its comment is kept."""
     line = _line(text, section, key)
     said = f"{line[1]}{as_yaml(value)}"
     return text[: line.start()] + (f"{said:<23}  {line[3]}" if line[3] else said) + text[line.end() :]
 
 
 def as_yaml(value: str) -> str:
-    """The text as DVC writes it: quoted only where YAML would read something else, as of `true` and `1e4`."""
+    """The text as DVC writes it: quoted only if YAML would read another value, as for `true` and `1e4`."""
     from ruamel.yaml import YAML
 
     file, writer = io.StringIO(), YAML()
@@ -170,7 +170,7 @@ def as_yaml(value: str) -> str:
 
 
 def _read_yaml(said: str) -> object:
-    """What the parameter files' own reader makes of a value."""
+    """A value as the reader of params.yaml reads it."""
     from ..params.strict_yaml import parse_yaml
 
     try:
@@ -201,7 +201,7 @@ def experiment(name: str, algo: str, pairs: str, prompts: str) -> str:
 
 
 def next_commands(name: str, chosen: Chosen) -> str:
-    """The commands of the experiment, in order, each with what it does."""
+    """The commands of the experiment, in order, each with its purpose."""
     from ..params.sections import UNCHOSEN
 
     choose = [(f"dfusion profile {name} --model ID_OR_FOLDER", "choose the model: a copy on the Hub, a folder, a file")]
@@ -227,6 +227,6 @@ def next_commands(name: str, chosen: Chosen) -> str:
 
 
 def listed_commands(commands: Sequence[tuple[str, str]]) -> str:
-    """What to type next, each with what it is for."""
+    """The next commands, each with its purpose."""
     width = max(len(command) for command, _ in commands)
     return "Next:\n" + "\n".join(f"  {command:<{width}}  # {about}" for command, about in commands)

@@ -1,7 +1,7 @@
 """Eq. (1): the DDIM sampler as a Gaussian policy, p(x_{t-1} | x_t, c) = N(mean, std^2 I).
 
-Three indices exist. The paper counts t = T..1; arrays are indexed by i = T - t = 0..T-1; the U-Net is told
-a scheduler timestep (951..1 for T = 20). Everything here takes i.
+There are three indices. The paper counts t = T..1; arrays are indexed by i = T - t = 0..T-1; the network's input is
+a scheduler timestep (951..1 for T = 20). The functions here take i.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from .tables import Steps, at_least_fp32, rows, take
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
-# Where a scheduler's file does not say these, they are a default of its class, for its own way of sampling
+# Missing in a scheduler's file, these are defaults of its class, which are for its own way of sampling
 LEFT_OPEN = frozenset({"timestep_spacing", "steps_offset", "clip_sample", "set_alpha_to_one"})
 
 
@@ -25,7 +25,7 @@ LEFT_OPEN = frozenset({"timestep_spacing", "steps_offset", "clip_sample", "set_a
 class Schedule(Steps):
     """Per-step coefficients of Eq. (1), float64 on the CPU; entry i belongs to the step x_{T-i} -> x_{T-i-1}.
 
-    timesteps (T,) int64: what the U-Net is told. abar_t, abar_prev (T,): cumulative signal variance before
+    timesteps (T,) int64: the network's input. abar_t, abar_prev (T,): cumulative signal variance before
     and after the step. std (T,): the noise added, in latent units; all > 0 when eta > 0.
     """
 
@@ -40,11 +40,11 @@ class Schedule(Steps):
 def schedule(scheduler: Any, num_steps: int, eta: float) -> Schedule:
     """The coefficients of `num_steps` DDIM steps at noise weight `eta` (Table 3: 20 steps, eta 1).
 
-    scheduler: a diffusers scheduler (left unchanged; PNDM's and DDPM's do too) or its config. What is read:
-    DDIM's timesteps under this config, the table of cumulative alphas, the prediction type.
+    scheduler: a diffusers scheduler (not modified; PNDM and DDPM are possible too) or its config. Used are
+    DDIM's timesteps under this config, the table of cumulative alphas, and the prediction type.
     Raises ValueError for eta < 0, a prediction type other than epsilon / v_prediction, for clip_sample or
-    thresholding, which Eq. (1) has no room for (latent models do not use them), and for timesteps that do not
-    form a chain of steps with a density: `_previous` says which.
+    thresholding, which Eq. (1) does not have (latent models do not use them), and for timesteps that do not
+    form a chain of steps with a density (see `_previous`).
     """
     ddim = _ddim_scheduler(scheduler)
     config = ddim.config
@@ -74,7 +74,7 @@ def mean(schedule: Schedule, i: int | Tensor, x_t: Tensor, eps: Tensor, predicti
     """
     x_t, eps = at_least_fp32(x_t), at_least_fp32(eps)
     abar_t, abar_prev = take(schedule.abar_t, i, x_t), take(schedule.abar_prev, i, x_t)
-    # a step from zero SNR (abar_t = 0) keeps nothing of x_t, and rounding may leave -1e-17 under the root
+    # a step from zero SNR (abar_t = 0) does not depend on x_t, and rounding may leave -1e-17 under the root
     direction = (1 - abar_prev - take(schedule.std, i, x_t) ** 2).clamp(min=0).sqrt()
     a, s = abar_t.sqrt(), (1 - abar_t).sqrt()
     if (prediction_type or schedule.prediction_type) == "v_prediction":
@@ -93,8 +93,8 @@ def step(schedule: Schedule, i: int | Tensor, x_t: Tensor, eps: Tensor, noise: T
 def invert(schedule: Schedule, i: int, x_prev: Tensor, eps: Tensor) -> Tensor:
     """DDIM inversion: x_t of the deterministic step that led to x_{t-1}, as if ``eps`` were the noise at x_t.
 
-    eps: the U-Net's output at (x_{t-1}, t); inversion takes it for that at (x_t, t), which is the assumption that
-    makes it inexact. x_prev, eps: (batch, channel, y, x). Returns x_t in float32.
+    eps: the U-Net's output at (x_{t-1}, t); inversion assumes that it equals that at (x_t, t), which
+    is not exact. x_prev, eps: (batch, channel, y, x). Returns x_t in float32.
     """
     x_prev, eps = at_least_fp32(x_prev), at_least_fp32(eps)
     abar_t, abar_prev = (take(table, i, x_prev) for table in (schedule.abar_t, schedule.abar_prev))
@@ -131,7 +131,7 @@ def sensitivity(schedule: Schedule) -> Tensor:
 
     The gradient of a log-prob with respect to the U-Net's output (noise, or a velocity) is the step's standard normal
     noise times this, over the number of latent elements. At T = 20 and eta = 1 it is 5.4 at t = 2 and 0.6 to 1.1
-    elsewhere, so that in Eq. 6 this timestep outweighs the others. Infinite where std is 0.
+    elsewhere, so that this timestep dominates Eq. 6. Infinite where std is 0.
     """
     abar_t, abar_prev, std = schedule.abar_t, schedule.abar_prev, schedule.std
     direction = (1 - abar_prev - std**2).clamp(min=0).sqrt()
@@ -143,11 +143,11 @@ def sensitivity(schedule: Schedule) -> Tensor:
 
 
 def _previous(timesteps: Tensor, num_steps: int, config: Any) -> Tensor:
-    """The timestep that each step leads to; of the last one 0.
+    """The timestep at which each step ends; 0 for the last one.
 
-    Raises ValueError where a step would not end at the timestep that the U-Net is told next (linspace spacing,
-    trailing spacing of steps that do not divide the timesteps evenly), where the first lies beyond the table of
-    alphas, and where the last begins at timestep 0: it adds no noise, and has no density.
+    Raises ValueError if a step does not end at the timestep at which the next one begins (linspace spacing,
+    trailing spacing with a number of steps that does not divide the timesteps), if the first is beyond the table of
+    alphas, and if the last begins at timestep 0, where it has no noise and no density.
     """
     count: int = config.num_train_timesteps
     gap = count // num_steps
@@ -166,7 +166,7 @@ def _previous(timesteps: Tensor, num_steps: int, config: Any) -> Tensor:
 
 
 def _ddim_scheduler(scheduler: Any) -> Any:
-    """A DDIMScheduler of our own: set_timesteps changes it, and the one given may belong to a pipeline.
+    """A new DDIMScheduler: set_timesteps modifies it, and the given one may belong to a pipeline.
 
     Raises ValueError for a scheduler without a table of betas (EDM, flow matching).
     """

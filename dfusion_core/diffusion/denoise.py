@@ -1,4 +1,4 @@
-"""Eq. (1): denoising images and keeping their whole trajectories."""
+"""Eq. (1): denoising images and storing their trajectories."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Tokens = Sequence[tuple[int, ...]]  # of one prompt: for each item its token pos
 
 
 class Denoiser(Protocol):
-    """What denoising needs of a policy."""
+    """The interface of a policy that denoising uses."""
 
     unet: torch.nn.Module
     schedule: steps.AnySchedule
@@ -47,7 +47,7 @@ class Trajectories:
 
 @dataclass(frozen=True)
 class Capture:
-    """Which cross-attention maps to keep: those of ``layer``, for each image's items.
+    """The cross-attention maps to capture: those of ``layer``, for each image's items.
 
     tokens: one entry per image. items: size of the item axis, the largest number of items of any prompt of the run.
     """
@@ -71,7 +71,7 @@ def denoise(
 ) -> Trajectories:
     """Eq. (1): denoise n images from x_T (n, c, h, w) with the step noises ``noise`` (n, T, c, h, w).
 
-    text: n prompts. Maps are captured from the conditional half of the same forwards. Raises NotFinite.
+    text: n prompts. Maps are captured from the conditional half of the same forward passes. Raises NotFinite.
     """
     T, n = policy.schedule.num_steps, len(x_T)
     x_t = x_T.to(policy.device)

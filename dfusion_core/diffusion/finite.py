@@ -1,4 +1,4 @@
-"""Refuses numbers that are NaN or infinite at the place where they appear."""
+"""Detection of NaN and infinity at the place where they appear."""
 
 from __future__ import annotations
 

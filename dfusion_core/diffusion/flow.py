@@ -1,12 +1,12 @@
 """Eq. (1) for rectified flows: the sampler of SD 3 and FLUX as a Gaussian policy, N(mean, std^2 I).
 
-A latent at noise level s is x_s = (1 - s) x_0 + s eps, and the model predicts the velocity v = eps - x_0. So
-x_0 = x_s - s v and eps = x_s + (1 - s) v, and a step to the lower level s' keeps the marginal of x_s' for every std
-between 0 and s' (docs/method.md derives it):
+A latent at noise level s is x_s = (1 - s) x_0 + s eps, and the model predicts the velocity v = eps - x_0. So x_0 = x_s
+- s v and eps = x_s + (1 - s) v, and the following step to the lower level s' preserves the marginal of x_s' for every
+std between 0 and s' (docs/method.md derives it):
 
     x_s' = (1 - s') x_0 + sqrt(s'^2 - std^2) eps + std z
 
-At std = 0 that is Euler's step of the ODE. The functions are those of `ddim.py`; everything takes the step index i.
+At std = 0 it is Euler's step of the ODE. The functions are those of `ddim.py` and take the step index i.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .tables import Steps, at_least_fp32, take
 
-LAST_SIGMA = 0.03  # where the last step ends: about the noise that DDIM leaves in an image of Stable Diffusion
+LAST_SIGMA = 0.03  # level at which the last step ends, about the noise that DDIM leaves in an image of Stable Diffusion
 OTHER_PATHS = ("invert_sigmas", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "stochastic_sampling")
 
 
@@ -29,7 +29,7 @@ OTHER_PATHS = ("invert_sigmas", "use_karras_sigmas", "use_exponential_sigmas", "
 class FlowSchedule(Steps):
     """Per-step coefficients, float64 on the CPU; entry i belongs to the step x_{T-i} -> x_{T-i-1}.
 
-    timesteps (T,) float32: what the model is told, ``sigma_t`` times the scheduler's number of training timesteps.
+    timesteps (T,) float32: the model's input, ``sigma_t`` times the scheduler's number of training timesteps.
     sigma_t, sigma_prev (T,): noise level before and after the step. std (T,): the noise added, all > 0 when eta > 0.
     """
 
@@ -44,10 +44,10 @@ class FlowSchedule(Steps):
 def schedule(scheduler: Any, num_steps: int, eta: float, tokens: int = 0) -> FlowSchedule:
     """The coefficients of `num_steps` steps at noise weight `eta`.
 
-    scheduler: diffusers' FlowMatchEulerDiscreteScheduler (left unchanged) or its config; its time shift is applied to
+    scheduler: diffusers' FlowMatchEulerDiscreteScheduler (not modified) or its config; its time shift is applied to
     the levels 1, (T-1)/T, ..., 1/T. tokens: image tokens of the model, which a dynamic shift depends on. The last step
     ends at LAST_SIGMA and not at 0, where it would have no noise and no density. Raises ValueError for eta < 0 or
-    > 1, and for a scheduler that is no rectified flow or takes another path.
+    > 1, and for a scheduler that is not a rectified flow or has another path.
     """
     config = _config(scheduler)
     if not 0 <= eta <= 1:
@@ -60,7 +60,7 @@ def schedule(scheduler: Any, num_steps: int, eta: float, tokens: int = 0) -> Flo
 
 
 def shifted(sigma: Tensor, config: Mapping[str, Any], tokens: int) -> Tensor:
-    """The noise levels that the model's scheduler makes of evenly spaced ones: static, or dependent on its tokens."""
+    """Evenly spaced noise levels after the time shift of the model's scheduler, static or dependent on ``tokens``."""
     if not config["use_dynamic_shifting"]:
         shift = float(config["shift"])
         return shift * sigma / (1 + (shift - 1) * sigma)
@@ -71,7 +71,7 @@ def shifted(sigma: Tensor, config: Mapping[str, Any], tokens: int) -> Tensor:
 
 
 def ancestral_std(sigma_t: Tensor, sigma_prev: Tensor) -> Tensor:
-    """The noise of the step that is drawn from q(x_s' | x_s, x_0) of the forward process, eta = 1.
+    """The std of the step that samples from q(x_s' | x_s, x_0) of the forward process (eta = 1).
 
     With r = s' (1 - s) / (s (1 - s')), the ratio of the noise-to-signal ratios, it is s' sqrt(1 - r^2).
     """
@@ -92,7 +92,7 @@ def mean(schedule: FlowSchedule, i: int | Tensor, x_t: Tensor, v: Tensor) -> Ten
 
 
 def invert(schedule: FlowSchedule, i: int, x_prev: Tensor, v: Tensor) -> Tensor:
-    """Euler's step of the ODE backwards: x_t of the deterministic step that led to x_{t-1}, taking ``v`` for the
+    """Euler's step of the ODE backwards: x_t of the deterministic step that led to x_{t-1}, assuming that ``v`` is the
     velocity at x_t. x_prev, v: (batch, channel, y, x). Returns x_t in float32."""
     x_prev, v = at_least_fp32(x_prev), at_least_fp32(v)
     return x_prev + (take(schedule.sigma_t, i, x_prev) - take(schedule.sigma_prev, i, x_prev)) * v

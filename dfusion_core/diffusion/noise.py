@@ -1,7 +1,7 @@
-"""The random numbers of one image, as a function of which image it is and of nothing else.
+"""The random numbers of an image, as a function of its seed.
 
-Not of the batch, the device, the number of workers, or a global seed; and never `seed + index`, with which
-two runs of neighbouring seeds would share almost all of their noise.
+They do not depend on the batch, the device, the number of processes, or a global seed. Seeds are hashes: with
+`seed + index`, two runs of neighbouring seeds would share almost all of their noise.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def image_seed(seed: int, round: int | str, prompt_index: int, sample_index: int
 
 
 def twin_seed(image_seed: int) -> int:
-    """Seed of the step noises of an image's twin: the same x_T, other noises on the way (D3PO's pairs)."""
+    """Seed of the step noises of an image's twin: the same x_T, other step noises (D3PO's pairs)."""
     return _hashed(str(image_seed), b"dfusion-twin")
 
 
@@ -31,12 +31,12 @@ def _hashed(key: str, person: bytes) -> int:
 def trajectory_noise(image_seed: int, shape: Sequence[int], num_steps: int) -> tuple[Tensor, Tensor]:
     """x_T (c, h, w) and the step noises z (T, c, h, w) of one image; float32 on the CPU, standard normal.
 
-    shape: (c, h, w). z[i] goes into the step x_{T-i} -> x_{T-i-1}, and does not depend on how many follow.
+    shape: (c, h, w). z[i] is the noise of the step x_{T-i} -> x_{T-i-1}, independent of num_steps.
     """
     import numpy as np
     import torch
 
-    # Not torch.Generator: on the CPU it reads only 32 bits of its seed, and 1e5 images would share noises.
+    # Not torch.Generator: on the CPU it uses only 32 bits of its seed, so that some of 1e5 images would share noise.
     stream = np.random.Generator(np.random.Philox(key=image_seed))
     draws = torch.from_numpy(stream.standard_normal((num_steps + 1, *shape), dtype=np.float32))
     return draws[0], draws[1:]

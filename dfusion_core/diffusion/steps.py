@@ -1,6 +1,6 @@
-"""Eq. (1), whichever process a model was trained on: `ddim.py` for discrete diffusion, `flow.py` for rectified flow.
+"""Eq. (1) for both processes: `ddim.py` for discrete diffusion, `flow.py` for rectified flow.
 
-Above these functions nothing knows which of the two it is.
+The type of the schedule selects the process; callers do not depend on it.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Steps:
-    """What the coefficients of every process have: T steps, each with the model's timestep and the noise added."""
+    """Base of the coefficients of both processes: T steps, each with the model's timestep and the std of the noise."""
 
     timesteps: Tensor
     std: Tensor
@@ -36,12 +36,12 @@ def take(table: Tensor, i: int | Tensor, like: Tensor) -> Tensor:
 
 
 def rows(std: Tensor, like: Tensor) -> Tensor:
-    """A scalar, or one number a row as (batch, 1, 1, 1), in the dtype and on the device of `like`."""
+    """A scalar, or one number per row as (batch, 1, 1, 1), in the dtype and on the device of `like`."""
     if std.ndim == 0:
         return std.to(like.dtype)
     return std.to(like.dtype).to(like.device).view(len(std), *[1] * (like.ndim - 1))
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
-    """Scheduler arithmetic is never done in half precision, whatever the network runs in."""
+    """``x`` in fp32, or as it is in fp64: scheduler arithmetic is not done in half precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""Which step indices a range of the paper's timesteps stands for."""
+"""Step indices of a range of the paper's timesteps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much the images of one prompt differ from one another."""
+"""Diversity of the images of one prompt."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def diversity(embeddings: NDArray[np.float32], groups: Sequence[Any]) -> NDArray[np.float64]:
-    """Per picture the mean of 1 - cosine to the others of its group (its prompt), 0 where they are all alike.
+    """Per picture the mean of 1 - cosine to the others of its group (its prompt); 0 if all are alike.
 
-    embeddings: unit length (n, d). NaN for a picture that is alone. A policy that has collapsed to one picture a
-    prompt has a high score and no diversity.
+    embeddings: unit length (n, d). NaN for a picture that is alone. A policy that has collapsed to one picture per
+    prompt may have a high score, and no diversity.
     """
     found = np.full(len(embeddings), np.nan)
     for rows in pd.Series(range(len(embeddings))).groupby(list(groups), sort=False).agg(list):

@@ -1,4 +1,4 @@
-"""Scores of evaluation images, and the grid that shows them."""
+"""Scores of evaluation images, and their grid."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHOWN = 8  # prompts per split on the grid
 
 def score_images(reward: Scorer, images: pd.DataFrame, pictures: NDArray[np.uint8]) -> pd.DataFrame:
     """The table with the columns ``reward``, those of its terms, ``diversity`` (of a prompt's images), and, on the
-    micro-world, the judge that is never trained on: ``right`` and ``oracle_log_prob``."""
+    micro-world, ``right`` and ``oracle_log_prob`` by the oracle."""
     scores = reward(pictures, images.prompt.tolist())
     images = images.assign(reward=scores.reward, **scores.terms)
     if images.prompt.duplicated(keep=False).all():

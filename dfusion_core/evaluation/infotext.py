@@ -34,9 +34,9 @@ def pictures_text(
     adapter: Adapter | None = None,
     flow: bool = False,
 ) -> str:
-    """Generation parameters in A1111's form; without a prompt and a seed those that a sheet's pictures share.
+    """Generation parameters in A1111's form; without prompt and seed, the parameters common to a sheet.
 
-    size: (width, height). The seed is this package's: it gives another noise in other programs.
+    size: (width, height). Other programs generate other noise from the same seed.
     flow: whether the model is a rectified flow.
     """
     sampler = "Flow SDE" if flow else "DDIM"
@@ -54,7 +54,7 @@ def pictures_text(
 
 
 def _quoted(value: str) -> str:
-    """A value that holds one of the form's own marks, as a JSON string."""
+    """A value with separators of the format, as a JSON string."""
     return json.dumps(value, ensure_ascii=False) if any(mark in value for mark in ',:"\n') else value
 
 

@@ -1,8 +1,8 @@
-"""95 % intervals of mean gains, and the question that each of them answers.
+"""95 % intervals of mean gains, by the population that they are for.
 
-``of_these_prompts``  other images of the same prompts: prompts are fixed strata, images are drawn anew
-``of_other_prompts``  other prompts of the kind: prompts are the unit, images within them are not independent
-``of_other_trainings``  other prompts and other trainings: both are drawn anew and crossed
+``of_these_prompts``  other images of the same prompts: prompts are fixed strata, images are random
+``of_other_prompts``  other prompts of the same kind: prompts are the units
+``of_other_trainings``  other prompts and other trainings: both are random and crossed
 
 All are t intervals with Satterthwaite's degrees of freedom: with as few units as here a percentile bootstrap is too
 narrow (Cameron, Gelbach and Miller 2008).
@@ -28,7 +28,7 @@ THESE, OTHER, TRAININGS = (
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its interval; infinite or NaN bounds where there is one unit only."""
+    """A mean with its interval; infinite or NaN bounds if there is only one unit."""
 
     mean: float
     low: float
@@ -46,7 +46,7 @@ def of_these_prompts(values: Values, prompts: Sequence[object]) -> Estimate:
 
 
 def of_other_prompts(values: Values, prompts: Sequence[object]) -> Estimate:
-    """The same mean, as an estimate of that over all prompts from which these are a sample: t over prompts."""
+    """The same mean, as an estimate for the population of prompts: t over prompts."""
     means = np.array([group.mean() for group in _by_prompt(values, prompts)])
     return of_other_trainings([means[None]])
 
@@ -54,11 +54,11 @@ def of_other_prompts(values: Values, prompts: Sequence[object]) -> Estimate:
 def of_other_trainings(groups: Sequence[Values]) -> Estimate:
     """Mean over groups of the mean of (training, prompt) values, both factors random and crossed within a group.
 
-    Of simulated intervals 94 to 98 % hold the true mean from three trainings on; with two, 89 % where trainings differ
-    more than prompts do.
+    From three trainings on, 94 to 98 % of simulated intervals contain the true mean; with two, 89 % if trainings differ
+    more than prompts (tests/unit/test_intervals.py).
 
     The variance of a group's mean is (MS_training + MS_prompt - MS_rest) / (trainings x prompts), or the larger of the
-    first two where that is larger; with one training it is that of the prompts' means.
+    first two if that is larger; with one training it is the variance over prompts.
     """
     terms = [term for group in groups for term in _crossed(group)]
     scaled = [(variance / len(groups) ** 2, df) for variance, df in terms]

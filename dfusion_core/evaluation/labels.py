@@ -1,7 +1,7 @@
-"""What measures and splits are called in tables, figures and pages.
+"""Labels of measures and splits in tables, figures and pages.
 
-What training raises is the "reward" everywhere. CLIPScore and plug-ins stand beside it under their own names, but for
-a reward that is CLIPScore and nothing else: there one column says both.
+The reward of the run is labelled "reward", CLIPScore and plug-ins have their own names. If the reward is CLIPScore
+alone, one column stands for both.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ SPLITS = {TRAIN: "training prompts", TEST: "unseen prompts"}
 
 
 def label(measure: str) -> str:
-    """What a measure is called where the reward is not known, as in tables of several runs."""
+    """Label of a measure if the reward is not known, as in tables of several runs."""
     return LABELS.get(measure, measure)
 
 
 def shown(names: Iterable[str], reward: Identity) -> dict[str, str]:
-    """The measures that a table about one reward shows, with their labels."""
+    """The measures of a table about one reward, with their labels."""
     if is_clip_alone(reward):
         labels = {name: label(name) for name in names if name != CLIP}
         return labels | {REWARD: f"reward (CLIPScore {clip_name(reward)})"}

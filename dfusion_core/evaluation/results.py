@@ -1,5 +1,5 @@
 """A round's numbers: means over evaluation images, and gains over the base model on the same seeds, with 95 %
-intervals; in results/rounds/ROUND.json. What a round's training was: in results/training/ROUND.json."""
+intervals (results/rounds/ROUND.json), and its optimizer steps (results/training/ROUND.json)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from ..store import StageData
 
-SAME = ["split", "prompt", "seed"]  # columns of an evaluation image that decide what it is of
+SAME = ["split", "prompt", "seed"]  # columns that identify an evaluation image
 NUMBERS = ("mean", "low", "high", "gain", "gain_low", "gain_high")  # of each measure
 # What the intervals of one run's table say, for the sentence under it
 QUESTION = (
@@ -42,21 +42,21 @@ Splits = dict[str, dict[str, Numbers]]  # by split and measure
 
 @dataclass(frozen=True)
 class Results:
-    """Numbers of rounds (by name, the base first) that one reward scored."""
+    """Numbers of rounds (by name, the base first), scored by the same reward."""
 
     reward: Identity
     rounds: dict[str, Splits]
 
     @property
     def measures(self) -> list[str]:
-        """What was measured on the base model's images."""
+        """The measures of the base model's images."""
         return list(dict.fromkeys(name for split in self.rounds[INIT].values() for name in split))
 
 
 def interval(split: str, values: NDArray[np.float64], prompts: Sequence[str]) -> Estimate:
-    """Mean over prompts of the images' values (image,), with the interval that answers QUESTION for its split.
+    """Mean over prompts of the images' values (image,), with the interval of QUESTION for its split.
 
-    A single image a prompt says nothing of other images: then prompts are the unit in both splits.
+    With a single image per prompt, prompts are the units in both splits.
     """
     repeated = len(set(prompts)) * 2 <= len(prompts)
     return (of_these_prompts if split == TRAIN and repeated else of_other_prompts)(values, prompts)
@@ -71,7 +71,7 @@ def same_images(images: pd.DataFrame, other: pd.DataFrame) -> bool:
 def compare(images: pd.DataFrame, base: pd.DataFrame) -> Splits:
     """Per split and measure: mean, and gain over the base image of the same prompt and seed, with intervals.
 
-    Raises StoreError where the two tables are not of the same images and measures.
+    Raises StoreError if the two tables do not have the same images and measures.
     """
     measured = measures(images)
     if not same_images(images, base) or not {*measured} <= {*base}:
@@ -92,7 +92,7 @@ def compare(images: pd.DataFrame, base: pd.DataFrame) -> Splits:
 
 
 def _numbers(split: str, prompts: Sequence[str], values: NDArray[np.float64], base: NDArray[np.float64]) -> Numbers:
-    """The NUMBERS of one measure, values and the base's (image,); bounds that are not known are null."""
+    """The NUMBERS of one measure, values and the base's (image,); unknown bounds are null."""
     mean, gain = (interval(split, one, prompts) for one in (values, values - base))
     found = (mean.mean, mean.low, mean.high, gain.mean, gain.low, gain.high)
     return {name: round(value, 6) if math.isfinite(value) else None for name, value in zip(NUMBERS, found, strict=True)}
@@ -110,7 +110,7 @@ def write_round_result(round: str, evaluated: StageData, base: StageData) -> Non
 def read_results(rounds: Iterable[str]) -> Results:
     """The numbers of the base model and of these rounds.
 
-    Raises MissingStage naming the command that makes what is missing, RewardError where rounds were scored by
+    Raises MissingStage naming the command that makes a missing file, RewardError if rounds were scored by
     different rewards.
     """
     found = {name: _read_round(name) for name in (INIT, *rounds)}
@@ -141,14 +141,14 @@ def _is_measured(value: Any) -> bool:
 
 
 def write_training_result(round: str) -> None:
-    """Write how many images a round sampled and what its optimizer steps were, for a node without its arrays."""
+    """Write the number of sampled images of a round and its optimizer steps."""
     steps = read_stage("train", round).table("updates").to_dict("records")
     found = {"images": read_stage("sample", round).count, "updates": steps}
     write_text(training_result(round), json.dumps(found, indent=2) + "\n")
 
 
 def read_training_result(round: str) -> dict[str, Any]:
-    """What ``write_training_result`` wrote. Raises MissingStage naming the command that makes it."""
+    """The content of the file of ``write_training_result``. Raises MissingStage naming the command that makes it."""
     file = training_result(round)
     found = _read(file, round, f"train@{round}", "images", "updates")
     steps = found["updates"]

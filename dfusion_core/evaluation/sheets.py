@@ -1,4 +1,4 @@
-"""Sheets of labelled pictures as PNG: lines of tiles, each with its prompt, pair or timestep above it."""
+"""Sheets of labelled pictures as PNG: lines of tiles, each with a label above it."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Line:
 
 
 def sheet(lines: Sequence[Line], size: int | None = None) -> Image:
-    """The lines one below the other.
+    """A sheet of lines below one another.
 
-    size: pixels of the longer side of every tile. Without it a small tile is enlarged by a whole factor, without
-    smoothing, and a large one is reduced. Texts that are too long are cut.
+    size: pixels of the longer side of every tile. None: small tiles are enlarged by an integer factor without
+    smoothing, large ones are reduced. Long texts are cut.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -69,14 +69,14 @@ def sheet(lines: Sequence[Line], size: int | None = None) -> Image:
 
 
 def overlay(picture: Pixels, share: NDArray[Any]) -> Pixels:
-    """The picture with a mask or a share of masks (y, x), 0 to 1, in colour over it."""
+    """The picture with a mask or mean of masks (y, x), 0 to 1, as a colour overlay."""
     rows, columns = (np.arange(want) * have // want for want, have in zip(picture.shape, share.shape, strict=False))
     weight = 0.6 * share[rows][:, columns, None].astype(np.float32)
     return _bytes((picture * (1 - weight) + MASK_COLOUR * weight) / 255)
 
 
 def grey(maps: NDArray[Any]) -> list[Pixels]:
-    """A picture of each map (y, x) in grey: white is the largest value of all of them, black is zero."""
+    """Maps (y, x) as grey pictures: white is the largest value of all maps, black is zero."""
     scaled = maps.astype(np.float32) / max(float(maps.max()), 1e-12)
     return list(_bytes(np.repeat(scaled[..., None], 3, axis=-1)))
 
@@ -90,7 +90,7 @@ def false_colours(latents: NDArray[Any]) -> list[Pixels]:
 
 
 def cut(text: str, width: int, font: FreeTypeFont | ImageFont) -> str:
-    """A text in one line of at most ``width`` pixels."""
+    """A text, cut to one line of at most ``width`` pixels."""
     line = " ".join(text.split())
     if font.getlength(line) <= width:
         return line

@@ -1,4 +1,4 @@
-"""The run in tables: base against each round, alignment against images seen, optimizer steps, metrics for DVC."""
+"""Tables of a run: base against each round, alignment against images seen, optimizer steps, metrics for DVC."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def summarise(params: Params) -> None:
 
 
 def metrics(found: Results) -> dict[str, Any]:
-    """A few numbers about the last round, flat and short, so that the tables of `dvc metrics` and `dvc exp show` fit
-    a terminal: ``train`` and ``test`` are mean rewards, the others of unseen prompts. All are in results/rounds."""
+    """A selection of the last round's numbers, so that the tables of `dvc metrics` and `dvc exp show` fit
+    a terminal: ``train`` and ``test`` are mean rewards, the others are of unseen prompts."""
     last, splits = list(found.rounds.items())[-1]
     flat: dict[str, Any] = {"round": last}
     for split, numbers in splits.items():
@@ -48,7 +48,7 @@ def metrics(found: Results) -> dict[str, Any]:
 
 
 def images_seen(previous: dict[str, str]) -> dict[str, int]:
-    """Images that were sampled on the way to each round, from the base model on.
+    """Number of images sampled from the base model to each round.
 
     previous: the round that each one starts from, in their order.
     """
@@ -59,7 +59,7 @@ def images_seen(previous: dict[str, str]) -> dict[str, int]:
 
 
 def alignment(found: Results, seen: dict[str, int]) -> pd.DataFrame:
-    """Figure 5 of the paper as a table: alignment against images seen, one row a round.
+    """Figure 5 of the paper as a table: alignment against images seen, one row per round.
 
     Columns: round, images, then ``train_reward``, ``train_reward_low`` and so on per split, measure and number.
     """
@@ -74,7 +74,7 @@ def alignment(found: Results, seen: dict[str, int]) -> pd.DataFrame:
 
 
 def updates(previous: dict[str, str]) -> pd.DataFrame:
-    """Every optimizer step of the run; ``update`` numbers those on the way from the base model, as ``images_seen``."""
+    """The optimizer steps of the run; ``update`` counts from the base model along the rounds, as ``images_seen``."""
     parts = [pd.DataFrame(read_training_result(name)["updates"]).assign(round=name) for name in previous]
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     return table.assign(
@@ -85,7 +85,7 @@ def updates(previous: dict[str, str]) -> pd.DataFrame:
 
 
 def numbered(previous: dict[str, str], counts: dict[str, int]) -> list[range]:
-    """The numbers of each round's optimizer steps, of which it has ``counts``, behind those of the round before it."""
+    """Numbers of each round's ``counts`` optimizer steps, continuing those of the previous round."""
     done = {INIT: 0}
     for name, before in previous.items():
         done[name] = done[before] + counts[name]

@@ -1,1 +1,1 @@
-"""What fusion needs of a reference: masks (Eq. 4), keys and values."""
+"""Masks (Eq. 4), keys and values of references."""

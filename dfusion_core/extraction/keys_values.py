@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 def replay(policy: Policy, x: torch.Tensor, text: Text, layers: Sequence[str], steps: range) -> dict[str, torch.Tensor]:
     """Keys and values of one reference x (1, T + 1, c, h, w) at the step indices ``steps``, by array name.
 
-    ``"up_1.0/K"`` and so on, each (1, len(steps), half, head, token, channel). The U-Net gets the stored latents, one
-    step per forward as in sampling. Raises NotFinite.
+    ``"up_1.0/K"`` and so on, each (1, len(steps), half, head, token, channel). The stored latents are the network's
+    input, one step per forward pass as in sampling. Raises NotFinite.
     """
     T = policy.schedule.num_steps
     parts: dict[str, list[torch.Tensor]] = {}

@@ -27,7 +27,7 @@ class Masks:
 
 
 def thresholds(prompt: Prompt, extract: Extract) -> tuple[float, ...]:
-    """thr_o of each item. Raises MaskError where ``extract.threshold`` is absolute and the prompt has none."""
+    """thr_o of each item. Raises MaskError if ``extract.threshold`` is absolute and the prompt has none."""
     if extract.threshold == "relative":
         return (extract.relative_threshold,) * len(prompt.items)
     if prompt.thresholds is None:
@@ -51,12 +51,12 @@ def reference_masks(cross_map: NDArray[np.float32], prompts: Sequence[Prompt], e
 
 
 def empty_masks(masks: Masks, steps: range) -> torch.Tensor:
-    """Bool (n,): references whose mask is empty at every fused step index; a target of theirs is its base."""
+    """Bool (n,): references whose mask is empty at every fused step index; their targets equal the bases."""
     return ~masks.mask[:, steps.start : steps.stop].flatten(1).any(dim=1)
 
 
 def empty_because(masks: Masks, steps: range, extract: Extract) -> str:
-    """What to do about masks (n references) that are empty: which of the two possible reasons they have."""
+    """Why masks (n references) are empty, and what to change, for a message."""
     if masks.item_mask[:, steps.start : steps.stop].any():
         return "items that overlap cancel out under XOR; set extract.merge to or, or raise the thresholds"
     where = "extract.relative_threshold" if extract.threshold == "relative" else "the thresholds in the prompt file"

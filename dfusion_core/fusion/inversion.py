@@ -1,4 +1,4 @@
-"""DDIM inversion: the paper's failing alternative to keeping the denoising steps (section 4.4)."""
+"""DDIM inversion: the paper's ablation of storing the denoising steps (section 4.4)."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ StoredKV = dict[int, dict[str, tuple[torch.Tensor, torch.Tensor]]]  # by step in
 
 @dataclass(frozen=True)
 class References:
-    """What n targets attend to.
+    """The references of n targets.
 
     x: (n, T + 1, c, h, w), the references' trajectories. mask: bool (n, T, map_y, map_x), M_t. kv: stored keys and
     values by step index and module; None: they are recomputed in the batch of the targets.
@@ -41,8 +41,8 @@ def fused_prediction(
     """Yields (x_t, i) -> guided noise prediction of n targets while they attend to their references (Eq. 5).
 
     first: the first step index. Both guidance halves use the mask of the conditional half. Attention processors are
-    swapped once, and the mask and the stored keys and values of each step are written into the same tensors: a compiled
-    U-Net would otherwise be compiled again at every step (tests/stages/test_compiled.py counts the graphs).
+    replaced once, and the mask and the stored keys and values of each step are written into the same tensors: a
+    compiled U-Net would otherwise be compiled again at every step (tests/stages/test_compiled.py counts the graphs).
     """
     n = len(text)
     M = reference.mask[:, first].to(policy.device).repeat(policy.halves, 1, 1)
@@ -87,8 +87,8 @@ def denoise_fused(
     """Eq. (5): the targets' trajectories (n, T + 1, c, h, w).
 
     base_x: (n, T + 1, c, h, w), the bases' trajectories; noise: (n, T, c, h, w), the bases' step noises; steps:
-    the step indices that are fused. Before them a target is its base: same x_T, same noises, nothing fused.
-    ``control`` is used where keys and values are recomputed in the batch. Raises NotFinite.
+    the step indices that are fused. Before them a target equals its base.
+    ``control`` is used if keys and values are recomputed in the batch. Raises NotFinite.
     """
     T = policy.schedule.num_steps
     states = [base_x[:, i].to(policy.device) for i in range(steps.start + 1)]

@@ -1,3 +1,3 @@
-"""The page on which people judge pictures: a session, a local server, and a client for those who are no people."""
+"""The labelling page: a session, a local server, and a client for programs."""
 
 PORT = 8421  # unless another one is asked for

@@ -1,4 +1,4 @@
-"""A labeller that is a program: it sees what a browser sees, and answers over the same requests.
+"""A client for programs as labellers, with the requests of the page.
 
 answer_all("http://127.0.0.1:8421/?token=...", "my model", prefers)
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     Picture = NDArray[np.uint8]
 
 Prefers = Callable[[str, "Picture", "Picture"], str]
-CLOSE = 0.05  # nats: less than this between two log-probabilities is no difference
-_open = build_opener(ProxyHandler({})).open  # the server is on this machine, whatever the environment's proxy is
+CLOSE = 0.05  # nats: a smaller difference of log-probabilities is a tie
+_open = build_opener(ProxyHandler({})).open  # no proxy: the server is on this machine
 
 
 def answer_all(address: str, labeller: str, prefers: Prefers, most: int | None = None) -> int:
-    """Answer until there is enough, or ``most`` answers; how many were given. address: as the command prints it."""
+    """Answer until there are enough, or ``most`` answers; returns their number. address: as printed by the command."""
     parts = urlsplit(address)
     base, token = f"http://{parts.netloc}", parse_qs(parts.query)["token"][0]
     seen: dict[str, Picture] = {}
@@ -57,9 +57,9 @@ def answer_all(address: str, labeller: str, prefers: Prefers, most: int | None =
 
 
 def oracle() -> Prefers:
-    """The micro-world's classifier: it prefers the picture that more probably shows what the prompt names.
+    """The micro-world's oracle as a labeller: it prefers the picture that shows the prompt with higher probability.
 
-    What it returns raises LabelError for pictures and prompts of another world.
+    The returned function raises LabelError for other pictures and prompts.
     """
     from ..models.builtin import judge_pictures
 
@@ -79,7 +79,7 @@ def oracle() -> Prefers:
 
 
 def careless(prefers: Prefers, wrong: float, seed: int = 0) -> Prefers:
-    """``prefers``, with a share of its answers turned round, each by lot."""
+    """``prefers`` with a random share of its answers reversed."""
     lot = Random(seed)
 
     def turned(prompt: str, first: Picture, second: Picture) -> str:

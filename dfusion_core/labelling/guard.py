@@ -1,7 +1,7 @@
-"""Who may speak to the server: those who know its token, from its own page, by a name that is its own.
+"""Checks of requests: the token, the origin, and the server's own host name.
 
-A page of another site that is open in the same browser has neither the token nor the origin; a name that was made to
-point here (DNS rebinding) is none of the server's.
+A page of another site in the same browser has neither the token nor the origin; a foreign host name that resolves to
+this address (DNS rebinding) is refused.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
-LARGEST_BODY = 64 * 1024  # bytes of a request
+LARGEST_BODY = 64 * 1024  # largest request in bytes
 TOKEN = "token"
 
 
 def refusal(headers: Mapping[str, str], given: str, token: str, host: str) -> str:
     """Why a request is refused, in a sentence; empty if it is not.
 
-    given: the token that came with it. host: what the server is bound to; 0.0.0.0 and :: may be called by any address,
-    but by no name.
+    given: the token of the request. host: the server's address; 0.0.0.0 and :: accept any IP address as host, but no
+    name.
     """
     called = headers.get("Host", "")
     if not _is_own_name(called, host):
@@ -31,7 +31,7 @@ def refusal(headers: Mapping[str, str], given: str, token: str, host: str) -> st
     if (
         headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin")
         and headers.get("Sec-Fetch-Dest") != "document"
-    ):  # a link to the page may stand in a mail
+    ):  # a link to the page may come from elsewhere
         return "Requests of other pages are refused."
     if not secrets.compare_digest(given.encode(), token.encode()):
         return "The token is missing or wrong. Use the whole address that the command printed."
@@ -39,7 +39,7 @@ def refusal(headers: Mapping[str, str], given: str, token: str, host: str) -> st
 
 
 def _is_own_name(called: str, host: str) -> bool:
-    """Whether a Host header names this server; through a tunnel its port is another one."""
+    """Whether a Host header names this server; through a tunnel the port differs."""
     try:
         name = urlsplit(f"//{called}").hostname or ""
     except ValueError:

@@ -1,4 +1,4 @@
-"""The page as one HTML file: style and program are inside, and nothing is loaded but pictures of this server."""
+"""The page as one HTML file with its style and script; it loads only pictures of this server."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ FILES = Path(__file__).parent / "page"
 def page(title: str, orders: bool, nonce: str) -> bytes:
     """The page.
 
-    orders: whether rows to be ordered are offered beside pairs. nonce: what the policy lets run; another one for each
-    answer of the server.
+    orders: whether rows to be ordered are offered beside pairs. nonce: permits the script in the policy; different for
+    each response.
     """
     parts = {
         "@STYLE@": (FILES / "style.css").read_text(encoding="utf-8"),
@@ -28,7 +28,7 @@ def page(title: str, orders: bool, nonce: str) -> bytes:
 
 
 def policy(nonce: str) -> str:
-    """The Content-Security-Policy of every answer."""
+    """The Content-Security-Policy of every response."""
     return (
         f"default-src 'none'; img-src 'self' data:; connect-src 'self'; style-src 'nonce-{nonce}'; "
         f"script-src 'nonce-{nonce}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

@@ -1,4 +1,4 @@
-"""The pictures of a session by their hashes, read from published outputs when a browser asks for them."""
+"""The pictures of a session by their hashes, read from published outputs on request."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 
 class Pictures:
-    """Where each picture lies: an output and a row of it. A hash is the only way to one; there are no paths."""
+    """Locations of pictures, an output and a row, by hash. Pictures cannot be addressed by paths."""
 
     def __init__(self) -> None:
         self._where: dict[str, tuple[StageData, int]] = {}
         self._lock = threading.Lock()
 
     def add(self, stage: StageData, rows: Iterable[int]) -> list[str]:
-        """Take in some rows of an output's pictures; their hashes, in this order."""
+        """Add rows of an output's pictures; returns their hashes, in this order."""
         wanted = [int(row) for row in rows]
         hashes = picture_hashes(stage, wanted)
         self._where |= zip(hashes, ((stage, row) for row in wanted), strict=True)
         return hashes
 
     def pixels(self, name: str) -> NDArray[np.uint8] | None:
-        """A picture (row, column, rgb) by its hash; None for one that is not of this session."""
+        """A picture (row, column, rgb) by its hash; None for an unknown one."""
         if name not in self._where:
             return None
         stage, row = self._where[name]
@@ -40,7 +40,7 @@ class Pictures:
         return found
 
     def png(self, name: str) -> bytes | None:
-        """The same as a PNG file."""
+        """A picture as a PNG file, by its hash."""
         pixels = self.pixels(name)
         return None if pixels is None else png(pixels)
 
@@ -51,7 +51,7 @@ class Pictures:
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
-    """A picture as a PNG file, without any text in it: a name or a round would make the judge less blind."""
+    """A picture as a PNG file without metadata, which could reveal a name or a round."""
     from PIL import Image
 
     file = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Labellers that are no people, by the name that the command line gives them."""
+"""Programs as labellers, by their name on the command line."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from .pictures import Pictures
 from .serving import serve_client
 from .session import Session
 
-WRONG = {"oracle": 0.0, "careless-oracle": 0.15}  # the share of answers that are turned round
+WRONG = {"oracle": 0.0, "careless-oracle": 0.15}  # share of reversed answers
 
 
 def run_program(name: str, session: Session, pictures: Pictures) -> str:
-    """Let a program give the answers of a session; a sentence about it. Raises LabelError for an unknown one."""
+    """Let a program answer a session; returns a message. Raises LabelError for an unknown program."""
     if name not in WRONG:
         raise LabelError(
             f"--labeller: there is no labeller '{name}'.",

@@ -4,8 +4,8 @@
     GET  /picture/HASH     a PNG                            POST /answer  {labeller, kind, id, pictures, answer}
                                                             POST /undo    {labeller, kind}
 
-The token comes in the query, as the browser shows the address, or in the header X-Token. Requests and answers of POST
-are JSON; an answer says where the labeller is, and the next question.
+The token is in the query of the address, or in the header X-Token. Requests and responses of POST are JSON; a response
+has the labeller's standing and the next question.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from .session import PictureOf, Session, Shown, clean_name
 
 PICTURE = re.compile(r"/picture/([0-9a-f]{32})")
 REQUESTS = ("/next", "/answer", "/undo")
-PATIENCE = 30  # seconds for a request that has begun
+PATIENCE = 30  # timeout of a request in seconds
 JSON, HTML, PNG, TEXT = "application/json", "text/html; charset=utf-8", "image/png", "text/plain; charset=utf-8"
 
 
 class LabelServer(ThreadingHTTPServer):
-    """Serves one session until it is shut down; each request has a thread."""
+    """Serves one session until it is shut down, with a thread per request."""
 
     daemon_threads = True
 
     def __init__(self, session: Session, picture: PictureOf, token: str, host: str, port: int) -> None:
-        """Bind to host and port (0: any that is free). Raises LabelError where that is not possible."""
+        """Bind to host and port (0: any that is free). Raises LabelError if that is not possible."""
         self.session, self.picture, self.token, self.host = session, picture, token, host
         try:
             super().__init__((host, port), Handler)
@@ -50,12 +50,12 @@ class LabelServer(ThreadingHTTPServer):
 
     @property
     def address(self) -> str:
-        """What to open in a browser."""
+        """The address of the page."""
         name = "127.0.0.1" if self.host in ("0.0.0.0", "") else self.host
         return f"http://{name}:{self.server_address[1]}/?{TOKEN}={self.token}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that went away is no error; anything else is shown, and the server goes on."""
+        """Ignore closed connections; print other errors and continue."""
         error = sys.exc_info()[1]
         if not isinstance(error, ConnectionError | TimeoutError):
             print(f"label: a request failed: {type(error).__name__}: {error}", file=sys.stderr)
@@ -96,12 +96,12 @@ class Handler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.OK, JSON, json.dumps(self._do(path, body)).encode())
         except (LabelError, KeyError, TypeError, AttributeError) as error:  # not from the page
             self._refuse(HTTPStatus.BAD_REQUEST, error.message if isinstance(error, LabelError) else "No such request.")
-        except (DFusionError, OSError) as error:  # the file cannot be read or written: the answer is not stored
+        except (DFusionError, OSError) as error:  # the file of answers cannot be read or written
             print(f"label: {error}", file=sys.stderr)
             self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
 
     def _do(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Do what was asked; where the labeller is after it, and the next question."""
+        """Handle a request; returns the labeller's standing and the next question."""
         session, labeller = self.server.session, clean_name(body.get("labeller"))
         kind = ORDER if body.get("kind") == ORDER else PAIR
         shown: Shown | None = None
@@ -115,7 +115,7 @@ class Handler(BaseHTTPRequestHandler):
         return standing(session, labeller, shown or session.next(labeller, kind))
 
     def _is_welcome(self) -> bool:
-        """Whether this request may be answered; if not, it has been refused."""
+        """Check a request; if it is not allowed, refuse it and return False."""
         query = parse_qs(urlsplit(self.path).query)
         given = self.headers.get("X-Token") or query.get(TOKEN, [""])[0]
         why = refusal(dict(self.headers.items()), given, self.server.token, self.server.host)
@@ -124,7 +124,7 @@ class Handler(BaseHTTPRequestHandler):
         return not why
 
     def _body(self) -> dict[str, Any] | None:
-        """The JSON object of a request; None where it is none, or too large to be read."""
+        """The JSON object of a request; None if it is malformed or too large."""
         length = self.headers.get("Content-Length", "")
         if not re.fullmatch("[0-9]{1,9}", length) or self.headers.get("Content-Type") != JSON:
             self._refuse(HTTPStatus.LENGTH_REQUIRED, "A request is JSON of known length.")
@@ -142,7 +142,7 @@ class Handler(BaseHTTPRequestHandler):
         return found
 
     def _refuse(self, status: HTTPStatus, why: str) -> None:
-        """Answer with a sentence, and read nothing more on this connection."""
+        """Refuse with a message, and close the connection."""
         self.close_connection = True
         self._send(status, TEXT, f"{why}\n".encode())
 
@@ -162,11 +162,11 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing is logged: the terminal shows the address, and the file has the answers."""
+        """Requests are not logged."""
 
 
 def standing(session: Session, labeller: str, shown: Shown | None) -> dict[str, Any]:
-    """Where a labeller is and what comes next, as plain JSON."""
+    """A labeller's standing and next question as plain JSON."""
     found = session.standing(labeller)
     question = (
         None

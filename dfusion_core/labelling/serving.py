@@ -1,4 +1,4 @@
-"""Running a session until it is ended: by people in a browser, or by a client that takes their place."""
+"""Running a session with people in a browser, or with a client."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .token import kept_token
 
 @contextmanager
 def served(session: Session, picture: PictureOf, host: str = "127.0.0.1", port: int = 0) -> Iterator[LabelServer]:
-    """The server of a session, running in the background. Raises LabelError where it cannot listen."""
+    """The server of a session, running in the background. Raises LabelError if it cannot listen."""
     server = LabelServer(session, picture, kept_token(), host, port)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
     thread.start()
@@ -42,6 +42,6 @@ def serve_people(session: Session, picture: PictureOf, host: str, port: int) -> 
 
 
 def serve_client(session: Session, picture: PictureOf, labeller: str, prefers: Prefers) -> int:
-    """Let a program give all answers, over HTTP as a browser does; how many it gave."""
+    """Let a program answer over HTTP; returns the number of answers."""
     with served(session, picture) as server:
         return answer_all(server.address, labeller, prefers)

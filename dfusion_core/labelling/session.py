@@ -1,4 +1,4 @@
-"""A session of labelling: what each labeller is asked, and what becomes of an answer. It knows nothing of HTTP."""
+"""A session of labelling, independent of HTTP: the questions of each labeller, and storing of answers."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ..labels.answers import ANSWERS, FIRST, SKIP, UNDO, Answer, append, read_an
 from ..labels.asking import ORDER, PAIR, Asker, Pair, Progress, Question
 from ..labels.consistency import Consistency, consistency
 
-LOOKED_AT = 120.0  # seconds for which a pair that somebody was shown is not shown to others
-GUESS = 4.0  # seconds an answer takes, before any is known
-PAUSE = 60.0  # seconds after which nobody was looking
-RECENT = 20  # answers whose median pace is the pace
+LOOKED_AT = 120.0  # seconds for which a shown pair is not shown to others
+GUESS = 4.0  # assumed seconds per answer before the first ones
+PAUSE = 60.0  # seconds of a pause
+RECENT = 20  # number of answers for the median pace
 LONGEST_NAME = 40
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A question as it was given to one labeller, under an id of its own."""
+    """A question shown to one labeller, with its own id."""
 
     id: str
     kind: str
@@ -34,7 +34,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a labeller is in the session. seconds_left: at this labeller's pace."""
+    """The standing of a labeller. seconds_left: at this labeller's pace."""
 
     progress: Progress
     mine: int
@@ -43,14 +43,14 @@ class Standing:
 
 
 class Session:
-    """Questions and answers about pictures that are known by their hash, with the answers in one file.
+    """Questions and answers about pictures, which are identified by hash, with the answers in one file.
 
-    Several threads may ask and answer at once; other processes may append to the
-    same file. What is answered is in the file before `answer` returns.
+    Threads may ask and answer concurrently; other processes may append to the
+    same file. An answer is in the file before `answer` returns.
     """
 
     def __init__(self, file: Path, asker: Asker, prompts: dict[str, str], title: str, orders: bool = False) -> None:
-        """prompts: of each picture that may be shown, by its hash. orders: rows to be ordered are offered as well."""
+        """prompts: the prompt of each picture by its hash. orders: rows to be ordered are offered as well."""
         self.file, self.asker, self.title, self.orders = file, asker, title, orders
         self.prompts = prompts
         self._looked_at: dict[Pair, tuple[float, str]] = {}
@@ -59,7 +59,7 @@ class Session:
         self._lock = threading.Lock()
 
     def next(self, labeller: str, kind: str = PAIR) -> Shown | None:
-        """The next question; None where there is enough."""
+        """The next question; None if there are enough answers."""
         with self._lock:
             now = time.monotonic()
             self._looked_at = {pair: seen for pair, seen in self._looked_at.items() if now - seen[0] < LOOKED_AT}
@@ -70,10 +70,10 @@ class Session:
             return Shown(secrets.token_hex(8), ORDER if len(question.pictures) > 2 else PAIR, question)
 
     def answer(self, labeller: str, id: str, pictures: Sequence[str], said: str) -> bool:
-        """Put an answer into the file; False where this question is answered already.
+        """Write an answer to the file; returns False if this question is already answered.
 
         pictures: two, from left to right; or a row from best to worst, with ``said`` "first". Raises LabelError for
-        what is no answer to any question here: the request did not come from the page.
+        an answer that does not belong to a question of this session.
         """
         prompt = self._prompt_of(pictures)
         if said not in ANSWERS or said == UNDO or (len(pictures) > 2 and said not in (FIRST, SKIP)):
@@ -89,7 +89,7 @@ class Session:
             return append(self.file, lines)
 
     def undo(self, labeller: str) -> Shown | None:
-        """Take back this labeller's last answer, and ask the same once more; None where there is none."""
+        """Withdraw this labeller's last answer, and return its question; None if there is none."""
         with self._lock:
             mine = [one for one in self._known() if one.labeller == labeller and self._is_here(one)]
             if not mine:
@@ -114,7 +114,7 @@ class Session:
         return Standing(progress, len(mine), left, consistency(answers, labeller))
 
     def _known(self) -> list[Answer]:
-        """The file's answers, read again where it has changed."""
+        """The file's answers, read again if it has changed."""
         try:
             state = self.file.stat()
             look = (state.st_size, state.st_mtime_ns)
@@ -128,7 +128,7 @@ class Session:
         return one.first in self.prompts and one.second in self.prompts
 
     def _prompt_of(self, pictures: Sequence[str]) -> str:
-        """The one prompt of all these different pictures. Raises LabelError."""
+        """The common prompt of these distinct pictures. Raises LabelError."""
         prompts = {self.prompts.get(name) for name in pictures}
         if len(pictures) < 2 or len(set(pictures)) != len(pictures) or len(prompts) != 1 or None in prompts:
             raise LabelError("label: these are no pictures of one question.")
@@ -136,7 +136,7 @@ class Session:
 
 
 def pace(times: Sequence[str]) -> float:
-    """Seconds between answers: the median of the last ones, pauses left out."""
+    """Median seconds between the last answers, without pauses."""
     moments = [datetime.fromisoformat(one) for one in times[-RECENT - 1 :]]
     gaps = [(after - before).total_seconds() for before, after in zip(moments, moments[1:], strict=False)]
     working = [gap for gap in gaps if 0 < gap < PAUSE]

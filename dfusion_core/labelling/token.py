@@ -1,4 +1,4 @@
-"""The secret in the page's address. It is kept, so that an address goes on working when the command starts again."""
+"""The secret token in the page's address; stored, so that the address stays valid after a restart."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FILE = "label-token"
 
 
 def kept_token() -> str:
-    """This project's token, from the scratch folder, readable by this user alone; a new one where there is none."""
+    """This project's token from the scratch folder, readable by this user only; created if there is none."""
     file: Path = scratch_root() / FILE
     with suppress(OSError, ValueError):
         known = file.read_text(encoding="ascii").strip()

@@ -1,1 +1,1 @@
-"""People's answers: a file of them, the scores that they add up to, and what to ask next."""
+"""People's answers: their file, the scores computed from them, and the choice of the next question."""

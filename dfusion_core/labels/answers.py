@@ -1,11 +1,11 @@
-"""The file of answers: CSV, a line an answer, only ever appended to.
+"""The file of answers: CSV with one line per answer; lines are only appended.
 
 Columns: id (of the question), time (UTC), labeller, prompt, first, second (names of the two pictures), answer (first,
-second, tie, skip; undo takes back all lines of the same id), repeat (1: this labeller has answered this pair before).
-An ordered row of pictures is a line for each two neighbours, all with one id.
+second, tie, skip; undo withdraws all lines of the same id), repeat (1: this labeller has answered this pair before).
+An ordered row of pictures has a line for each two neighbours, all with one id.
 
-A line is on the disk before `append` returns. Several processes may append at once: the file itself is locked. A line
-without its newline was never acknowledged (its writer was killed): readers pass over it, the next append removes it.
+A line is synced before `append` returns. Several processes may append: the file is locked. A line without newline
+was not acknowledged (its writer was killed): readers skip it, and the next append removes it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Answer:
 
     @property
     def share(self) -> float:
-        """What the first picture got: 1 for a win, 0.5 for a tie, 0 for a loss."""
+        """Score of the first picture: 1 for a win, 0.5 for a tie, 0 for a loss."""
         return {FIRST: 1.0, TIE: 0.5, SECOND: 0.0}[self.answer]
 
 
@@ -55,7 +55,7 @@ COLUMNS = tuple(field.name for field in fields(Answer))
 
 
 def read_answers(path: Path) -> list[Answer]:
-    """What holds of a file's answers: without those taken back, in their order; nothing where there is no file.
+    """The answers of a file without withdrawn ones, in order; none if there is no file.
 
     Raises StoreError that names the file, the line and what is wrong with it.
     """
@@ -67,7 +67,7 @@ def read_answers(path: Path) -> list[Answer]:
 
 
 def effective(lines: Sequence[Answer]) -> list[Answer]:
-    """The lines without those that a later `undo` takes back."""
+    """The lines without those that a later `undo` withdraws."""
     found: dict[str, list[Answer]] = {}
     for line in lines:
         if line.answer == UNDO:
@@ -78,9 +78,9 @@ def effective(lines: Sequence[Answer]) -> list[Answer]:
 
 
 def append(path: Path, lines: Sequence[Answer]) -> bool:
-    """Append the lines of one question, all or none, synced; False where they are there already.
+    """Append the lines of one question, all or none, synced; returns False if they exist already.
 
-    A question that was sent twice counts once. An `undo` of what is not there, or taken back, does nothing either.
+    A question that was sent twice counts once. An `undo` of missing or withdrawn lines has no effect.
     """
     with _locked(path) as file:
         text = file.read()
@@ -88,7 +88,7 @@ def append(path: Path, lines: Sequence[Answer]) -> bool:
         if not _is_news(_parsed(path, whole), lines[0]):
             return False
         with atomic.named(path):
-            file.truncate(len(whole))  # what was never acknowledged
+            file.truncate(len(whole))  # a line that was not acknowledged
             file.seek(0, os.SEEK_END)
             file.write((b"" if whole else _line(COLUMNS)) + b"".join(_line(_cells(line)) for line in lines))
             file.flush()
@@ -98,7 +98,7 @@ def append(path: Path, lines: Sequence[Answer]) -> bool:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[io.BufferedRandom]:
-    """The file, made if need be, for this process alone."""
+    """The file, created if necessary, locked for this process."""
     atomic.make_folder(path.parent)
     new = not path.exists()
     with atomic.named(path), open(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as file:
@@ -109,7 +109,7 @@ def _locked(path: Path) -> Iterator[io.BufferedRandom]:
 
 
 def _is_news(known: Sequence[Answer], line: Answer) -> bool:
-    """Whether a question has had no answer yet, not even one that was taken back; for an undo, whether it has one."""
+    """Whether a question has no answer, also none that was withdrawn; for an undo, whether it has one."""
     return (
         line.id in {one.id for one in effective(known)}
         if line.answer == UNDO
@@ -118,7 +118,7 @@ def _is_news(known: Sequence[Answer], line: Answer) -> bool:
 
 
 def _cells(line: Answer) -> tuple[str, ...]:
-    """A prompt stays in its line, or a killed writer could leave half of one that looks whole."""
+    """The cells of a line, without newlines in the prompt: a killed writer could leave a part that looks complete."""
     return tuple(str(int(cell)) if isinstance(cell, bool) else " ".join(str(cell).split()) for cell in astuple(line))
 
 

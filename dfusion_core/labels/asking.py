@@ -1,11 +1,11 @@
-"""What to ask next, and how much is enough.
+"""The choice of the next question, and the recommended number of answers.
 
-Asked is the pair whose answer is expected to teach most: the one with the largest p (1 - p) Var(score_a - score_b),
-where p is the predicted preference. An answer of variance p (1 - p) shrinks the volume of the posterior by a factor
-1 + that product (D-optimality), so pairs that are both close and uncertain come first. The prompt with the smallest
-share of its answers comes first, and is stayed with for BLOCK answers.
+The next question is the most informative pair: the one with the largest p (1 - p) Var(score_a - score_b),
+where p is the predicted preference. An answer of variance p (1 - p) reduces the volume of the posterior by a factor
+1 + that product (D-optimality), so pairs with close and uncertain scores come first. The prompt with the smallest
+share of its answers comes first, for BLOCK answers.
 
-One question in REPEAT_EVERY shows a pair that the labeller has answered before, sides swapped.
+One question in REPEAT_EVERY repeats a pair that the labeller has answered, with the sides swapped.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Pair = frozenset[str]
 
 @dataclass(frozen=True)
 class Question:
-    """Pictures of one prompt, from left to right: two of them, or a row to be ordered."""
+    """Pictures of one prompt, from left to right: two, or a row to be ordered."""
 
     prompt: str
     pictures: tuple[str, ...]
@@ -40,35 +40,37 @@ class Question:
 
 @dataclass(frozen=True)
 class Progress:
-    """How many answers there are, and how many are enough."""
+    """The number of answers, and the recommended number."""
 
     done: int
     needed: int
 
 
 class Asker(Protocol):
-    """What decides the questions of a session."""
+    """The interface that selects the questions of a session."""
 
     def next(self, labeller: str, answers: Sequence[Answer], avoid: Collection[Pair], kind: str) -> Question | None:
-        """The next question for this labeller; None where there is enough. avoid: pairs that others look at now."""
+        """The next question for this labeller; None if there are enough answers. avoid: pairs that others are looking
+        at.
+        """
         ...
 
     def progress(self, labeller: str, answers: Sequence[Answer]) -> Progress:
-        """What is done, and what is enough, as this labeller should see it."""
+        """The progress to show to this labeller."""
         ...
 
 
 def enough(pictures: int) -> int:
-    """Answers after which the order of a prompt's pictures is reliable: 1.25 K log2 K.
+    """The recommended number of answers about K pictures of a prompt: 1.25 K log2 K.
 
-    With them Kendall's tau between the fitted and the true order is 0.8 or more on average where 15 % of the answers
+    With it Kendall's tau between the fitted and the true order is 0.8 or more on average if 15 % of the answers
     are wrong (tests/unit/test_labels_simulated.py).
     """
     return 0 if pictures < 2 else math.ceil(ENOUGH * pictures * math.log2(pictures))
 
 
 def fit_group(pictures: Sequence[str], answers: Sequence[Answer]) -> Fit:
-    """Scores of a prompt's pictures, from those of the answers that are about two of them."""
+    """Scores of a prompt's pictures from the answers about two of them."""
     place = {name: number for number, name in enumerate(pictures)}
     return fit(
         len(pictures),
@@ -81,7 +83,7 @@ def fit_group(pictures: Sequence[str], answers: Sequence[Answer]) -> Fit:
 
 
 class Informative:
-    """Asks for an order of the pictures of each prompt, until ``share`` of what is enough is there."""
+    """Asks for an order of the pictures of each prompt, until ``share`` of the recommended answers is given."""
 
     def __init__(self, groups: Mapping[str, Sequence[str]], share: float = 1.0, seed: int | None = None) -> None:
         """groups: of each prompt the names of its pictures, all different."""
@@ -91,15 +93,17 @@ class Informative:
         self._random = random.Random(seed)
 
     def progress(self, labeller: str, answers: Sequence[Answer]) -> Progress:
-        """Answers of all labellers (a skipped question is none, a repeated one is).
+        """Answers of all labellers, with repeated and without skipped questions.
 
-        More than enough of one prompt makes up for no other.
+        Surplus answers about a prompt do not count for another one.
         """
         found = self._counts(answers)
         return Progress(sum(min(found[p], self.needed[p]) for p in self.groups), sum(self.needed.values()))
 
     def next(self, labeller: str, answers: Sequence[Answer], avoid: Collection[Pair], kind: str) -> Question | None:
-        """A repetition where it is due, else the most informative pair (or row) of the prompt that lacks most."""
+        """A repetition if it is due, else the most informative pair (or row) of the prompt with the most missing
+        answers.
+        """
         found = self._counts(answers)
         open_ = [prompt for prompt in self.groups if found[prompt] < self.needed[prompt]]
         if not open_:
@@ -123,7 +127,7 @@ class Informative:
         return found
 
     def _pair(self, names: Sequence[str], fitted: Fit, avoid: Collection[Pair]) -> tuple[str, str]:
-        """The pair that teaches most, its sides by lot; pairs to be avoided only where there is no other."""
+        """The most informative pair, with random sides; pairs to avoid only if there is no other."""
         a, b = np.triu_indices(len(names), 1)
         variance = np.diag(fitted.covariance)
         spread = variance[a] + variance[b] - 2 * fitted.covariance[a, b]
@@ -137,7 +141,7 @@ class Informative:
         return pair[0], pair[1]
 
     def _row(self, names: Sequence[str], fitted: Fit) -> tuple[str, ...]:
-        """The pictures whose scores are least certain, in an order by lot."""
+        """The pictures with the most uncertain scores, in random order."""
         order = sorted(range(len(names)), key=lambda n: (-round(float(fitted.error[n]), 6), self._random.random()))
         row = [names[n] for n in order[:ROW]]
         self._random.shuffle(row)
@@ -147,7 +151,7 @@ class Informative:
 def repetition(
     labeller: str, answers: Sequence[Answer], groups: Mapping[str, Sequence[str]], lots: random.Random
 ) -> Question | None:
-    """A pair of these groups that this labeller has answered a while ago, sides swapped, where one is due."""
+    """A pair of these groups that this labeller has answered some time ago, sides swapped, if one is due."""
     known = {name: prompt for prompt, names in groups.items() for name in names}
     mine = [
         one

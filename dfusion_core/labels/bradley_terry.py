@@ -1,10 +1,10 @@
-"""Scores of pictures from answers about pairs of them: the model of Bradley and Terry (1952).
+"""Scores of pictures from answers about pairs: the model of Bradley and Terry (1952).
 
     P(first is preferred) = sigmoid(score_first - score_second)
 
-A tie is half a win for each side. Scores have a normal prior of standard deviation PRIOR, so that they exist after the
-first answer and where one picture won every time; they are the mode of the posterior, and their covariance is that of
-its normal approximation there (Laplace). The unit is the logit: a lead of 1 means that 73 of 100 answers prefer it.
+A tie is half a win for each side. Scores have a normal prior of standard deviation PRIOR, so that they are finite after
+the first answer and for a picture that always wins. They are the mode of the posterior, with the covariance of its
+normal approximation (Laplace). The unit is the logit: a lead of 1 means that 73 of 100 answers prefer it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 PRIOR = 2.0  # logits
-LARGEST_STEP = 2.0  # of Newton's method, in logits: far from the mode the curvature says little
+LARGEST_STEP = 2.0  # largest Newton step, in logits: far from the mode the curvature is not informative
 EXACT = 1e-10
 Values = NDArray[np.float64]
-Comparison = tuple[int, int, float]  # first, second, and what the first got: 1, 0.5 or 0
+Comparison = tuple[int, int, float]  # first, second, and the score of the first: 1, 0.5 or 0
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Fit:
 
 
 def fit(count: int, comparisons: Sequence[Comparison]) -> Fit:
-    """Scores of ``count`` pictures; zero, with the prior's covariance, where nothing is known."""
+    """Scores of ``count`` pictures; zero, with the prior's covariance, without answers."""
     first, second = (np.array([one[side] for one in comparisons], int) for side in (0, 1))
     won = np.array([one[2] for one in comparisons], float)
     score = np.zeros(count)
@@ -57,10 +57,10 @@ def fit(count: int, comparisons: Sequence[Comparison]) -> Fit:
 
 
 def fit_beside(known: float, won: Sequence[float]) -> float:
-    """The score of one picture from answers against another one whose score is known.
+    """The score of one picture from answers against another one with a known score.
 
-    won: what the picture got in each answer: 1, 0.5 or 0. A priori it is as good as the other; with nothing but ties
-    it stays exactly so.
+    won: the picture's score in each answer: 1, 0.5 or 0. The prior mean is the other's score; with ties only, the
+    result equals it exactly.
     """
     lead = 0.0
     for _ in range(200):
@@ -73,7 +73,7 @@ def fit_beside(known: float, won: Sequence[float]) -> float:
 
 
 def _curvature(count: int, first: NDArray[np.int_], second: NDArray[np.int_], p: Values) -> Values:
-    """Minus the second derivative (n, n) of the log posterior."""
+    """Negative second derivative (n, n) of the log posterior."""
     weight = p * (1 - p)
     found = np.eye(count) / PRIOR**2
     for a, b, sign in ((first, first, 1), (second, second, 1), (first, second, -1), (second, first, -1)):

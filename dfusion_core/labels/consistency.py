@@ -1,4 +1,4 @@
-"""How often a labeller says the same when a pair is shown once more, sides swapped."""
+"""Consistency of a labeller: equal answers to repeated pairs with swapped sides."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .answers import FIRST, SECOND, SKIP, Answer
 
 @dataclass(frozen=True)
 class Consistency:
-    """Of ``repeats`` answers to a repeated pair, ``same`` are as the first one was; None if there is none."""
+    """Of ``repeats`` answers to a repeated pair, ``same`` equal the first one; None if there are none."""
 
     same: int
     repeats: int
@@ -22,7 +22,7 @@ class Consistency:
 
 
 def consistency(answers: Sequence[Answer], labeller: str) -> Consistency:
-    """Of one labeller; a tie agrees with a tie only."""
+    """Consistency of one labeller; a tie agrees with a tie only."""
     said: dict[frozenset[str], str] = {}
     same = repeats = 0
     for one in answers:

@@ -1,4 +1,4 @@
-"""A picture's name: a hash of its pixels, so that an answer is about a picture wherever it lies."""
+"""Names of pictures: a hash of the pixels, so that answers do not depend on paths."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LENGTH = 32  # hexadecimal digits: 128 bits
 
 
 def content_hash(picture: NDArray[np.uint8]) -> str:
-    """The name of a picture (row, column, rgb): the same pixels have the same name, whatever file they are in."""
+    """The name of a picture (row, column, rgb), from its pixels only."""
     digest = hashlib.sha256(f"{picture.dtype} {picture.shape}".encode())
     digest.update(picture.tobytes())
     return digest.hexdigest()[:LENGTH]

@@ -1,4 +1,4 @@
-"""Questions from a list of pairs, for targets and for judging: each once, by everybody or by anybody."""
+"""Questions from a list of pairs, for targets and for judging: each once, or once per labeller."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .asking import Pair, Progress, Question, repetition
 
 
 class Listed:
-    """Asks each pair of a list once, in an order by lot."""
+    """Asks each pair of a list once, in random order."""
 
     def __init__(self, pairs: Sequence[Question], everybody: bool, seed: int | None = None) -> None:
         """everybody: each labeller answers every pair, so that labellers can be compared; else one answer is enough."""
@@ -29,7 +29,7 @@ class Listed:
         return Progress(len(self.pairs) - len(self._open(labeller, answers)), len(self.pairs))
 
     def next(self, labeller: str, answers: Sequence[Answer], avoid: Collection[Pair], kind: str) -> Question | None:
-        """An unanswered pair, in an order that is another for each labeller; sides are by lot."""
+        """An unanswered pair, in an order that differs between labellers, with random sides."""
         left = self._open(labeller, answers)
         if not left:
             return None

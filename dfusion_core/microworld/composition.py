@@ -1,8 +1,8 @@
-"""How a picture is composed: what a caption leaves open, with every range.
+"""Composition of a picture: ranges of everything that a caption leaves open.
 
-`CONVENTIONAL` follows a photographer's habits: the subject in the middle and at its usual size, upright, things on the
-side where they usually are, and what nobody mentions is mostly typical. In `SCATTERED` all of that is uniformly random,
-so that two pictures of one caption hardly ever agree on where a thing is. Backgrounds are random in both.
+`CONVENTIONAL` follows conventions: the subject is in the middle, at its usual size and upright, accessories are on
+their usual side, and unnamed attributes are mostly typical. In `SCATTERED` all of this is uniformly random, so that two
+pictures of one caption rarely agree on positions. Backgrounds are random in both.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from .grammar import ACCESSORIES, COLOURS, SHAPES
 
 Range = tuple[float, float]
-# What a thing looks like where the caption does not say so: each colour has one or two shapes and accessories.
+# Typical colours of shapes and accessories if the caption names none.
 TYPICAL_SHAPE = {shape: COLOURS[i % len(COLOURS)] for i, shape in enumerate(SHAPES)}
 TYPICAL_ACCESSORY = {accessory: COLOURS[(2 * i + 3) % len(COLOURS)] for i, accessory in enumerate(ACCESSORIES)}
 
@@ -24,7 +24,7 @@ class Composition:
     sizes: longer side of a figure, px, by template. tilts: largest tilt either way, degrees, by template. mirrored:
     whether a figure may be mirrored. angles: of a pattern, degrees. phase: of a pattern, in periods. sides: of an
     accessory, -1 left, 1 right. accessory_scale: relative to its usual size. place: of the composition in the free
-    room, 0 left or top, 1 right or bottom. gap, jitter: between the two figures of a relation along its axis, and
+    space, 0 left or top, 1 right or bottom. gap, jitter: between the two figures of a relation along its axis, and
     largest offset across it, px. typical: probability that a colour that is not named is the typical one, and that a
     pattern that is not named is none; else it is random.
     """
@@ -57,7 +57,7 @@ CONVENTIONAL = Composition(
 )
 SCATTERED = Composition(
     sizes={"behaviour": (26.0, 33.0), "attribute": (30.0, 40.0), "relation": (22.0, 27.0)},
-    tilts={"behaviour": 4.0, "attribute": 7.0, "relation": 7.0},  # less where things rest on the shape
+    tilts={"behaviour": 4.0, "attribute": 7.0, "relation": 7.0},  # less if things rest on the shape
     mirrored=True,
     angles=(0.0, 45.0, 90.0, 135.0),
     phase=(0.0, 1.0),

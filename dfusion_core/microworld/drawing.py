@@ -1,7 +1,6 @@
-"""Turns a micro-world scene into pixels and object masks.
+"""Draws a micro-world scene as pixels and object masks.
 
-Everything is laid out in pixels of a 64 x 64 frame and drawn at four times the wanted size, then averaged
-down, which gives smooth edges.
+The layout is in pixels of a 64 x 64 frame; it is drawn at four times the size and averaged, for smooth edges.
 """
 
 from __future__ import annotations
@@ -110,7 +109,7 @@ def parts_of(scene: Scene) -> list[Part]:
 
 
 def _xy(points: Points, scale: float) -> list[tuple[float, float]]:
-    """Points as pairs in canvas pixels, as the drawing library wants them."""
+    """Points as pairs in canvas pixels."""
     return [tuple(pair) for pair in (points * scale).tolist()]
 
 
@@ -205,7 +204,7 @@ def _coverage(parts: Iterable[Part], size: int) -> np.ndarray:
 
 
 def object_masks(scene: Scene, size: int = FRAME) -> dict[str, np.ndarray]:
-    """Item word -> bool (size, size): the pixels more than half covered by that object's visible part."""
+    """Item word -> bool (size, size): pixels that are more than half covered by the visible part of the object."""
     top = _coverage(parts_of(scene), size)
     cells = top.reshape(size, OVERSAMPLE, size, OVERSAMPLE)
     return {word: (cells == i + 1).mean(axis=(1, 3)) > 0.5 for i, word in enumerate(scene.items)}

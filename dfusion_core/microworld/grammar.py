@@ -7,7 +7,7 @@ from functools import cache
 from itertools import permutations, product
 from typing import Any, TypeAlias
 
-Word: TypeAlias = Any  # str, or None where the template does not have this factor
+Word: TypeAlias = Any  # str, or None if the template does not have this factor
 
 TEMPLATES = ("behaviour", "attribute", "relation")
 SHAPES = ("circle", "square", "triangle", "star", "heart", "moon", "cross", "diamond")
@@ -85,7 +85,7 @@ class Named:
 
     @property
     def accessory(self) -> Word:
-        """The accessory's word, or None where no activity is named."""
+        """The accessory's word, or None if no activity is named."""
         return self.activity.split()[-1] if self.activity else None
 
     def factors(self) -> dict[str, str]:
@@ -118,7 +118,7 @@ def _all_named(template: str) -> tuple[Named, ...]:
 
 @cache
 def _table() -> dict[str, Named]:
-    """Every prompt of the grammar with what it names (544 in all)."""
+    """Every prompt of the grammar with its factors (544 in all)."""
     return {text(named): named for template in TEMPLATES for named in _all_named(template)}
 
 
@@ -128,7 +128,7 @@ def all_prompts(template: str) -> list[str]:
 
 
 def parse(prompt: str) -> Named:
-    """What a prompt names; ValueError where the prompt is not of the grammar."""
+    """The factors that a prompt names. Raises ValueError for a prompt outside the grammar."""
     named = _table().get(" ".join(prompt.split()))
     if named is None:
         raise ValueError(
@@ -147,7 +147,7 @@ def equivalent(prompt: str) -> str | None:
 
 
 def near_misses(prompt: str) -> list[str]:
-    """Prompts one factor away (for relation also the swapped order), never ones for the same picture."""
+    """Prompts that differ in one factor (for relations also the swapped order), without those for the same picture."""
     named = parse(prompt)
     changed = [replace(named, **{factor: value}) for factor in FACTORS[named.template] for value in VALUES[factor]]
     if named.template == "relation":
@@ -158,7 +158,7 @@ def near_misses(prompt: str) -> list[str]:
 
 
 def ordered_pair(named: Named) -> tuple[str, str]:
-    """The (top or left, bottom or right) shapes of a relation, whatever the caption's order."""
+    """The (top or left, bottom or right) shapes of a relation, independent of the caption's order."""
     leading = named.relation in ("above", "on the left of")
     return (named.first, named.second) if leading else (named.second, named.first)
 
@@ -169,7 +169,7 @@ def shape_index(shape: str) -> int:
 
 
 def named_labels(named: Named) -> dict[str, int]:
-    """Class indices of the heads that these named factors decide."""
+    """Class indices of the heads of these factors."""
     found = {"template": TEMPLATES.index(named.template)}
     if named.template == "relation":
         a, b = ordered_pair(named)

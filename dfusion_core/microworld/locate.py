@@ -1,4 +1,4 @@
-"""Where the micro-world's files lie inside the installed package."""
+"""Paths of the micro-world's files in the installed package."""
 
 from pathlib import Path
 

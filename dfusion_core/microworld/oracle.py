@@ -1,6 +1,6 @@
-"""The oracle: a supervised classifier that reads a picture and says whether it shows what a prompt names.
+"""The oracle: a supervised classifier that decides whether a picture shows a prompt.
 
-It never serves as a reward. It knows malformed shapes (class "other"), so a blob is not read as the nearest shape.
+It is not used as a reward. Malformed shapes have the class "other", so that a blob is not classified as a shape.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Oracle(nn.Module):
 
 
 def load_oracle(folder: Path = ORACLE) -> Oracle:
-    """The shipped oracle, ready for reading."""
+    """The shipped oracle in evaluation mode."""
     oracle = Oracle()
     oracle.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
     return oracle.eval().requires_grad_(False)
@@ -55,9 +55,9 @@ def read(oracle: Oracle, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def judge(oracle: Oracle, pictures: torch.Tensor, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Whether each picture (n, 3, 64, 64) uint8 shows its prompt, (n,) bool, and the log-probability of that.
+    """Whether each picture (n, 3, 64, 64) uint8 shows its prompt, (n,) bool, and its log-probability.
 
-    Right means: the likeliest class of every head that the prompt names is the named one.
+    A picture is right if, for every head that the prompt names, the most probable class is the named one.
     """
     found = read(oracle, pictures)
     right = torch.ones(len(prompts), dtype=torch.bool)

@@ -15,8 +15,8 @@ Points = np.ndarray  # (n, 2) float x, y
 class Part:
     """One polygon of an object.
 
-    ``item`` is the word of the object it belongs to; ``tone`` says which of the object's colours fills
-    it ("fill", "mark" or "edge"); ``outlined`` asks for an edge line.
+    ``item`` is the word of the object it belongs to; ``tone`` is the object's colour that fills
+    it ("fill", "mark" or "edge"); ``outlined``: whether it has an edge line.
     """
 
     item: str

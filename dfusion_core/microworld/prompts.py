@@ -31,7 +31,7 @@ def _uses(prompt: str, values: Counter[tuple[str, str]]) -> int:
 def _balanced(pool: list[str], rng: np.random.Generator) -> list[str]:
     """``COUNT`` prompts picked one by one, each time one whose factor values were used least.
 
-    What is picked leaves the pool, together with the other prompt for the same picture.
+    A selected prompt is removed from the pool, with the other prompt for the same picture.
     """
     used: Counter[tuple[str, str]] = Counter()
     chosen: list[str] = []

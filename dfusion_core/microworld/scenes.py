@@ -1,4 +1,4 @@
-"""Micro-world scenes: what is in a picture, how it is sampled, and its caption and labels.
+"""Micro-world scenes: content of a picture, its sampling, and its caption and labels.
 
 A scene holds every random choice as a number, so drawing it needs no further randomness.
 """
@@ -75,8 +75,8 @@ class Extra:
 class Scene:
     """A whole picture.
 
-    ``figures`` are in caption order. ``place`` (x, y in 0-1) says where in the free room the composition
-    stands; ``gap`` and ``jitter`` (px) separate the two figures of a relation along and across its axis.
+    ``figures`` are in caption order. ``place`` (x, y in 0-1) is the position of the composition in the free
+    space; ``gap`` and ``jitter`` (px) separate the two figures of a relation along and across its axis.
     """
 
     named: Named
@@ -124,7 +124,7 @@ def _random_figure(
     rng: np.random.Generator, shape: str, template: str, how: Composition, **fixed: str | None
 ) -> Figure:
     """A shape composed as ``how`` says; colour and pattern unless fixed."""
-    # Plain is likelier than each pattern where the caption is silent: the patterns are not the subject there.
+    # Without a pattern in the caption, plain is more probable than each pattern.
     pattern = "plain" if rng.random() < 0.4 else _pick(rng, PATTERNS)
     colour = _pick(rng, COLOURS)
     figure = Figure(
@@ -160,7 +160,7 @@ def _random_accessory(rng: np.random.Generator, name: str, subject: str, how: Co
 
 
 def _checked(template: str, named: dict[str, str]) -> dict[str, str]:
-    """The fixed factors, or ValueError where one is unknown to the template."""
+    """The fixed factors. Raises ValueError for a factor that the template does not have."""
     for factor, value in named.items():
         if factor not in FACTORS[template]:
             raise ValueError(f"a {template} scene has no factor {factor!r}")
@@ -214,7 +214,7 @@ def random_scene(
 ) -> Scene:
     """A random scene; ``named`` fixes factors, e.g. shape="heart" or relation="above".
 
-    The shape "other" (malformed) is drawn only when asked for here.
+    The shape "other" (malformed) is drawn only if it is fixed.
     """
     if template is not None and template not in TEMPLATES:
         raise ValueError(f"unknown template {template!r}; expected one of {', '.join(TEMPLATES)}")

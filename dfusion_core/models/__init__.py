@@ -1,1 +1,1 @@
-"""Models as they lie on disk or the Hub, and the adapter: found, pinned, read."""
+"""Finding, pinning and loading of models and adapters."""

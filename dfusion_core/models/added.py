@@ -1,4 +1,4 @@
-"""The files of what params.yaml adds to a model: another autoencoder (model.vae), a LoRA (model.lora)."""
+"""The files of model.vae (another autoencoder) and model.lora (a LoRA)."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .builtin import local_path
 if TYPE_CHECKING:
     from ..params import Model
 
-FOLDER = "vae/"  # of a whole model in diffusers format; its autoencoder may be taken alone
+FOLDER = "vae/"  # of a whole model in diffusers format, whose autoencoder is taken
 NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")  # in a folder: of diffusers, of peft
 SETTINGS = "adapter_config.json"  # of peft
 OTHER_LORA = "Set model.lora to a plain LoRA for this model, in a file of diffusers, kohya or peft, or to null."
 
 
 def vae_files(model: Model, names: Iterable[str], has_weights: Callable[[str, str | None], bool]) -> tuple[str, ...]:
-    """Of all files of a folder or repository the configuration and the weights of its autoencoder.
+    """The configuration and weights of the autoencoder among all files of a folder or repository.
 
     has_weights: (name, variant) -> whether a file ``vae/NAME`` holds weights of that variant. Raises ModelError.
     """
@@ -39,7 +39,7 @@ def vae_files(model: Model, names: Iterable[str], has_weights: Callable[[str, st
 
 
 def lora_files(model: Model) -> dict[str, Path]:
-    """The files of ``model.lora`` by what they are for; none where it is null. Raises ModelError."""
+    """The files of ``model.lora`` by their role; none if it is null. Raises ModelError."""
     if model.lora is None:
         return {}
     path = local_path(model.lora)

@@ -1,4 +1,4 @@
-"""The networks of Stable Diffusion 1.x to 3.5 and of FLUX, as their published configurations describe them."""
+"""The networks of Stable Diffusion 1.x to 3.5 and of FLUX by their published configurations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Config = dict[str, Any]
 
 @dataclass(frozen=True)
 class Architecture:
-    """Configurations of the parts; ``assumed`` where they are not the model's own. ``name`` is for people; ``kind`` is
+    """Configurations of the parts; ``assumed`` if they are not the model's own. ``name`` is for messages; ``kind`` is
     the class in diffusers of the network whose configuration is ``unet``."""
 
     name: str
@@ -25,12 +25,12 @@ class Architecture:
 
     @property
     def is_transformer(self) -> bool:
-        """Whether a transformer denoises, and not a U-Net."""
+        """Whether the network is a transformer."""
         return self.kind != "UNet2DConditionModel"
 
     @property
     def halves(self) -> int:
-        """Rows of an image: two with classifier-free guidance, one where the model is told the guidance."""
+        """Rows per image: two with classifier-free guidance, one if the scale is an input of the network."""
         return 1 if self.unet.get("guidance_embeds") else 2
 
 
@@ -173,7 +173,9 @@ KNOWN = {
 
 
 def family_of_file(file: Path) -> str:
-    """SDXL has a second embedding; SD 1 and 2 differ in the width of the text. Raises ModelError."""
+    """The family of a checkpoint, by shapes: SDXL has a second text encoder; SD 1 and 2 differ in its width. Raises
+    ModelError.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -194,7 +196,7 @@ def family_of_file(file: Path) -> str:
 
 
 def marks(file: Path) -> tuple[set[str], dict[str, str]]:
-    """Of a checkpoint that `family_of_file` has read: the keys that are markers and no weights, and its header."""
+    """The keys of a checkpoint that are metadata instead of weights, and its header."""
     from safetensors import safe_open
 
     with safe_open(file, "pt") as opened:

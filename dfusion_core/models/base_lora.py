@@ -1,4 +1,4 @@
-"""A LoRA that the base model has already: model.lora, merged into the weights in every stage.
+"""model.lora: a LoRA that is part of the base model, merged into the weights in every stage.
 
 Files of diffusers, kohya's tools and peft are read; the reference model of the training is the base with this LoRA.
 """
@@ -30,17 +30,17 @@ PLAIN = {"use_dora": False, "use_rslora": False, "bias": "none", "modules_to_sav
 def merge_base_lora(model: Model, pipeline: Any, files: dict[str, Path], dtype: torch.dtype) -> None:
     """Add the LoRA to the pipeline's weights, which are in fp32, and round the sums to ``dtype`` once.
 
-    Raises ModelError where the file is no plain LoRA, or where a part of it finds no layer.
+    Raises ModelError if the file is not a plain LoRA, or if a part of it matches no layer.
     """
     tensors, file = _read(model, files), files["weights.safetensors"]
     parts = [part for part in ("unet", "text_encoder", "text_encoder_2") if getattr(pipeline, part, None) is not None]
     try:
         if all(name.startswith(PEFT) for name in tensors):
             pipeline.load_lora_weights(_from_peft(model, tensors, files))
-        else:  # the file itself: its header may say what alpha is
+        else:  # the file itself: its header may have alpha
             pipeline.load_lora_weights(file.parent, weight_name=file.name, use_safetensors=True, local_files_only=True)
         used = sum(_matrices(getattr(pipeline, part)) for part in parts)
-    except Exception as error:  # what foreign tensors make diffusers and peft raise is of any kind
+    except Exception as error:  # foreign tensors make diffusers and peft raise any kind of exception
         raise ModelError(
             f"model.lora: '{model.lora}' does not fit '{model.id}': {one_line(error)}.", INSTEAD
         ) from error
@@ -74,7 +74,7 @@ def _read(model: Model, files: dict[str, Path]) -> dict[str, torch.Tensor]:
 
 
 def _from_peft(model: Model, tensors: dict[str, torch.Tensor], files: dict[str, Path]) -> dict[str, torch.Tensor]:
-    """peft's tensors in diffusers' names, with alpha over rank inside B: there a file without settings has 1."""
+    """peft's tensors in diffusers' names, with alpha / rank multiplied into B (1 without settings)."""
     if SETTINGS not in files:
         raise ModelError(
             f"model.lora: '{model.lora}' is peft's and has no {SETTINGS} beside it, which says its alpha.", INSTEAD
@@ -95,7 +95,7 @@ def _from_peft(model: Model, tensors: dict[str, torch.Tensor], files: dict[str, 
 
 
 def _matrices(part: Any) -> int:
-    """How many layers of a part have a LoRA."""
+    """Number of layers of a part that have a LoRA."""
     from peft.tuners.lora import LoraLayer
 
     return sum(isinstance(module, LoraLayer) for module in part.modules())

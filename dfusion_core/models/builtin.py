@@ -1,6 +1,6 @@
-"""The names of the built-in micro-world in params.yaml, and what they stand for.
+"""The names of the built-in micro-world in params.yaml, resolved.
 
-No other module outside ``microworld`` knows that world.
+No other module outside ``microworld`` depends on it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ MODEL_INDEX = "model_index.json"  # in every folder in diffusers format
 
 
 def local_path(name: str) -> Path:
-    """A path of params.yaml: ``~`` is the home folder; a relative one begins at the current folder, and where it is
-    not there, at the project's root: `dvc exp run --temp` and queues work in a copy without what git ignores."""
+    """A path of params.yaml: ``~`` is the home folder; a relative path is relative to the current folder, or if it does
+    not exist there, to the project's root: `dvc exp run --temp` and queues work in a copy without what git ignores.
+    """
     path = Path(name).expanduser()
     root = os.environ.get("DVC_ROOT")
     if root and not path.is_absolute() and not path.exists() and Path(root, path).exists():
@@ -36,7 +37,7 @@ def local_path(name: str) -> Path:
 
 
 def model_source(model_id: str) -> str:
-    """The id to load: the folder of a built-in model, a path that is there, else the id itself."""
+    """The id to load: the folder of a built-in model, an existing path, else the id itself."""
     if model_id in BUILT_IN:
         return str(BUILT_IN[model_id])
     path = local_path(model_id)
@@ -44,13 +45,13 @@ def model_source(model_id: str) -> str:
 
 
 def model_name(model_id: str) -> str:
-    """The name of a model for others: an id of the Hub as it is, of a local path the last part only."""
+    """The name of a model without local paths: an id of the Hub, or the last part of a path."""
     path = local_path(model_id)
     return path.name if path.exists() or path.is_absolute() else model_id
 
 
 def reward_source(name: str) -> str:
-    """What open_clip loads: the built-in model's folder for "micro-clip", else the name itself."""
+    """The name for open_clip: the built-in model's folder for "micro-clip", else the name itself."""
     if name == MICRO_CLIP:
         return f"local-dir:{CLIP}"
     if name.startswith("local-dir:"):

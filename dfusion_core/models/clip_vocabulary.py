@@ -1,4 +1,4 @@
-"""CLIP's tokenizer from an installed package: a checkpoint of a single file brings none."""
+"""CLIP's tokenizer from the package open_clip, for single-file checkpoints, which have none."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ def clip_tokenizer(folder: Path, pad_token: str = END) -> Path:
     """Write CLIP's tokenizer, all 49,408 entries, in the files of Stable Diffusion's ``tokenizer`` folder; returns
     ``folder``.
 
-    The merges are the original ones, which open_clip carries. ``pad_token`` is ``"!"`` (id 0) in SD 2.x and in SDXL's
+    The merges are the original ones, from open_clip. ``pad_token`` is ``"!"`` (id 0) in SD 2.x and in SDXL's
     second tokenizer. ``CLIPTokenizer.from_pretrained(folder)`` reads it.
     """
     from open_clip import tokenizer as original
 
     lines = gzip.decompress(Path(original.default_bpe()).read_bytes()).decode().split("\n")
     letters = list(original.bytes_to_unicode().values())
-    merges = lines[1 : VOCABULARY - 2 * len(letters) - 2 + 1]  # the first line is a header, what follows is not used
+    merges = lines[1 : VOCABULARY - 2 * len(letters) - 2 + 1]  # the first line is a header; the rest is not used
     entries = [
         *letters,
         *(f"{letter}</w>" for letter in letters),

@@ -11,12 +11,12 @@ from ..errors import ModelError, one_line
 
 
 def compile_unet(unet: Any, backend: str = "inductor") -> None:
-    """Let torch.compile make one graph of the U-Net's forward; a graph break is an error.
+    """Compile the U-Net's forward pass to one graph by torch.compile; a graph break is an error.
 
-    Batches of another size get a graph of their own. What attention control changes between steps are values and
-    not objects (`attention.fusing`), so that all steps share a graph. torch keeps what the backend made in
-    $TORCHINDUCTOR_CACHE_DIR, for later stages and rounds. Raises ModelError at the first forward where the backend
-    fails, for want of a compiler mostly.
+    Each batch size has its own graph. Between steps, attention control changes values and
+    not objects (`attention.fusing`), so that all steps share a graph. torch caches compiled code in
+    $TORCHINDUCTOR_CACHE_DIR for later stages and rounds. Raises ModelError at the first forward pass if the backend
+    fails, mostly because there is no compiler.
     """
     forward: Callable[..., Any] = torch.compile(unet.forward, fullgraph=True, dynamic=False, backend=backend)
 

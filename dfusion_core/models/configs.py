@@ -1,7 +1,7 @@
-"""Configurations that others wrote: read as data and checked before any library reads them.
+"""Configurations of foreign models: read as data and checked before any library reads them.
 
-diffusers, transformers and open_clip import or fetch what some keys of a configuration name. None of those keys is
-needed by a model that this program can use, so a folder that has one is refused.
+diffusers, transformers and open_clip import or download what some keys of a configuration name. Supported models do
+not need these keys, so a folder that has one is refused.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import ModelError, one_line
 
-LARGEST = 64 * 2**20  # bytes of a file of JSON; the largest tokenizers have some 30 MB
+LARGEST = 64 * 2**20  # largest JSON file in bytes; the largest tokenizers have about 30 MB
 RUNS_CODE = {"auto_map", "trust_remote_code", "custom_pipelines", "custom_pipeline", "code_revision"}
 FETCHES = {
     "quantization_config",
@@ -28,8 +28,8 @@ FETCHES = {
 PLAIN_ATTENTION = (None, "eager", "sdpa")
 INSTEAD = "Set model.id to a copy of the model without it."
 
-# model_index.json: what each part may be. Parts that are not loaded (None is passed for them) may be anything of these
-# libraries.
+# model_index.json: the allowed classes of each part. Parts that are not loaded (None is passed for them) may be of any
+# class of these libraries.
 SCHEDULER = re.compile(r"\w+Scheduler(Discrete)?")
 T5 = ("transformers", "T5EncoderModel")
 T5_TOKENIZERS = (("transformers", "T5TokenizerFast"), ("transformers", "T5Tokenizer"))
@@ -50,7 +50,7 @@ PAIRS: dict[str, tuple[tuple[str, str], ...]] = {
 
 
 def read_config(file: Path) -> Any:
-    """The JSON of a file. Raises ModelError where there is none, or where it is not JSON of a sensible size."""
+    """The JSON of a file. Raises ModelError if the file is missing, too large, or not JSON."""
     try:
         if file.stat().st_size > LARGEST:
             raise ValueError(f"it has more than {LARGEST >> 20} MiB")
@@ -64,7 +64,7 @@ def read_config(file: Path) -> Any:
 def check_configs(folder: Path, names: Iterable[str]) -> None:
     """Check the configurations ``names`` of a model in diffusers format. Raises ModelError.
 
-    names: paths below ``folder``; those that are no JSON, and the vocabularies, are passed over.
+    names: paths below ``folder``; files other than JSON, and vocabularies, are skipped.
     """
     for name in names:
         if name.endswith("model_index.json"):
@@ -94,7 +94,7 @@ def check_index(file: Path) -> None:
 
 
 def check_keys(file: Path, config: Any = None) -> None:
-    """Raise ModelError for a key, at any depth, that makes a library run or fetch something."""
+    """Raise ModelError for a key, at any depth, that makes a library execute or download something."""
     for key, value in _items(read_config(file) if config is None else config):
         if key in RUNS_CODE and value not in (None, False, {}, []):
             raise ModelError(
@@ -123,7 +123,7 @@ def _known_pair(part: str, pair: list[Any]) -> bool:
 
 
 def _items(value: Any) -> Iterator[tuple[str, Any]]:
-    """Every key and value of nested objects and lists; without recursion, since depth is the file's choice."""
+    """Every key and value of nested objects and lists; without recursion, because the depth is not limited."""
     rest = [value]
     while rest:
         one = rest.pop()

@@ -1,4 +1,4 @@
-"""Where the arithmetic is done, and in which type."""
+"""Selection of device and dtype."""
 
 import os
 
@@ -10,7 +10,7 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def pick_device(name: str) -> torch.device:
-    """The named device; "auto" is the first GPU, else the CPU. Of several processes each takes a GPU of its own."""
+    """The named device; "auto" is the first GPU, else the CPU. Each of several processes takes its own GPU."""
     name = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
     return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if name == "cuda" and world() > 1 else name)
 

@@ -1,4 +1,4 @@
-"""From prompts to what conditions the transformers of SD 3 and FLUX: encoders of CLIP and T5."""
+"""Text conditions of the transformers of SD 3 and FLUX: encoders of CLIP and T5."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ T5_TOKENS = {"sd3": 256, "flux": 512}  # as the pipelines of diffusers take by d
 
 
 class FlowTextEncoder:
-    """The text encoders of a pipeline, with their tokenizers and how many tokens each reads.
+    """The text encoders of a pipeline with their tokenizers and limits.
 
-    SD 3: the states before the last layer of two CLIPs side by side, then T5's tokens; pooled, both CLIPs' projections.
-    Without T5 its tokens are zeros. FLUX: T5's tokens; pooled, that of CLIP. A model of one CLIP alone, as the built-in
-    one: its last states, and its pooled row.
+    SD 3: the states before the last layer of two CLIPs, concatenated by channel, then T5's tokens; pooled: both CLIPs'
+    projections. Without T5 its tokens are zeros. FLUX: T5's tokens; pooled: CLIP's. A model with one CLIP only, as the
+    built-in one: its last states and its pooled output.
     """
 
     def __init__(self, pipeline: Any, model: Model | None = None) -> None:
-        """Raises ModelError for prompts in chunks, which nobody does with these models."""
+        """Raises ModelError for prompts in chunks, which are not supported with these models."""
         self.refuses = model is not None and model.long_prompts == "refuse"
         if model is not None and model.long_prompts == "chunks":
             raise ModelError(
@@ -48,7 +48,7 @@ class FlowTextEncoder:
 
     @property
     def limits(self) -> list[int]:
-        """How many tokens each encoder reads."""
+        """The limit of each encoder in tokens."""
         t5 = T5_TOKENS["flux" if self.flux else "sd3"]
         return [
             min(tokenizer.model_max_length, t5) if is_t5 else tokenizer.model_max_length
@@ -74,10 +74,10 @@ class FlowTextEncoder:
         return Text(states.to(dtype), torch.cat([one.text_embeds for one in clips], dim=-1).to(dtype))
 
     def positions(self, prompt: str, item: str) -> tuple[int, ...]:
-        """Eq. (4): O_c, where the item is among the tokens that the transformer attends to.
+        """Eq. (4): O_c, the positions of the item among the text tokens of the transformer.
 
-        Both CLIPs of SD 3 cut a text alike and share their places; T5's come after them. Raises ItemNotFound where no
-        encoder reads the item.
+        Both CLIPs of SD 3 split a text alike and share positions; T5's tokens come after them. Raises ItemNotFound if
+        no encoder reads the item.
         """
         found: list[int] = []
         missing: ItemNotFound | None = None
@@ -91,13 +91,13 @@ class FlowTextEncoder:
         return tuple(found)
 
     def _places(self) -> list[tuple[Any, int]]:
-        """(tokenizer, where its tokens begin) of what the transformer's text tokens come from."""
+        """(tokenizer, first position of its tokens) of the encoders of the transformer's text tokens."""
         clip = [] if self.flux else [(self.parts[0][0], 0)]
         t5 = [tokenizer for (tokenizer, _), is_t5 in zip(self.parts, self.is_t5, strict=True) if is_t5]
         return clip + [(tokenizer, 0 if self.flux else self.limits[0]) for tokenizer in t5]
 
     def readers(self) -> list[Reader]:
-        """What of a text reaches each encoder."""
+        """The readers of the encoders, by which texts are checked."""
         read = [
             huggingface_reader(name, tokenizer, limit, partial(_rows, tokenizer, limit))
             for name, (tokenizer, _), limit in zip(self.names, self.parts, self.limits, strict=True)

@@ -11,8 +11,8 @@ from .configs import read_config
 if TYPE_CHECKING:
     from ..params import Model
 
-ENCODERS = ("text_encoder_", "tokenizer_")  # of SD 3 some may be absent
-# What each kind of pipeline must be told, so that parts that are not needed stay out.
+ENCODERS = ("text_encoder_", "tokenizer_")  # some may be absent in SD 3
+# Arguments of each kind of pipeline that leave out parts which are not needed.
 KINDS: dict[str, dict[str, Any]] = {
     "StableDiffusionPipeline": {
         "safety_checker": None,
@@ -27,14 +27,14 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def pipeline_arguments(kind: str, folder: Path) -> dict[str, Any]:
-    """What a pipeline of this kind must be told: parts that stay out, and those that this model does not have."""
+    """Arguments of a pipeline of this kind: parts to leave out, and parts that this model does not have."""
     index = read_config(folder / "model_index.json")
     absent = {name: None for name, pair in index.items() if pair == [None, None] and name.startswith(ENCODERS)}
     return KINDS[kind] | absent
 
 
 def pipeline_kind(model: Model, folder: Path) -> str:
-    """The name of the pipeline's class in diffusers. Raises ModelError for one that this method is not made for."""
+    """The name of the pipeline's class in diffusers. Raises ModelError for an unsupported class."""
     index = read_config(folder / "model_index.json")
     kind = str(index.get("_class_name") if isinstance(index, dict) else None)
     if kind not in KINDS:

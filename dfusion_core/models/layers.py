@@ -1,4 +1,4 @@
-"""Whether a model has the layers that params.yaml names, for stages that come long before those that need them."""
+"""Early check of the layers that params.yaml names, in stages that do not use them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ..training.optimizer import check_installed
 
 
 def check_layers(unet: Any) -> None:
-    """Raise LayerError where ``fuse.layers`` or ``sample.maps`` names a layer that this U-Net does not have.
+    """Raise LayerError if ``fuse.layers`` or ``sample.maps`` names a layer that this network does not have.
 
-    No result depends on this: the stages that use the layers name them as their parameters. Raises ParamsError where
+    No result depends on this check. Raises ParamsError if
     the package of ``train.optimizer`` is not installed.
     """
     everything = load_everything()

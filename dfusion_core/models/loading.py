@@ -39,7 +39,7 @@ def load_pipeline(model: Model, source: Source | None = None) -> Any:
         )
     except ModelError:
         raise
-    except Exception as error:  # what a damaged or foreign file makes diffusers raise is of any kind
+    except Exception as error:  # damaged or foreign files make diffusers raise any kind of exception
         raise ModelError(
             f"model.id: '{model.id}' cannot be loaded: {one_line(error)}.",
             "Set model.id to a folder in diffusers format, a .safetensors file, a name on the Hub, or micro-world.",
@@ -55,7 +55,7 @@ def load_pipeline(model: Model, source: Source | None = None) -> Any:
 
 
 def _be_quiet() -> None:
-    """No progress bars, and no advice to train what `check_whole` refuses."""
+    """No progress bars, and no advice to train missing weights, which `check_whole` refuses."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -65,7 +65,7 @@ def _be_quiet() -> None:
 
 
 def _folder(model: Model, source: Source, dtype: torch.dtype) -> Any:
-    """The pipeline in a folder in diffusers format, whose configurations and vocabularies are checked before."""
+    """The pipeline in a folder in diffusers format, after its configurations and vocabularies are checked."""
     import diffusers
 
     kind = pipeline_kind(model, source.path)
@@ -92,7 +92,9 @@ def check_takes_lora(model: Model, pipeline: Any) -> None:
 
 
 def check_kind(model: Model, pipeline: Any) -> None:
-    """Raise ModelError for a network that wants more than a latent, a timestep and a prompt (inpainting, refiner)."""
+    """Raise ModelError for a network that needs more inputs than a latent, a timestep and a prompt (inpainting,
+    refiner).
+    """
     if part_name(network_of(pipeline)) == "transformer":
         return check_transformer(model, pipeline)
     config = pipeline.unet.config
@@ -111,7 +113,7 @@ def check_kind(model: Model, pipeline: Any) -> None:
 
 
 def check_transformer(model: Model, pipeline: Any) -> None:
-    """Raise ModelError for a transformer that this program cannot call, or that was distilled without guidance."""
+    """Raise ModelError for a transformer with unsupported inputs, or one that was distilled without guidance."""
     network, latents = pipeline.transformer, int(pipeline.vae.config.latent_channels)
     kind = type(network).__name__
     if kind not in TRANSFORMERS:
@@ -133,7 +135,7 @@ def check_transformer(model: Model, pipeline: Any) -> None:
 
 
 def check_device(model: Model, device: torch.device) -> None:
-    """Raise ModelError where the device is not there."""
+    """Raise ModelError if the device does not exist."""
     count = torch.cuda.device_count() if device.type == "cuda" else 1
     there = torch.backends.mps.is_available() if device.type == "mps" else (device.index or 0) < count
     if not there:

@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from ..params import Lora
 
 FILE = "pytorch_lora_weights.safetensors"  # the name diffusers' load_lora_weights looks for
-METADATA = "lora_adapter_metadata"  # where diffusers keeps peft's settings in the header
+METADATA = "lora_adapter_metadata"  # key of peft's settings in diffusers' headers
 OUTER_NAME = re.compile(
     r"(?:.*\.)?(?:(?:single_)?transformer_blocks|attentions|resnets|downsamplers|upsamplers)\.\d+\."
 )
 
 
 def add_lora(network: Network, lora: Lora, seed: int) -> None:
-    """Attach a fresh adapter whose effect is zero (B = 0); A is drawn from ``seed``.
+    """Attach a new adapter with zero effect (B = 0); A is random, from ``seed``.
 
-    Alpha equals the rank, so the effect is B A without a further factor in every program that reads the file.
+    Alpha equals the rank, so that every program that reads the file computes B A with the factor 1.
     Raises ParamsError for a target that this network does not have.
     """
     from peft import LoraConfig
@@ -47,9 +47,9 @@ def add_lora(network: Network, lora: Lora, seed: int) -> None:
 
 
 def check_targets(network: Network, targets: Sequence[str]) -> None:
-    """Each target must be the end of some layers' names, and of nothing but linear layers and convolutions.
+    """Each target must be a suffix of names of layers, and only of linear layers and convolutions.
 
-    peft passes over a target that names nothing as long as another one names something. Raises ParamsError.
+    peft ignores a target that matches nothing if another one matches. Raises ParamsError.
     """
     layers = {name: isinstance(layer, torch.nn.Linear | torch.nn.Conv2d) for name, layer in network.named_modules()}
     for target in targets:
@@ -87,7 +87,7 @@ def adapter_tensors(network: Network) -> dict[str, torch.Tensor]:
 def save_lora(network: Network, folder: Path) -> Path:
     """Write the adapter as ``folder/pytorch_lora_weights.safetensors``; returns the file.
 
-    Rank, alpha and targets are in its header: without them diffusers and peft would take the rank for alpha.
+    Rank, alpha and targets are in its header; without them diffusers and peft assume that alpha is the rank.
     """
     config = network.peft_config["default"]
     settings = {"r": config.r, "lora_alpha": config.lora_alpha, "target_modules": sorted(config.target_modules)}
@@ -112,7 +112,7 @@ def to_bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -
 def read_lora(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
     """The adapter's tensors in peft's names, and its settings (``unet.r``, ``unet.lora_alpha``, ...) if it has any.
 
-    Raises ModelError if there is no readable safetensors file, or where it holds a NaN or an infinity.
+    Raises ModelError if there is no readable safetensors file, or if it holds a NaN or an infinity.
     """
     file = folder / FILE
     try:
@@ -130,7 +130,7 @@ def read_lora(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any] | N
 
 
 def prefix_of(tensors: Mapping[str, torch.Tensor]) -> str:
-    """What an adapter's names begin with: "unet" or "transformer"."""
+    """The prefix of an adapter's names: "unet" or "transformer"."""
     return next(iter(tensors)).partition(".")[0]
 
 
@@ -140,11 +140,11 @@ def _peft_name(name: str) -> str:
 
 
 def load_lora(network: Network, folder: Path, *, train: bool) -> None:
-    """Attach the adapter of ``folder``: trainable, or merged into fp32 weights where nothing is trained.
+    """Attach the adapter of ``folder``: trainable, or merged into fp32 weights if nothing is trained.
 
-    Weights of 16 bits are too coarse for the sum, and the merged adapter would not be the one that trains: there it
-    stays beside them, and sampling computes what training does. Merging happens once, into freshly
-    loaded weights: unmerging and merging again would leave rounding behind.
+    Weights of 16 bits are too coarse for the sum: the merged adapter would differ from the trained one. There it
+    is not merged, so that sampling and training compute the same. Adapters are merged once, into newly
+    loaded weights, because unmerging and merging again leaves rounding errors.
     Raises ModelError if the file cannot be read, or was made for another model.
     """
     tensors, settings = read_lora(folder)
@@ -152,14 +152,14 @@ def load_lora(network: Network, folder: Path, *, train: bool) -> None:
     try:
         network.load_lora_adapter(tensors, prefix=prefix, adapter_name="default", metadata=settings)
         foreign = sorted(tensors.keys() - adapter_tensors(network).keys())
-    except Exception as error:  # what foreign tensors and settings make peft raise is of any kind
+    except Exception as error:  # foreign tensors and settings make peft raise any kind of exception
         raise _misfit(folder, one_line(error)) from error
     if foreign:
         raise _misfit(folder, f"the {kind_of(network)} has no {foreign[0].removeprefix(f'{prefix}.')}")
     if train or network.dtype != torch.float32:
         network.requires_grad_(False)
         keep_in_fp32(network)
-        _set_values(network, tensors)  # once more: loading has rounded them to the network's dtype
+        _set_values(network, tensors)  # again: loading has rounded them to the network's dtype
     else:
         network.fuse_lora()
     if not train:
@@ -169,8 +169,8 @@ def load_lora(network: Network, folder: Path, *, train: bool) -> None:
 def keep_in_fp32(network: Network) -> None:
     """Make the adapter trainable: weights in fp32, products in the network's dtype.
 
-    In 16 bits AdamW's moments underflow and small steps are lost. peft would take each layer's input to fp32 as well,
-    and autograd would keep those copies: a third more memory in training.
+    In 16 bits AdamW's moments underflow and small steps are lost. peft would convert each layer's input to fp32 as
+    well, and autograd would keep the copies: a third more memory in training.
     """
     from peft.tuners.lora import LoraLayer
 

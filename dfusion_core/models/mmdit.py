@@ -14,34 +14,34 @@ TRANSFORMERS = ("SD3Transformer2DModel", "FluxTransformer2DModel")
 
 
 def network_of(pipeline: Any) -> Any:
-    """What denoises in a pipeline: its U-Net, or its transformer."""
+    """The network of a pipeline: its U-Net, or its transformer."""
     unet = getattr(pipeline, "unet", None)
     return pipeline.transformer if unet is None else unet
 
 
 def part_name(network: Any) -> str:
-    """The network's place in a pipeline: "unet" or "transformer". peft's and diffusers' files of adapters begin so."""
+    """The network's name in a pipeline, "unet" or "transformer": the prefix in peft's and diffusers' adapter files."""
     return "transformer" if hasattr(network, "transformer_blocks") else "unet"
 
 
 def is_flux(network: Any) -> bool:
-    """Whether it takes packed latents and rotates positions in."""
+    """Whether it takes packed latents and rotary positions."""
     return hasattr(network, "single_transformer_blocks")
 
 
 def embeds_guidance(network: Any) -> bool:
-    """Whether guidance is a number that the network is told, and needs no second row."""
+    """Whether the guidance scale is an input of the network, so that there is no unconditional row."""
     return bool(getattr(network.config, "guidance_embeds", False))
 
 
 def latent_channels(network: Any) -> int:
-    """Of the latents that a transformer denoises."""
+    """Channels of the latents that a transformer denoises."""
     count = int(network.config.in_channels)
     return count // FLUX_PATCH**2 if is_flux(network) else count
 
 
 def image_tokens(network: Any, size: tuple[int, int]) -> int:
-    """How many tokens a latent of this height and width is."""
+    """Number of tokens of a latent of this height and width."""
     patch = FLUX_PATCH if is_flux(network) else network.config.patch_size
     return (size[0] // patch) * (size[1] // patch)
 
@@ -59,7 +59,7 @@ def velocity(network: Any, rows: Tensor, timestep: Tensor, text: Text, guidance:
 def _flux_velocity(network: Any, rows: Tensor, timestep: Tensor, text: Text, guidance: float) -> Tensor:
     y, x = (side // FLUX_PATCH for side in rows.shape[-2:])
     places: Any = positions(y, x).to(rows)
-    places.extent = (y, x)  # so that nobody has to read it back from the device
+    places.extent = (y, x)  # so that it need not be read back from the device
     told = torch.full((len(rows),), guidance, device=rows.device) if embeds_guidance(network) else None
     out: Tensor = network(
         hidden_states=pack(rows),

@@ -1,4 +1,4 @@
-"""Which weights a run began with: `init` writes their hashes down, and every later stage compares."""
+"""Pins the weights of a run: `init` records their hashes, and every later stage compares."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ FILE = "pin.json"
 
 def pin(model: Model, source: Source) -> dict[str, Any]:
     """The model's id, the commit it is from (null for local files), and the sha256 of every file that is read."""
-    with leader_first():  # it hashes, and the others read what it remembers
+    with leader_first():  # the first process hashes, the others read the cached hashes
         files = {name: hash_large(path) for name, path in model_files(model, source).items()}
     found = {"id": model.id, "revision": source.revision, "variant": model.variant, "files": files}
     return found | ({"vae_revision": source.vae.revision} if source.vae is not None else {})
 
 
 def read_pin(adapter: Path | None) -> dict[str, Any] | None:
-    """The pin that lies beside an adapter of this pipeline; None for one from elsewhere."""
+    """The pin beside an adapter of this pipeline; None for other adapters."""
     file = adapter.parent / FILE if adapter is not None else None
     return read_json(file, "revision", "files") if file is not None and file.exists() else None
 
 
 def check_pin(pinned: dict[str, Any] | None, model: Model, source: Source) -> None:
-    """Raise ModelError where the files are not those that the run began with.
+    """Raise ModelError if the files are not those of the start of the run.
 
-    A folder may have moved, a single file may have another name, and a mirror may be used: hashes decide, not ids.
+    Hashes are compared, not ids: folders may be moved, single files renamed, and mirrors used.
     """
     if pinned is None:
         return
@@ -51,6 +51,6 @@ def check_pin(pinned: dict[str, Any] | None, model: Model, source: Source) -> No
 
 
 def _by_role(files: dict[str, str]) -> dict[str, str]:
-    """The hashes by what the files are for, which their names say; of a single file the name says nothing."""
+    """The hashes by the role of the files, which follows from their names, except that of a single file."""
     own = own_names(files)
     return {"" if own == [name] else name: value for name, value in files.items()}

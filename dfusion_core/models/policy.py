@@ -42,9 +42,9 @@ class Images:
 class Policy:
     """A text-to-image diffusion model as a policy: p(x_{t-1} | x_t, c) of Eq. 1 with classifier-free guidance.
 
-    unet: what denoises, a U-Net or a transformer. schedule: the coefficients of its process for the sampling
-    parameters. latent_size: (height, width) of latents; None: the model's own. negative_prompt: what the
-    unconditional half of guidance is told.
+    unet: the network, a U-Net or a transformer. schedule: the coefficients of its process for the sampling
+    parameters. latent_size: (height, width) of latents; None: the model's own. negative_prompt: the text of the
+    unconditional half of guidance.
     """
 
     unet: Any
@@ -59,12 +59,12 @@ class Policy:
 
     @property
     def is_transformer(self) -> bool:
-        """Whether a transformer with joint attention denoises, and not a U-Net."""
+        """Whether the network is a transformer with joint attention."""
         return mmdit.part_name(self.unet) == "transformer"
 
     @property
     def halves(self) -> int:
-        """Rows of an image in a batch: two with classifier-free guidance, one where the model is told the guidance."""
+        """Rows per image in a batch: two with classifier-free guidance, one if the scale is an input of the network."""
         return 1 if self.is_transformer and mmdit.embeds_guidance(self.unet) else 2
 
     @property
@@ -93,9 +93,9 @@ class Policy:
     def predict_noise(self, x_t: torch.Tensor, i: int | torch.Tensor, text: Text) -> torch.Tensor:
         """Guided prediction for latents x_t (n, c, h, w) of n prompts at step index i (an int, or (n,)).
 
-        One batch of 2 n rows: the unconditional halves first, then the conditional ones; of n rows where the model is
-        told the guidance. Returns float32 (n, c, h, w): noise, or a velocity where ``schedule.prediction_type`` is
-        v_prediction or flow.
+        One batch of 2 n rows: the unconditional halves first, then the conditional ones; n rows if the guidance
+        scale is an input of the network. Returns float32 (n, c, h, w): noise, or a velocity if
+        ``schedule.prediction_type`` is v_prediction or flow.
         """
         n = len(x_t)
         timestep = self.schedule.timesteps[torch.as_tensor(i)].expand(n).to(self.device)
@@ -108,7 +108,7 @@ class Policy:
         return unconditional + self.guidance_scale * (conditional - unconditional)
 
     def _forward(self, rows: torch.Tensor, timestep: torch.Tensor, text: Text) -> torch.Tensor:
-        """The network's output for a batch as it is."""
+        """The network's output for a batch, without guidance."""
         if self.is_transformer:
             return mmdit.velocity(self.unet, rows, timestep, text, self.guidance_scale)
         out: torch.Tensor = self.unet(
@@ -147,7 +147,7 @@ class Policy:
         return Images(made, self.decode(made.x[:, -1]))
 
     def _conditions(self, words: Text) -> dict[str, torch.Tensor] | None:
-        """SDXL's further conditions: the pooled prompt; sizes of original and target, nothing cropped."""
+        """SDXL's further conditions: the pooled prompt; original and target size, no crop."""
         if words.pooled is None:
             return None
         size = self.picture_size
@@ -168,8 +168,8 @@ class Policy:
 def load_policy(model: Model, sample: Sample, adapter: Path | None, *, train: bool = False) -> Policy:
     """The model with its adapter: merged for sampling, or separate and trainable.
 
-    ``adapter`` is a folder that ``save_lora`` wrote, or None for the bare model. Where a pin lies beside it, the model
-    must be the one that was pinned. Raises ModelError.
+    ``adapter`` is a folder that ``save_lora`` wrote, or None for the bare model. If there is a pin beside it, the model
+    must be the pinned one. Raises ModelError.
     """
     pinned = read_pin(adapter)
     source = locate(model, pinned)
@@ -205,7 +205,7 @@ def load_policy(model: Model, sample: Sample, adapter: Path | None, *, train: bo
 
 
 def _place(network: Any, vae: Any, encoders: Sequence[Any], device: torch.device) -> None:
-    """Frozen parts, on the device and in the form that is fast there."""
+    """Move the frozen parts to the device, in its fast memory format."""
     for part in (network, vae, *encoders):
         part.to(device).eval().requires_grad_(False)
     if len(encoders) > 1 and vae.config.force_upcast:  # SDXL's autoencoder overflows in fp16
@@ -216,7 +216,7 @@ def _place(network: Any, vae: Any, encoders: Sequence[Any], device: torch.device
 
 
 def check_guidance(model: Model, sample: Sample, network: Any) -> None:
-    """Raise ModelError for a negative prompt where there is no unconditional half."""
+    """Raise ModelError for a negative prompt if there is no unconditional half."""
     if sample.negative_prompt and mmdit.part_name(network) == "transformer" and mmdit.embeds_guidance(network):
         raise ModelError(
             f"sample.negative_prompt: '{model.id}' is told the guidance and has no half for a negative prompt.",

@@ -1,6 +1,6 @@
-"""Checkpoints of one .safetensors file, as UIs keep them: weights without configurations and without a tokenizer.
+"""Single-file checkpoints (.safetensors): weights without configurations and tokenizer.
 
-The configurations of SD 1.x, SD 2.x and SDXL are known, and the tokenizer is CLIP's; nothing is asked of the Hub.
+The configurations of SD 1.x, SD 2.x and SDXL are built in, and the tokenizer is CLIP's; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ..params import Model
 
-# model.config -> the architecture, and what the U-Net predicts
+# model.config -> the architecture, and the prediction type
 CONFIGS = {
     "sd15": ("sd15", "epsilon"),
     "sd15-v": ("sd15", "v_prediction"),
@@ -47,7 +47,7 @@ SCHEDULER = {
 }
 
 
-# What a file says of itself: keys of its state dict, and entries of its header.
+# Metadata of a file: keys of its state dict, and entries of its header.
 FLAGS = {"ss_v_parameterization": "v_prediction", "ss_zero_terminal_snr": "ztsnr"}
 SPEC = ("modelspec.prediction_type", "modelspec.predict_key", "modelspec.architecture", "prediction_type", *FLAGS)
 V_WORDS = re.compile(r"\bv(?:[-_ ]?pred(?:iction)?)?\b|velocity")
@@ -67,7 +67,7 @@ FILES = (
 
 
 def load_single_file(file: Path, model: Model, dtype: torch.dtype) -> Any:
-    """The pipeline of a checkpoint file. Raises ModelError where its kind is not known or not certain."""
+    """The pipeline of a checkpoint file. Raises ModelError if its kind is unknown or ambiguous."""
     import diffusers
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -80,10 +80,10 @@ def load_single_file(file: Path, model: Model, dtype: torch.dtype) -> Any:
 
 @dataclass(frozen=True)
 class Reading:
-    """Which configurations a checkpoint file gets, and why.
+    """The configurations of a checkpoint file, and the reason.
 
     config: a key of ``CONFIGS``; zero_snr: the betas are rescaled to zero terminal SNR, with trailing spacing; read:
-    the markers that were found in the file, for people; assumed: what no marker and no parameter says.
+    the metadata found in the file, for messages; assumed: choices without metadata or parameter.
     """
 
     config: str
@@ -99,7 +99,7 @@ class Reading:
 
 
 def _configs(file: Path, model: Model, folder: Path) -> Path:
-    """A folder with the configurations: the user's, or ``folder`` with those that are known."""
+    """A folder with the configurations: the user's, or ``folder`` with the built-in ones."""
     if model.config is not None and local_path(model.config).is_dir():
         given = local_path(model.config)
         check_configs(given, [one.relative_to(given).as_posix() for one in config_files(given).values()])
@@ -110,15 +110,15 @@ def _configs(file: Path, model: Model, folder: Path) -> Path:
 
 
 def config_files(folder: Path) -> dict[str, Path]:
-    """The files of a folder of configurations that are read, by their name below it."""
+    """The files of a folder of configurations that are read, by their relative path."""
     names = (MODEL_INDEX, *(f"{part}/{name}" for part in FOLDERS for name in FILES))
     return {name: folder / name for name in names if (folder / name).is_file()}
 
 
 def read_markers(file: Path, model: Model) -> Reading:
-    """What the file says of itself: keys ``v_pred`` and ``ztsnr``, and the header's ``modelspec`` entries.
+    """The file's metadata: keys ``v_pred`` and ``ztsnr``, and the header's ``modelspec`` entries.
 
-    ``model.config`` decides over them. Raises ModelError where neither tells what a 2.x model predicts, and where the
+    ``model.config`` takes precedence. Raises ModelError if the prediction type of a 2.x model is unknown, and if the
     two contradict each other.
     """
     family, (keys, header) = family_of_file(file), marks(file)
@@ -148,7 +148,7 @@ def _meaning(name: str, value: str) -> str:
 
 
 def _check_named(model: Model, family: str, is_v: bool, is_epsilon: bool, read: tuple[str, ...]) -> None:
-    """model.config names a kind that is known, of the file's shape, and predicts what the file says."""
+    """Raise ModelError unless model.config is a known kind with the file's shapes and prediction type."""
     name = str(model.config)
     if name not in CONFIGS:
         raise ModelError(
@@ -168,7 +168,7 @@ def _check_named(model: Model, family: str, is_v: bool, is_epsilon: bool, read: 
 
 
 def write_configs(folder: Path, family: str, prediction_type: str, *, zero_snr: bool = False) -> None:
-    """Write what a repository in diffusers format holds beside the weights.
+    """Write the files of a repository in diffusers format other than weights.
 
     family: a key of ``architectures.KNOWN``; zero_snr: betas rescaled to zero terminal SNR, and trailing timesteps.
     """

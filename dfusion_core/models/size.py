@@ -1,4 +1,4 @@
-"""Height and width: of pictures as params.yaml asks for them, and of the latents that stand for them."""
+"""Height and width of pictures (params.yaml) and of their latents."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from ..errors import ParamsError
 if TYPE_CHECKING:
     from ..params import Sample
 
-FLUX_PATCH = 2  # FLUX takes squares of this side of a latent as one token; its config does not say so
+FLUX_PATCH = 2  # side of the squares of a latent that are one token of FLUX; not in its config
 
 
 def picture_scale(vae: Mapping[str, Any]) -> int:
-    """Pixels of a latent's side: the autoencoder halves between its levels."""
+    """Pixels per latent position: the autoencoder halves between its levels."""
     return 1 << (len(vae["block_out_channels"]) - 1)
 
 
 def latent_size(sample: Sample, network: Mapping[str, Any], vae: Mapping[str, Any]) -> tuple[int, int]:
-    """(height, width) of a latent: that of ``sample.height`` and ``sample.width``, or where they are null the model's.
+    """(height, width) of a latent: from ``sample.height`` and ``sample.width``, or the model's if they are null.
 
-    network, vae: the configurations, of a U-Net or a transformer. Raises ParamsError for a side that the network cannot
-    take: a U-Net halves it as often as it has levels, a transformer cuts it into patches and knows so many positions.
+    network, vae: the configurations, of a U-Net or a transformer. Raises ParamsError for an unsupported
+    side: a U-Net halves it between its levels, a transformer splits it into patches, of which it has a largest number.
     """
     own, step, most = own_side(network, vae), *_grid(network)
     scale = picture_scale(vae)
@@ -51,7 +51,7 @@ def own_side(network: Mapping[str, Any], vae: Mapping[str, Any]) -> int:
 
 
 def _grid(network: Mapping[str, Any]) -> tuple[int, int | None]:
-    """What a side of a network's latents is a multiple of, and the largest side if there is one."""
+    """The number of which a side of the latents is a multiple, and the largest side if there is one."""
     if "block_out_channels" in network:
         return 1 << (len(network["block_out_channels"]) - 1), None
     if "guidance_embeds" in network:

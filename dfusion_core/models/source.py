@@ -1,4 +1,4 @@
-"""Where a model's files are: a folder in diffusers format, a single .safetensors file, or a repository on the Hub."""
+"""The files of a model: in a folder in diffusers format, a single .safetensors file, or a repository on the Hub."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from .builtin import MODEL_INDEX, local_path, model_source
 if TYPE_CHECKING:
     from ..params import Model
 
-PARTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")  # what has weights
-SECONDS = 10.0  # to wait for the Hub's first answer
+PARTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")  # parts with weights
+SECONDS = 10.0  # seconds to wait for the Hub's first answer
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 # before the names of files that are not the model's own
 ADDED = CONFIG, VAE, LORA = "model.config/", "model.vae/", "model.lora/"
@@ -27,8 +27,8 @@ PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 
 @dataclass(frozen=True)
 class Source:
-    """A model on disk. ``files`` are the names, below ``path``, of all that is read of it; ``revision`` is the
-    commit of a Hub repository, else None. A single file has its own name only. ``vae``: where ``model.vae`` is."""
+    """A model on disk. ``files`` are the paths, below ``path``, of all files that are read; ``revision`` is the
+    commit of a Hub repository, else None. A single file has only its own name. ``vae``: the source of ``model.vae``."""
 
     path: Path
     files: tuple[str, ...]
@@ -42,9 +42,9 @@ class Source:
 
 
 def locate(model: Model, pinned: Mapping[str, Any] | None = None) -> Source:
-    """Find the model and ``model.vae``, and download what is on the Hub and not here yet.
+    """Find the model and ``model.vae``, and download missing files from the Hub.
 
-    ``pinned`` has the commits that ``init`` found; they win over ``model.revision``. Raises ModelError.
+    ``pinned`` has the commits that ``init`` resolved; they take precedence over ``model.revision``. Raises ModelError.
     """
     found = _locate_model(model, pinned["revision"] if pinned else None)
     if model.vae is None:
@@ -87,7 +87,7 @@ def _locate_vae(model: Model, name: str, pinned: str | None) -> Source:
 
 
 def model_files(model: Model, source: Source) -> dict[str, Path]:
-    """All files that decide what a model computes, by name: its own, and those of a folder in ``model.config``."""
+    """All files that a model's output depends on, by name: its own, and those of a folder in ``model.config``."""
     own = {name: source.path if source.is_single_file else source.path / name for name in source.files}
     own |= {f"{LORA}{name}": path for name, path in lora_files(model).items()}
     if source.vae is not None:
@@ -101,7 +101,7 @@ def model_files(model: Model, source: Source) -> dict[str, Path]:
 
 
 def model_inputs(model: Model) -> dict[str, Path | list[Path]]:
-    """The model as an input of ``init``, where it is local: of a folder the files that are read, and no others."""
+    """A local model as an input of ``init``: the files of a folder that are read."""
     path = Path(model_source(model.id))
     if not path.is_file() and not (path / MODEL_INDEX).is_file():
         return {LORA.rstrip("/"): list(lora_files(model).values())} if model.lora else {}
@@ -115,16 +115,17 @@ def model_inputs(model: Model) -> dict[str, Path | list[Path]]:
 
 
 def own_names(files: Iterable[str]) -> list[str]:
-    """Of the names of `model_files` those of the model's own files."""
+    """The names of `model_files` that are the model's own files."""
     return [name for name in files if not name.startswith(ADDED)]
 
 
 def _from_hub(
     name: str, revision: str | None, needed: Callable[[Iterable[str]], tuple[str, ...]], key: str = "model.id"
 ) -> Source:
-    """The repository's needed files in the Hub's cache, fetched where they are missing. ``key`` is that of params.yaml.
+    """The needed files of a repository in the Hub's cache; missing ones are downloaded. ``key`` is the key in
+    params.yaml.
 
-    What is in the cache is used as well where the Hub cannot be reached, or no longer has the repository.
+    The cache is also used if the Hub cannot be reached, or does not have the repository.
     """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
@@ -142,7 +143,7 @@ def _from_hub(
         )
     except ModelError:
         raise
-    except Exception as error:  # no network, offline mode, the Hub is down: the HTTP library has errors of its own
+    except Exception as error:  # no network, offline mode, the Hub is down: the HTTP library has its own errors
         problem = ModelError(
             f"{key}: '{name}' is not in the Hub's cache, and the Hub cannot be reached: {one_line(error)}.",
             f"Fetch it where there is a network ('hf download'), or set {key} to a local folder or file.",
@@ -151,24 +152,24 @@ def _from_hub(
     if path is None:
         raise problem
     names = needed(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
-    return Source(path, names, path.name)  # a folder of the cache is called by its commit
+    return Source(path, names, path.name)  # a folder of the cache has the name of its commit
 
 
 def _cached(name: str, revision: str | None) -> Path | None:
-    """The folder in the Hub's cache, if there is one; it holds some of the repository's files only."""
+    """The folder in the Hub's cache, if there is one; it may have only some of the repository's files."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(name, revision=revision, local_files_only=True))
-    except IncompleteSnapshotError as error:  # incomplete for one who wants every file of it
+    except IncompleteSnapshotError as error:  # incomplete if every file were wanted
         return Path(error.snapshot_path)
     except LocalEntryNotFoundError:
         return None
 
 
 def _needed(model: Model, names: Iterable[str]) -> tuple[str, ...]:
-    """Of all files those that a pipeline is made from. Raises ModelError where a part has no safetensors."""
+    """The files from which a pipeline is made. Raises ModelError if a part has no safetensors."""
     there = sorted(names)
     if MODEL_INDEX not in there:
         raise ModelError(

@@ -1,4 +1,4 @@
-"""From prompts to the embeddings that condition the U-Net: one text encoder in SD 1 and 2, two in SDXL."""
+"""Text embeddings that condition the U-Net: one text encoder in SD 1 and 2, two in SDXL."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ SPECIALS = 2  # start and end of a row of tokens
 class Text:
     """n embedded prompts: ``states`` (n, token, width), and in SDXL ``pooled`` (n, d), else None.
 
-    ``mask`` (n, token), bool, is False where a prompt is shorter than the longest one; None where all are equally long.
-    Rows are chosen as those of a tensor are: ``text[2:]``, ``text[[0, 0, 1]]``.
+    ``mask`` (n, token), bool, is False beyond the end of a prompt; None if all prompts are equally long.
+    Rows are indexed as those of a tensor: ``text[2:]``, ``text[[0, 0, 1]]``.
     """
 
     states: torch.Tensor
@@ -37,18 +37,18 @@ class Text:
         return Text(self.states[rows], *(None if one is None else one[rows] for one in (self.pooled, self.mask)))
 
     def repeat(self, times: int) -> Text:
-        """The whole batch several times, one after the other."""
+        """The whole batch, repeated."""
         return self[list(range(len(self))) * times]
 
     def padded(self, tokens: int) -> Text:
-        """The same prompts as rows of this many tokens, of which those beyond their ends are masked."""
+        """The same prompts, padded to this number of tokens; padding is masked."""
         more = tokens - self.states.shape[1]
         if not more:
             return self
         return Text(pad(self.states, (0, 0, 0, more)), self.pooled, pad(self.counted(), (0, more)))
 
     def counted(self) -> torch.Tensor:
-        """``mask``, also where all prompts are equally long."""
+        """``mask``, also if all prompts are equally long."""
         return self.states.new_ones(self.states.shape[:2], dtype=torch.bool) if self.mask is None else self.mask
 
 
@@ -68,7 +68,7 @@ def guided(negative: Text, text: Text) -> Text:
 class TextEncoder:
     """The text encoders of a pipeline, with their tokenizers.
 
-    long_prompts: what becomes of a text that is longer than they read: ``cut``, ``refuse`` (see `readers`), ``chunks``.
+    long_prompts: treatment of texts that are longer than their limit: ``cut``, ``refuse`` (see `readers`), ``chunks``.
     """
 
     def __init__(self, pipeline: Any, long_prompts: LongPrompts = "cut") -> None:
@@ -83,9 +83,9 @@ class TextEncoder:
     def __call__(self, texts: Sequence[str], dtype: torch.dtype) -> Text:
         """Embed n texts; the states are in ``dtype``.
 
-        One encoder: its last states. Two (SDXL): the states before the last layer of both, side by side, and the
-        second one's pooled output; the empty prompt is all zeros where the model was trained so. The chunks of a long
-        text are encoded one by one and stand one after the other; the pooled output is that of the first.
+        One encoder: its last states. Two (SDXL): the states before the last layer of both, concatenated by channel, and
+        the second one's pooled output; the empty prompt is all zeros if the model was trained so. The chunks of a long
+        text are encoded separately and concatenated; the pooled output is that of the first.
         """
         if self.long_prompts == "chunks":
             return joined([self._encode([text], dtype) for text in texts])
@@ -103,7 +103,7 @@ class TextEncoder:
         return Text(states, pooled)
 
     def readers(self) -> list[Reader]:
-        """What of a text reaches each encoder."""
+        """The readers of the encoders, by which texts are checked."""
         names = ("the model's tokenizer", "the model's tokenizer_2")
         in_chunks = self.long_prompts == "chunks"
         read = [
@@ -118,7 +118,7 @@ class TextEncoder:
         return [replace(one, refuses=self.long_prompts == "refuse") for one in read]
 
     def positions(self, prompt: str, item: str) -> tuple[int, ...]:
-        """Eq. (4): O_c, where the item is among the tokens, those of all chunks. Raises ItemNotFound."""
+        """Eq. (4): O_c, the token positions of the item, over all chunks. Raises ItemNotFound."""
         tokenizer = self.parts[0][0]
         if self.long_prompts != "chunks":
             return item_tokens(tokenizer, prompt, item)
@@ -137,7 +137,7 @@ def _rows(tokenizer: Any, texts: Sequence[str]) -> list[tuple[int, ...]]:
 
 
 def token_rows(tokenizer: Any, texts: Sequence[str], limit: int | None = None) -> torch.Tensor:
-    """(n, token): what an encoder that reads ``limit`` tokens (its tokenizer's length) gets of n texts."""
+    """(n, token): the token rows of n texts for an encoder with ``limit`` tokens (its tokenizer's length)."""
     length = tokenizer.model_max_length if limit is None else limit
     found: torch.Tensor = tokenizer(
         list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
@@ -146,7 +146,7 @@ def token_rows(tokenizer: Any, texts: Sequence[str], limit: int | None = None) -
 
 
 def _chunks(tokenizer: Any, text: str) -> torch.Tensor:
-    """(chunk, token): a text as rows of as many tokens as the encoder reads, each with its start, end and padding."""
+    """(chunk, token): a text as rows of the encoder's length, each with start, end and padding."""
     length = tokenizer.model_max_length
     start, end = tokenizer("").input_ids  # CLIP's
     ids = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids
@@ -161,8 +161,8 @@ def _chunk_rows(tokenizer: Any, texts: Sequence[str]) -> list[tuple[int, ...]]:
 
 
 def joined(texts: Sequence[Text]) -> Text:
-    """One batch of prompts, each given as a Text with a row for every chunk: chunks one after the other, the first
-    one's pooled output."""
+    """One batch of prompts, each given as a Text with a row for every chunk: chunks are concatenated, the
+    pooled output is that of the first."""
     rows = [Text(one.states.flatten(0, 1)[None], None if one.pooled is None else one.pooled[:1]) for one in texts]
     tokens = max(row.states.shape[1] for row in rows)
     rows = [row.padded(tokens) for row in rows]

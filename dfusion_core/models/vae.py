@@ -20,7 +20,7 @@ INSTEAD = "Set model.vae to an autoencoder that was made for this kind of model,
 
 
 def load_vae(model: Model, source: Source, own: Any, dtype: torch.dtype) -> Any:
-    """The autoencoder of ``source`` in place of ``own``. Raises ModelError where it does not fit."""
+    """The autoencoder of ``source``, which replaces ``own``. Raises ModelError if it does not fit."""
     from diffusers import AutoencoderKL
 
     folder = source.path / FOLDER if source.files[0].startswith(FOLDER) else source.path
@@ -30,7 +30,7 @@ def load_vae(model: Model, source: Source, own: Any, dtype: torch.dtype) -> Any:
         vae = AutoencoderKL.from_pretrained(
             folder, variant=named, torch_dtype=dtype, use_safetensors=True, local_files_only=True
         )
-    except Exception as error:  # what a damaged or foreign file makes diffusers raise is of any kind
+    except Exception as error:  # damaged or foreign files make diffusers raise any kind of exception
         raise ModelError(f"model.vae: '{model.vae}' cannot be loaded: {one_line(error)}.", INSTEAD) from error
     check_part(
         f"model.vae: '{model.vae}'", "vae", vae, source.path, [name for name in source.files if "json" not in name]
@@ -39,10 +39,10 @@ def load_vae(model: Model, source: Source, own: Any, dtype: torch.dtype) -> Any:
 
 
 def check_config(model: Model, file: Any, own: Any) -> None:
-    """Raise ModelError for an autoencoder whose latents the U-Net does not know.
+    """Raise ModelError for an autoencoder with other latents than the network's.
 
-    The factor by which latents are scaled tells families apart: that of SDXL in SD 1.5 has as many channels, and gives
-    pictures of noise.
+    Families are distinguished by the scaling factor of latents: the autoencoder of SDXL has the channels of SD 1.5,
+    and would give pictures of noise.
     """
     check_keys(file)
     config = read_config(file)

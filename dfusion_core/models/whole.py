@@ -1,6 +1,6 @@
-"""Whether a model is whole: every part holds exactly what its files say, and each tokenizer fits its encoder.
+"""Completeness of a model: every part has exactly the tensors of its files, and each tokenizer fits its encoder.
 
-diffusers and transformers fill what a file lacks with random numbers, or leave it without storage, and go on.
+diffusers and transformers initialise missing tensors randomly, or leave them without storage.
 Names and shapes are compared from the headers of the files; of the text encoders the vectors as well.
 """
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 AGAIN = "Get this part of the model once more (from where it came), or set model.id to another copy."
 LARGEST_SIDE = 1024  # of a latent: pictures of 8192 pixels
 T5_LENGTH = 512  # tokens that T5 was trained on
-PADDING = 128  # rows by which an embedding may be larger than its vocabulary: sizes are rounded up
+PADDING = 128  # rows by which an embedding may exceed its vocabulary, because sizes are rounded up
 
-# Differences between a file and a module that change nothing, with who writes them.
+# Harmless differences between a file and a module, with their origin.
 PREFIXES = ("text_model.",)  # transformers < 5 writes it, later versions do not
 HARMLESS = re.compile(
     r"(.*\.)?embeddings\.position_ids"  # transformers < 4.31: 0, 1, 2, ...
@@ -36,7 +36,7 @@ LORA = re.compile(r"lora_[AB]|lora\.(down|up)|lora_(down|up)|base_layer|base_mod
 
 
 def check_whole(model: Model, pipeline: Any, source: Source) -> None:
-    """Raise ModelError where a part of the pipeline is not what its files say, or a tokenizer does not fit."""
+    """Raise ModelError if a part of the pipeline differs from its files, or a tokenizer does not fit."""
     for part in PARTS:
         module = getattr(pipeline, part, None)
         if module is not None:
@@ -62,7 +62,7 @@ def stored_tensors(path: Path, files: list[str], part: str) -> dict[str, tuple[s
 
 
 def check_tokenizer(model: Model, suffix: str, pipeline: Any, source: Source) -> None:
-    """The vocabulary must be there and have the encoder's size; a length limit that is missing is the encoder's."""
+    """The vocabulary must exist and have the encoder's size; a missing length limit is set to the encoder's."""
     part, encoder = f"tokenizer{suffix}", getattr(pipeline, f"text_encoder{suffix}")
     tokenizer = getattr(pipeline, part, None)
     if tokenizer is None:
@@ -77,7 +77,7 @@ def check_tokenizer(model: Model, suffix: str, pipeline: Any, source: Source) ->
 
 
 def check_vocabulary(model: Model, part: str, source: Source) -> None:
-    """Without its vocabulary a tokenizer gives every prompt the same tokens."""
+    """Raise ModelError for a missing vocabulary, with which a tokenizer gives every prompt the same tokens."""
     there = {name.removeprefix(f"{part}/") for name in source.files if name.startswith(f"{part}/")}
     if "tokenizer.json" in there or {"vocab.json", "merges.txt"} <= there:
         return
@@ -92,7 +92,7 @@ def check_vocabulary(model: Model, part: str, source: Source) -> None:
 
 
 def check_part(what: str, part: str, module: torch.nn.Module, path: Path, files: list[str]) -> None:
-    """Raise ModelError where a part is not what its ``files`` below ``path`` say; ``what`` is its key and its name."""
+    """Raise ModelError if a part differs from its ``files`` below ``path``; ``what`` is its key and name."""
     if not files:
         raise ModelError(f"{what} has no weights in safetensors.", AGAIN)
     stored = stored_tensors(path, files, part)
@@ -115,7 +115,7 @@ def check_part(what: str, part: str, module: torch.nn.Module, path: Path, files:
 
 
 def _check_vectors(what: str, part: str, state: dict[str, torch.Tensor], path: Path, files: list[str]) -> None:
-    """transformers' own way of reading may have passed over a name that fits; vectors are small enough to compare."""
+    """Compare the vectors, which are small: transformers may have skipped a tensor whose name fits."""
     for file in files:
         with safe_open(path / file, "pt") as opened:
             for name in opened.keys():  # noqa: SIM118
@@ -128,7 +128,7 @@ def _check_vectors(what: str, part: str, state: dict[str, torch.Tensor], path: P
 
 
 def _check_storage(model: Model, part: str, module: torch.nn.Module) -> None:
-    """diffusers leaves what a file lacks on the meta device, where it fails later."""
+    """Raise ModelError for tensors on the meta device, which diffusers leaves there if a file lacks them."""
     empty = [name for name, value in module.state_dict().items() if value.is_meta]
     if empty:
         raise ModelError(
@@ -149,7 +149,7 @@ def _check_size(model: Model, unet: Any) -> None:
 
 
 def _plain(name: str, where: str) -> str:
-    """A tensor's name without what versions of the libraries write differently."""
+    """A tensor's name without differences between versions of the libraries."""
     for prefix in PREFIXES:
         name = name.removeprefix(prefix)
     if where.startswith("vae"):

@@ -1,1 +1,1 @@
-"""Which images are made, and which become a pair (Algorithm 1)."""
+"""The images of a round, and their pairs (Algorithm 1)."""

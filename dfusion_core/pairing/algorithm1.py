@@ -1,10 +1,10 @@
-"""Algorithm 1: which image of a prompt becomes a reference, and which the base it is paired with."""
+"""Algorithm 1: the pairs of reference and base of a prompt's images."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-if TYPE_CHECKING:  # the tables of a stage are made before torch is imported
+if TYPE_CHECKING:  # tables are made before torch is imported
     from collections.abc import Iterable
 
 Pairing = Literal["halves", "top_quarter_twice"]

@@ -1,4 +1,4 @@
-"""Which images a stage makes: the tables that give every image its prompt, its number and its seed."""
+"""Tables of the images that a stage makes: prompt, number and seed of each image."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def evaluation_plan(prompts: PromptFile, evaluate: Evaluate) -> pd.DataFrame:
 
 
 def twin_plan(images: pd.DataFrame) -> pd.DataFrame:
-    """The first half of each prompt's images, whatever their scores: each gets a twin from the same x_T.
+    """Twins with the same x_T for the first half of each prompt's images, whatever their scores.
 
-    One row a pair: pair, image, prompt_id, prompt, seed, twin_seed. As many new images as D-Fusion has targets.
+    One row per pair: pair, image, prompt_id, prompt, seed, twin_seed. As many new images as D-Fusion has targets.
     """
     count = images.groupby("prompt_id")["sample"].transform("size") // 2
     rows = images[images["sample"] < count].reset_index(drop=True)
@@ -56,18 +56,20 @@ def twin_plan(images: pd.DataFrame) -> pd.DataFrame:
 
 
 def image_name(images: pd.DataFrame, row: int) -> str:
-    """What a row of a table of images or references is, for messages."""
+    """Prompt and seed of a row of a table of images or references, for messages."""
     return f"{images.columns[0]} {row} ('{images.prompt[row]}', seed {images.seed[row]})"
 
 
 def pair_name(pairs: pd.DataFrame, row: int) -> str:
-    """What a row of a table of pairs or twins is, for messages; the seed is that of the new image's x_T."""
+    """Prompt and seed of a row of a table of pairs or twins, for messages; the seed is that of the new image's x_T."""
     seed = "base_seed" if "base_seed" in pairs else "seed"
     return f"pair {pairs.pair[row]} ('{pairs.prompt[row]}', {seed.replace('_', ' ')} {pairs[seed][row]})"
 
 
 def trained_pair_name(training: pd.DataFrame, images: pd.DataFrame, row: int) -> str:
-    """What a row of the training table is, for messages, with the seed of its sampled image: the base, if that lost."""
+    """Prompt and seed of a row of the training table, for messages; the seed is that of a sampled image, the base if it
+    lost.
+    """
     pair = training.loc[row]
     lost = str(pair.loser_stage) == "sample"
     seed = images.seed[pair.loser_row if lost else pair.winner_row]
@@ -75,10 +77,10 @@ def trained_pair_name(training: pd.DataFrame, images: pd.DataFrame, row: int) ->
 
 
 def pair_plan(images: pd.DataFrame, scores: pd.DataFrame, mode: Pairing) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Algorithm 1 on every prompt's images: the pairs, and the different references among them.
+    """Algorithm 1 on every prompt's images: the pairs, and their distinct references.
 
     pairs: pair, reference (row of the second table), reference_image, base_image, base_seed, prompt_id, prompt,
-    reference_reward, base_reward. references: reference, image, prompt_id, prompt, seed. Raises StoreError where the
+    reference_reward, base_reward. references: reference, image, prompt_id, prompt, seed. Raises StoreError if the
     tables do not list the same images, or too few of a prompt.
     """
     if scores.image.tolist() != images.image.tolist():

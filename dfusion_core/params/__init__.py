@@ -1,4 +1,4 @@
-"""params.yaml: what it may hold, and reading it."""
+"""params.yaml: its models, and reading it."""
 
 from .explaining import explain as explain
 from .loading import load_everything as load_everything

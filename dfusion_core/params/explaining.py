@@ -1,4 +1,4 @@
-"""Every parameter for people: its key, default and meaning, and whose value the default is."""
+"""Descriptions of the parameters: key, default, meaning, and origin of the default."""
 
 import json
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from . import sections as s
 
 
 class Explained(NamedTuple):
-    """One parameter for people: its dotted key, default, description, and the paper's value or 'ours'."""
+    """A parameter: its dotted key, default, description, and the paper's value or 'ours'."""
 
     key: str
     default: Any
@@ -36,7 +36,7 @@ def _explained(key: str, field: Any) -> Explained:
 
 
 def plain(value: Any) -> Any:
-    """A value of a section as JSON has it."""
+    """A value of a section as plain JSON."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     if isinstance(value, dict):

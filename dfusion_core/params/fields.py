@@ -1,12 +1,12 @@
-"""What every section of params.yaml is made from."""
+"""Field constructors and the base class of the sections of params.yaml."""
 
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-LAST_SEED = 2**63 - 1  # what tables and random generators hold
-MANY = 1_000_000  # images, prompts or pairs
-LARGE = 1e6  # a factor beyond this leaves no digits to anything else
+LAST_SEED = 2**63 - 1  # the largest int64, for tables and random generators
+MANY = 1_000_000  # limit of counts: images, prompts, pairs
+LARGE = 1e6  # limit of factors
 
 
 def paper(default: Any, description: str, **limits: Any) -> Any:
@@ -15,7 +15,7 @@ def paper(default: Any, description: str, **limits: Any) -> Any:
 
 
 def ours(default: Any, description: str, **limits: Any) -> Any:
-    """A field to which the paper gives no value."""
+    """A field for which the paper gives no value."""
     return Field(default, description=description, json_schema_extra={"paper": False}, **limits)
 
 

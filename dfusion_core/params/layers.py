@@ -1,4 +1,4 @@
-"""Names of layers, as parameters give them; `attention.layers` says which a network has."""
+"""Names of layers in parameters; `attention.layers` has those of a network."""
 
 from typing import Annotated, Literal
 

@@ -1,4 +1,4 @@
-"""params.yaml, read once at the door of a stage: all mistakes reported at once, asked sections handed out."""
+"""Reading params.yaml at the start of a stage: all mistakes are reported together, the requested sections returned."""
 
 import json
 import warnings
@@ -17,9 +17,9 @@ from .strict_yaml import read_yaml
 
 
 def load_params(*sections: str, path: str | Path = "params.yaml") -> Params:
-    """The asked top-level keys of params.yaml, after the whole file was checked.
+    """The requested top-level keys of params.yaml, after a check of the whole file.
 
-    Raises ParamsError listing every mistake with key path, value and, where one is close, a suggestion.
+    Raises ParamsError listing every mistake with key path, value and a suggestion if a name is close.
     """
     everything = load_everything(path)
     unknown = [name for name in sections if name not in s.Everything.model_fields]
@@ -36,11 +36,11 @@ def load_everything(path: str | Path = "params.yaml") -> s.Everything:
     path = Path(path)
     data = _read(path)
     try:
-        # Through JSON, because strict validation of JSON takes a list for a tuple, but never "1" for 1.
+        # Through JSON, because strict validation of JSON accepts a list for a tuple, but not "1" for 1.
         everything = s.Everything.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
         details = without_echoes(error.errors(include_url=False))
-        lines = [line(detail) for detail in details[:MOST_LISTED]]  # each looks for a similar key, which takes time
+        lines = [line(detail) for detail in details[:MOST_LISTED]]  # each searches a similar key, which takes time
         raise _invalid(path, lines, len(details)) from None
     problems = across_sections(everything)
     if problems:

@@ -1,4 +1,4 @@
-"""What pydantic finds wrong in params.yaml, as a line for each key."""
+"""pydantic's errors about params.yaml, as a line per key."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from .explaining import explain
 
 
 def without_echoes(details: list[ErrorDetails]) -> list[ErrorDetails]:
-    """One error for each key: pydantic repeats one for every member of a union and for the list around it."""
+    """One error per key: pydantic repeats errors for every member of a union and for the enclosing list."""
     first: dict[tuple[int | str, ...], ErrorDetails] = {}
     for detail in details:
         first.setdefault(_key_path(detail["loc"]), detail)
@@ -26,7 +26,7 @@ def _key_path(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
 
 
 def line(detail: ErrorDetails) -> str:
-    """Key, reason, value, and a suggestion where one is close."""
+    """Key, reason, value, and a suggestion if a name is close."""
     location = _key_path(detail["loc"])
     key = short(".".join(str(part) for part in location))
     value = detail["input"]
@@ -47,7 +47,7 @@ def _short(value: Any) -> str:
 
 
 def _suggest_key(location: tuple[int | str, ...]) -> str:
-    """The closest key of the same section, else the same key in the section where it belongs."""
+    """The closest key of the same section, else the same key in another section."""
     *parents, wrong = (str(part) for part in location)
     keys = [row.key for row in explain()]
     prefix = "".join(f"{part}." for part in parents)

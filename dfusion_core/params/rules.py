@@ -1,4 +1,4 @@
-"""What no single section of params.yaml can see: keys that have to fit one another."""
+"""Rules over several sections of params.yaml."""
 
 import json
 import re
@@ -11,7 +11,7 @@ ROUND = re.compile(r"r[0-9]{2,6}")
 
 
 def across_sections(p: s.Everything) -> list[str]:
-    """Rules that no single section can see."""
+    """Raise errors for rules over several sections."""
     problems = []
     if p.fuse.first_t > p.sample.num_steps:
         problems.append(
@@ -25,7 +25,7 @@ def across_sections(p: s.Everything) -> list[str]:
             f"train.first_t: must be from train.last_t = {p.train.last_t} to sample.num_steps = "
             f"{p.sample.num_steps} (got {first})."
         )
-    if p.train.last_t > p.fuse.first_t:  # of a target nothing would be left to train on
+    if p.train.last_t > p.fuse.first_t:  # otherwise no step of a target is trained
         problems.append(f"train.last_t: must be at most fuse.first_t = {p.fuse.first_t} (got {p.train.last_t}).")
     if len(set(p.fuse.layers)) != len(p.fuse.layers):
         problems.append(f"fuse.layers: names a layer twice (got {json.dumps(p.fuse.layers)}).")

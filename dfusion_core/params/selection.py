@@ -1,15 +1,15 @@
-"""The sections of params.yaml that a stage asked for."""
+"""The sections of params.yaml that a stage requests."""
 
 from typing import Any
 
 from . import sections as s
 from .explaining import plain
 
-NEVER_IN_FINGERPRINT = ("launcher", "rounds", "tracking")  # how stages are started and watched, and other rounds
+NEVER_IN_FINGERPRINT = ("launcher", "rounds", "tracking")  # starting and tracking of stages, and other rounds
 
 
 class Params:
-    """The sections that a stage asked for. Any other is an AttributeError: dvc.yaml must list it too."""
+    """The sections that a stage requested. Others raise AttributeError, because dvc.yaml must list them too."""
 
     algo: s.Algo
     pairs: s.Pairs
@@ -41,9 +41,9 @@ class Params:
         raise AttributeError(f"params are frozen; '{name}' cannot be set")
 
     def as_dict(self) -> dict[str, Any]:
-        """The asked sections as plain JSON values."""
+        """The requested sections as plain JSON values."""
         return {name: plain(value) for name, value in sorted(vars(self).items())}
 
     def for_fingerprint(self) -> dict[str, Any]:
-        """`as_dict()` without what cannot change a result: the launchers and the list of rounds."""
+        """`as_dict()` without sections on which no result depends: NEVER_IN_FINGERPRINT."""
         return {name: value for name, value in self.as_dict().items() if name not in NEVER_IN_FINGERPRINT}

@@ -1,4 +1,4 @@
-"""The sections of params.yaml that say how stages are started and which rounds there are: no result depends on them."""
+"""Sections of params.yaml that no result depends on: how stages are started and tracked. The entries of rounds."""
 
 import shlex
 from typing import Literal
@@ -10,17 +10,17 @@ from .fields import Section, ours
 
 
 class Launcher(Section):
-    """How each stage is started. $NAME stands for the variable of the environment; no shell is involved."""
+    """The command that starts each stage. $NAME is replaced by the environment variable; no shell is involved."""
 
-    init: str = ours("python", "what stands before -m stages.init")
-    sample: str = ours("python", "what stands before -m stages.sample")
-    score: str = ours("python", "what stands before -m stages.score")
-    extract: str = ours("python", "what stands before -m stages.extract")
-    fuse: str = ours("python", "what stands before -m stages.fuse")
-    adopt: str = ours("python", "what stands before -m stages.adopt")
-    train: str = ours("python", "what stands before -m stages.train")
-    evaluate: str = ours("python", "what stands before -m stages.evaluate, also of the base model")
-    summary: str = ours("python", "what stands before -m stages.summary")
+    init: str = ours("python", "command before -m stages.init")
+    sample: str = ours("python", "command before -m stages.sample")
+    score: str = ours("python", "command before -m stages.score")
+    extract: str = ours("python", "command before -m stages.extract")
+    fuse: str = ours("python", "command before -m stages.fuse")
+    adopt: str = ours("python", "command before -m stages.adopt")
+    train: str = ours("python", "command before -m stages.train")
+    evaluate: str = ours("python", "command before -m stages.evaluate, also for the base model")
+    summary: str = ours("python", "command before -m stages.summary")
 
     @field_validator("*")
     @classmethod
@@ -35,14 +35,14 @@ class Launcher(Section):
 
 
 class Tracking(Section):
-    """Where training shows its curves while it runs (docs/tracking.md). No result depends on it."""
+    """Live curves of training (docs/tracking.md). No result depends on it."""
 
     to: Literal["none", "dvclive", "tensorboard", "wandb"] = ours(
-        "none", "nowhere, files of dvclive, TensorBoard or Weights & Biases, in the folder live"
+        "none", "no curves, or curves for dvclive, TensorBoard or Weights & Biases, in the folder live"
     )
 
 
 class Round(Section):
     """One online round."""
 
-    prev: str = Field(description="the round whose adapter this one starts from, or init")
+    prev: str = Field(description="the round from whose adapter this one starts, or init")

@@ -1,7 +1,7 @@
-"""Every YAML file of the user, read as DVC reads params.yaml: by ruamel.yaml, which follows YAML 1.2 (`010` is 10).
+"""YAML files of the user, read as DVC reads params.yaml: by ruamel.yaml, which follows YAML 1.2 (`010` is 10).
 
-Refused as well, with the line: a key that occurs twice, tags, dates without quotes, control characters in a text
-("\\e[2J" would reach a terminal), and aliases by which a short file stands for millions of values, or for itself.
+Refused, with the line: duplicate keys, tags, unquoted dates, control characters in a text
+("\\e[2J" would reach a terminal), and aliases by which a short file expands to millions of values, or to itself.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ TAG = "tag:yaml.org,2002:"
 PLAIN = tuple(f"{TAG}{kind}" for kind in ("str", "int", "float", "bool", "null", "merge"))
 MAPPING, SEQUENCE, DATE = f"{TAG}map", f"{TAG}seq", f"{TAG}timestamp"
 MOST_VALUES, DEEPEST = 100_000, 50  # with every alias written out
-COMMENT = re.compile(r"(?:[ \t]{2,}|\t)#([ \t].*)?")  # as a comment is written: two spaces before #, one behind it
-PAIR = re.compile(r"\\u[dD][89abAB]")  # half of a character, as JSON writes those beyond 16 bits
+COMMENT = re.compile(r"(?:[ \t]{2,}|\t)#([ \t].*)?")  # the form of a comment: two spaces before #, one after it
+PAIR = re.compile(r"\\u[dD][89abAB]")  # half of a surrogate pair, as in JSON
 
 
 class CutText(str):
-    """A text without quotes behind which a comment begins that may have been meant as its end; ``rest`` is that."""
+    """An unquoted text followed by a comment that may be part of the text; ``rest`` is the comment."""
 
     rest: str
 
@@ -38,7 +38,7 @@ def read_yaml(path: Path) -> Any:
 
     Raises ValueError with the line in its message if it is not YAML, and OSError if it cannot be read.
     """
-    if path.exists() and not path.is_file():  # a device would be read for ever
+    if path.exists() and not path.is_file():  # reading a device might not end
         raise OSError("is no file")
     try:
         return parse_yaml(path.read_text(encoding="utf-8"))
@@ -47,13 +47,13 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """The content of a YAML text; a text that a comment may have cut is a CutText. Raises ValueError with the line."""
+    """The content of a YAML text; texts that a comment may have cut are CutText. Raises ValueError with the line."""
     root = compose_yaml(text)
     return None if root is None else _checked(lambda: YAML(typ="safe").constructor.construct_document(root), text)
 
 
 def compose_yaml(text: str) -> Node | None:
-    """The nodes of a YAML text, with the places where they begin and end in it. Raises ValueError with the line."""
+    """The nodes of a YAML text, with their positions. Raises ValueError with the line."""
 
     def composed() -> Node | None:
         root: Node | None = YAML(typ="safe").compose(text)
@@ -77,7 +77,7 @@ def dump_yaml(data: Any) -> str:
 
 
 def _checked(read: Any, text: str) -> Any:
-    """What `read` returns, with the errors of the library as ValueErrors of one line."""
+    """The result of `read`; errors of the library become ValueErrors of one line."""
     try:
         return read()
     except MarkedYAMLError as error:
@@ -100,11 +100,11 @@ def _refused(problem: str, node: Node) -> MarkedYAMLError:
 
 
 def _check_tree(root: Node) -> None:
-    """Raise MarkedYAMLError for a key, a tag, a character or an alias that no file of this program needs.
+    """Raise MarkedYAMLError for refused keys, tags, characters and aliases.
 
-    Nodes are counted as often as aliases repeat them, without repeating them.
+    Nodes are counted with the repetitions by aliases, without expanding these.
     """
-    sizes: dict[int, int] = {}  # of finished nodes; 0 while their inside is being counted
+    sizes: dict[int, int] = {}  # of finished nodes; 0 while their content is being counted
 
     def size(node: Node, depth: int) -> int:
         if id(node) in sizes:
@@ -163,7 +163,7 @@ def _tag(node: Node) -> str:
 
 
 def _mark_cut(root: Node, text: str) -> None:
-    """Make the value of every text that a comment may have cut a CutText; each node is visited once."""
+    """Replace texts that a comment may have cut by CutText; each node is visited once."""
     left, seen = [root], set()
     while left:
         node = left.pop()

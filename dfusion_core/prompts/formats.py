@@ -1,11 +1,11 @@
-"""Prompt files in other formats than YAML, told by the ending of their names; each gives what the YAML file would hold.
+"""Prompt files in other formats than YAML, by the extension of their names, read into the form of the YAML file.
 
-    .txt     a prompt a line, items marked; empty lines and lines that begin with # are left out
+    .txt     one prompt per line, items marked; empty lines and lines that begin with # are skipped
     .csv     columns prompt, items, thresholds, split; in a cell, items and thresholds are separated by ;
-    .json    what the YAML file holds
-    .jsonl   a text or an object a line; an object may have a `split`
+    .json    as the YAML file
+    .jsonl   a text or an object per line; an object may have a `split`
 
-`split` is train (also where it is left out) or test.
+`split` is train (the default) or test.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ SPLITS = ("train", "test")
 def read_data(path: Path) -> Any:
     """The content of a prompt file, in the form of the YAML file's.
 
-    Raises ValueError with the line in its message where it is not of its format, and OSError if it cannot be read.
+    Raises ValueError with the line in its message if the format is wrong, and OSError if it cannot be read.
     """
     read = FORMATS.get(path.suffix.lower())
     if read is None:
         return read_yaml(path)
-    if path.exists() and not path.is_file():  # a device would be read for ever
+    if path.exists() and not path.is_file():  # reading a device might not end
         raise OSError("is no file")
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -65,7 +65,7 @@ def _table(text: str) -> dict[str, list[Any]]:
 
 
 def _cells(row: dict[Any, Any], line: int) -> dict[str, Any]:
-    """A row as an entry: empty cells are left out."""
+    """A row as an entry, without empty cells."""
     if None in row or None in row.values():
         raise ValueError(f"line {line}: has more or fewer cells than line 1; a text with a comma must be in quotes")
     entry: dict[str, Any] = {name: value.strip() for name, value in row.items() if value.strip()}
@@ -93,7 +93,7 @@ def _json_lines(text: str) -> dict[str, list[Any]]:
 
 
 def _parsed(text: str, line: int) -> Any:
-    """JSON; ``line`` is that of a file of lines, 0 in a file that is one value."""
+    """A JSON value; ``line`` is its line in a JSONL file, 0 in a JSON file."""
     try:
         return json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
     except json.JSONDecodeError as error:

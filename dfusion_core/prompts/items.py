@@ -1,4 +1,4 @@
-"""Items in a prompt: as marks ("a [cat] eating a [sandwich]"), and where they are in its text."""
+"""Items in a prompt: marks ("a [cat] eating a [sandwich]") and positions in the text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ PARTS = re.compile(r"\[\[|\]\]|\[(?P<item>[^\[\]]*)\]|[\[\]]")
 
 
 class MarkError(ValueError):
-    """A bracket that marks nothing; the message has its position, counted from 1."""
+    """An unmatched bracket; the message has its position, counted from 1."""
 
 
 def read_marks(marked: str) -> tuple[str, tuple[str, ...]]:
@@ -29,8 +29,8 @@ def read_marks(marked: str) -> tuple[str, tuple[str, ...]]:
 
 
 def word_spans(text: str, item: str) -> list[tuple[int, int]]:
-    """Where the item is in the text: (start, end) of each occurrence as whole words, in any case, with any white space
-    between its words."""
+    """Positions of the item in the text: (start, end) of each occurrence as whole words, ignoring case, with any white
+    space between its words."""
     words = r"\s+".join(re.escape(word) for word in item.split())
     pattern = rf"(?<!\w){words}(?!\w)"
     return [match.span() for match in re.finditer(pattern, text, re.IGNORECASE)] if words else []

@@ -1,4 +1,4 @@
-"""What of a prompt reaches a text encoder: tokenizers cut long prompts, and replace what their vocabulary lacks."""
+"""The part of a prompt that a text encoder reads: tokenizers cut long prompts, and replace unknown words."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ FEW_WORDS = 300  # entries of a vocabulary that a message lists
 
 @dataclass(frozen=True)
 class Reader:
-    """A tokenizer as it is called. ``name`` is what messages call it.
+    """A tokenizer. ``name`` is its name in messages.
 
-    rows: for n texts, the tokens that the encoder gets. count: the tokens of one text, start and end with them, if
-    nothing were cut. lacking: what of a text the vocabulary does not have. words: the vocabulary. refuses: whether a
-    text that is too long is a mistake.
+    rows: the encoder's tokens of n texts. count: the number of tokens of one text, including start and end, if
+    nothing were cut. lacking: words of a text that are not in the vocabulary. words: the vocabulary. refuses: whether a
+    text that is too long is an error.
     """
 
     name: str
@@ -33,14 +33,14 @@ class Reader:
 
 
 def check_reach(prompts: Sequence[Prompt], readers: Sequence[Reader], negative: str = "") -> str:
-    """What is cut of the prompts, for a warning; empty if nothing is. ``readers`` are those of one model.
+    """A warning about the parts of prompts that are cut; empty if none is. ``readers`` are those of one model.
 
-    negative: what ``sample.negative_prompt`` says. Raises PromptsError where a vocabulary lacks a word, an item is cut
-    off, two prompts become the same tokens, or a prompt is too long for a reader that refuses those.
+    negative: ``sample.negative_prompt``. Raises PromptsError if a word is not in a vocabulary, an item is cut
+    off, two prompts have the same tokens, or a prompt is too long for a reader that refuses long ones.
     """
     texts = [*prompts, *([Prompt(negative, ())] if negative else [])]
     mistakes = [line for reader in readers for prompt in texts for line in _lacking(prompt, reader)]
-    cuts = [_cut(texts, reader) for reader in readers]  # a list: two tokenizers may go by one name
+    cuts = [_cut(texts, reader) for reader in readers]  # a list: two tokenizers may have the same name
     for reader, cut in zip(readers, cuts, strict=True):
         for one, count, rest in cut:
             mistakes += _items_cut(one, count, rest, reader) or _refused(one, count, rest, reader)
@@ -56,16 +56,16 @@ def check_reach(prompts: Sequence[Prompt], readers: Sequence[Reader], negative: 
 
 
 def _cut(prompts: Sequence[Prompt], reader: Reader) -> list[tuple[Prompt, int, str]]:
-    """The prompts that are too long for one tokenizer, their numbers of tokens, and what is cut off."""
+    """The prompts that are too long for one tokenizer, their numbers of tokens, and the parts that are cut."""
     return [
         (one, count, cut_part(one.text, reader)) for one in prompts if (count := reader.count(one.text)) > reader.limit
     ]
 
 
 def cut_part(text: str, reader: Reader) -> str:
-    """The end of a text, from a word on, that does not reach the encoder."""
+    """The end of a text, from a word on, that is cut."""
     ends = [match.end() for match in re.finditer(r"\S+", text)]
-    low, high = 0, len(ends)  # of the first `low` words nothing is cut; of all of them something is
+    low, high = 0, len(ends)  # the first `low` words fit; all words do not
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if reader.count(text[: ends[middle - 1]]) <= reader.limit else (low, middle)
@@ -79,7 +79,7 @@ def huggingface_reader(
     rows: Callable[[list[str]], list[tuple[int, ...]]],
     clean: Callable[[str], str] = str,
 ) -> Reader:
-    """A tokenizer of transformers, which the texts reach after ``clean``."""
+    """The reader of a tokenizer of transformers; ``clean`` is applied to texts first."""
     specials = {tokenizer.unk_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id} - {None}
 
     def tokens(text: str, whole: bool) -> list[int]:

@@ -1,4 +1,4 @@
-"""Prompt files: each prompt with the words of its items, and optionally the thresholds of Tables 4-6.
+"""Prompt files: each prompt with the words of its items, and optionally their thresholds (Tables 4-6).
 
     train:
       - {prompt: a cat eating a sandwich, items: [cat, sandwich], thresholds: [0.03, 0.005]}
@@ -40,13 +40,13 @@ class Prompt:
 
 @dataclass(frozen=True)
 class PromptFile:
-    """The prompts that are trained on, and the prompts that are only looked at."""
+    """The training prompts and the test prompts."""
 
     train: tuple[Prompt, ...]
     test: tuple[Prompt, ...]
 
     def first(self, train_count: int | None, test_count: int | None) -> "PromptFile":
-        """The first so many of each list; None takes all. Raises PromptsError if there are fewer."""
+        """The first prompts of each list; None: all. Raises PromptsError if there are fewer."""
         return PromptFile(_first("train", self.train, train_count), _first("test", self.test, test_count))
 
 
@@ -181,7 +181,7 @@ def _threshold_mistakes(text: str, items: int, thresholds: Any) -> list[str]:
 
 
 def _repeated(prompts: Sequence[Prompt]) -> list[str]:
-    """A prompt given twice would be weighted twice, and a test prompt that is trained on is no test."""
+    """Mistakes for duplicates, which would be weighted twice, and for test prompts that are training prompts."""
     seen: dict[str, str] = {}
     repeated = []
     for prompt in prompts:
@@ -197,6 +197,6 @@ def _repeated(prompts: Sequence[Prompt]) -> list[str]:
 
 
 def plain_form(text: str) -> str:
-    """`text` without what no reader would call another prompt: case, spaces, Unicode form, invisible characters."""
+    """`text` without differences in case, spaces, Unicode form and invisible characters."""
     shown = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf")
     return unicodedata.normalize("NFKC", " ".join(shown.casefold().split()))

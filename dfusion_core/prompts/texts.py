@@ -1,7 +1,7 @@
-"""What of a prompt file decides images: the texts and items of the prompts that are used, without their thresholds.
+"""The part of a prompt file on which images depend: texts and items of the prompts that are used, without thresholds.
 
-Stages that sample depend on these and not on the bytes of the file, so that another threshold reruns from ``extract``
-on. Under DVC the stage ``prompts`` writes them to ``results/prompts.json``, which is what DVC compares.
+Stages that sample depend on these and not on the bytes of the file, so that another threshold reruns only ``extract``
+and later stages. Under DVC the stage ``prompts`` writes them to ``results/prompts.json``, which DVC compares.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def texts_of(prompts: Prompts) -> dict[str, list[dict[str, Any]]]:
-    """Text and items of each prompt that is used, as plain JSON, by the name of its list. Raises PromptsError."""
+    """Text and items of the prompts that are used, as plain JSON, by the name of their list. Raises PromptsError."""
     chosen = load_prompts(prompts.file).first(prompts.train_count, prompts.test_count)
     return {
         name: [{"prompt": one.text, "items": list(one.items)} for one in part]
@@ -27,5 +27,5 @@ def texts_of(prompts: Prompts) -> dict[str, list[dict[str, Any]]]:
 
 
 def texts_input(prompts: Prompts) -> Derived:
-    """The texts as an input of a stage: read anew whenever its digest is asked for."""
+    """The texts as an input of a stage, read again for each digest."""
     return Derived(lambda: hash_of(texts_of(prompts)), noted=PROMPTS_RESULT, written_by="prompts")

@@ -1,1 +1,1 @@
-"""R(x_0, c): CLIPScore and what a user adds."""
+"""The reward R(x_0, c): CLIPScore, plug-ins and people's preferences."""

@@ -1,4 +1,4 @@
-"""Which file of people's answers a stage depends on. Nothing that takes time is imported here."""
+"""The files of people's answers that a stage depends on. This module has no slow imports."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def human_inputs(reward: Reward, round: str, targets: bool = False) -> dict[str, Path | Sequence[Path]]:
-    """The answers that decide a score, where the reward asks people and there are some already.
+    """The existing files of answers that a score depends on; none if people are not in the reward.
 
-    targets: of the new pictures of the pairs; a head is fitted on the answers about the sampled images.
+    targets: for the new pictures of the pairs; with a head, the answers about the sampled images.
     """
     file = labels_file(round, targets and reward.human_targets == "people")
     return {f"people's answers in {file}": file} if reward.human and file.is_file() else {}

@@ -1,4 +1,4 @@
-"""A reward model in a folder (``local-dir:``): its configuration is read and checked before open_clip reads it."""
+"""Checks of a reward model in a folder (``local-dir:``), before open_clip reads its configuration."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ MODEL = {
     "custom_text",
 }
 PREPROCESS = {"size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color"}
-TOKENIZER_KWARGS = {"clean", "strip_sep_token", "language"}  # open_clip's own; others go on to transformers
-OUTSIDE = {"hf_model_name", "hf_model_pretrained", "timm_model_pretrained"}  # would be fetched
+TOKENIZER_KWARGS = {"clean", "strip_sep_token", "language"}  # open_clip's own; others are passed to transformers
+OUTSIDE = {"hf_model_name", "hf_model_pretrained", "timm_model_pretrained"}  # would be downloaded
 INSTEAD = "Remove it in a copy of the folder, or set reward.model to another model."
 
 
 def check_folder(folder: Path) -> None:
-    """Raise RewardError where a folder is not a whole reward model of plain values."""
+    """Raise RewardError if a folder is not a complete reward model with plain values."""
     if not folder.is_dir() or not (folder / CONFIG).is_file():
         raise RewardError(
             f"reward.model: there is no {CONFIG} in the folder '{folder}'.",
@@ -62,7 +62,7 @@ def check_folder(folder: Path) -> None:
 
 
 def check_local(name: str) -> None:
-    """Raise RewardError where ``name`` is a folder that is not a whole reward model of plain values."""
+    """Raise RewardError if ``name`` is a folder that is not a complete reward model with plain values."""
     source = reward_source(name)
     if source.startswith("local-dir:"):
         check_folder(Path(source.removeprefix("local-dir:")))
@@ -75,7 +75,7 @@ def folder_files(folder: Path) -> dict[str, Path]:
 
 
 def _check_config(folder: Path, config: Any) -> None:
-    """Only keys that are known, with plain values."""
+    """Raise RewardError for unknown keys and for values that are not plain."""
     from open_clip import CLIPTextCfg, CLIPVisionCfg
 
     model = _section(folder, "", config, TOP).get("model_cfg")
@@ -97,7 +97,7 @@ def _check_config(folder: Path, config: Any) -> None:
 
 
 def _section(folder: Path, name: str, value: Any, known: set[str]) -> dict[str, Any]:
-    """An object of the configuration, of known keys. Raises RewardError."""
+    """A section of the configuration with known keys. Raises RewardError."""
     if not isinstance(value, dict):
         raise RewardError(f"reward.model: {folder / CONFIG} has no object {name or 'at its top'}.", INSTEAD)
     for key, one in value.items():

@@ -1,10 +1,10 @@
-"""A small reward model on CLIP's embeddings, fitted on people's answers: it scores targets where nobody was asked.
+"""A small reward model on CLIP's embeddings, fitted on people's answers; it scores targets without further answers.
 
     P(first is preferred) = sigmoid(w . (e_first - e_second))
     score(target) = score(reference) + w . (e_target - e_reference)
 
-A logistic regression without intercept: which side a picture was on says nothing. How often it agrees with answers that
-it was not fitted on is measured by leaving out whole prompts, a fifth of them at a time.
+A logistic regression without intercept, because sides are random. Its accuracy is measured by cross-validation that
+leaves out a fifth of the prompts at a time.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Head:
-    """The direction w (d,) in which embeddings are preferred; accuracy on answers that it was not fitted on, of
-    ``count``; None where one prompt alone has answers."""
+    """The preferred direction w (d,) of embeddings, and the accuracy on ``count`` answers that it was not fitted on;
+    None if only one prompt has answers."""
 
     direction: Values
     accuracy: float | None
     count: int
 
     def lead(self, new: Values, old: Values) -> Values:
-        """How much better pictures (n, d) are than others (n, d), in logits."""
+        """Lead of pictures (n, d) over others (n, d), in logits."""
         found: Values = (new.astype(float) - old.astype(float)) @ self.direction
         return found
 
 
 def fit_head(embeddings: Mapping[str, Values], answers: Sequence[Answer]) -> Head:
-    """Fit a head. embeddings: (d,) by the hash of the picture. Ties say nothing here. Raises LabelError."""
+    """Fit a head. embeddings: (d,) by the hash of the picture. Ties are not used. Raises LabelError."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GroupKFold, cross_val_score
 
@@ -49,7 +49,7 @@ def fit_head(embeddings: Mapping[str, Values], answers: Sequence[Answer]) -> Hea
     x = np.stack([embeddings[one.first] - embeddings[one.second] for one in used]).astype(float)
     won = np.array([one.answer == FIRST for one in used])
     spread = float(np.sqrt((x**2).sum(axis=1).mean())) or 1.0
-    rows, wins = np.concatenate([x, -x]) / spread, np.concatenate([won, ~won])  # both ways round: no side is favoured
+    rows, wins = np.concatenate([x, -x]) / spread, np.concatenate([won, ~won])  # in both orders: no side is favoured
     prompts = np.array([one.prompt for one in used] * 2)
     model, folds = LogisticRegression(C=STRENGTH, fit_intercept=False), min(FOLDS, len(set(prompts)))
     accuracy = (

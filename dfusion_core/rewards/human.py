@@ -1,9 +1,9 @@
 """People's preferences as a reward: Bradley-Terry scores of the sampled images, from the answers in labels/ROUND.csv.
 
-A score is relative to the other images of its prompt in the round (their mean is 0); its unit is the logit. A target is
-scored beside its reference: as good as that is where people find no difference, and otherwise above or below it, so
-that Eq. 7 asks what they were asked. Answers are about pictures, by a hash of their pixels: an image that was made
-again with the same pixels keeps its answers, and those about pictures that are gone are left alone.
+A score is relative to the other images of its prompt in the round (their mean is 0), in logits. A target is scored
+relative to its reference: equal if people see no difference, otherwise above or below it. Pictures are identified by a
+hash of their pixels: an image that is made again with the same pixels keeps its answers; answers about pictures that no
+longer exist are ignored.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ SOME = 64  # pictures read at a time
 
 
 class Preferences:
-    """A reward as `plugins.Plugin` has it: the score of each picture that people have judged."""
+    """A reward with the interface of `plugins.Plugin`: scores of the pictures that people have judged."""
 
     def __init__(self, scores: Mapping[str, float]) -> None:
         """scores: by the hash of the picture."""
         self.scores = dict(scores)
 
     def __call__(self, pictures: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
-        """Scores (n,) of pictures (n, 3, height, width) uint8. Raises LabelError for one that is not known."""
+        """Scores (n,) of pictures (n, 3, height, width) uint8. Raises LabelError for an unknown picture."""
         import torch
 
         rows = pictures.permute(0, 2, 3, 1).contiguous().cpu().numpy()
@@ -50,7 +50,7 @@ class Preferences:
             raise LabelError("reward.human: a picture is to be scored that is none of the round's.") from None
 
     def identity(self) -> str:
-        """How answers become scores. Which answers, says the fingerprint."""
+        """The method of scoring. The answers are inputs in the fingerprint."""
         return VERSION
 
 
@@ -65,7 +65,7 @@ def picture_hashes(stage: StageData, rows: Iterable[int]) -> list[str]:
 
 
 def groups_of(hashes: Sequence[str], prompts: Sequence[str]) -> dict[str, list[str]]:
-    """Of each prompt the pictures to be compared: images of equal pixels are one."""
+    """The pictures to compare, by prompt; images with equal pixels are one picture."""
     found: dict[str, list[str]] = {}
     for name, prompt in zip(hashes, prompts, strict=True):
         if name not in found.setdefault(prompt, []):
@@ -74,7 +74,7 @@ def groups_of(hashes: Sequence[str], prompts: Sequence[str]) -> dict[str, list[s
 
 
 def preferences(reward: Reward, round: str, sampled: StageData) -> Preferences:
-    """Scores of the sampled images of a round. Raises LabelError that says how many answers are missing."""
+    """Scores of the sampled images of a round. Raises LabelError with the number of missing answers."""
     images = sampled.table("images")
     groups = groups_of(picture_hashes(sampled, images.image), images.prompt.tolist())
     answers = read_answers(labels_file(round))
@@ -90,7 +90,7 @@ def preferences(reward: Reward, round: str, sampled: StageData) -> Preferences:
 def target_preferences(
     round: str, pairs: Sequence[Question], known: Mapping[str, float], answers: Sequence[Answer]
 ) -> Preferences:
-    """Scores of new pictures, each beside the sampled one that it was compared with.
+    """Scores of new pictures, each relative to the sampled one that it was compared with.
 
     pairs: the new picture and the sampled one, by hash; known: scores of the sampled ones. Raises LabelError.
     """
@@ -117,7 +117,7 @@ def beside(pairs: Sequence[Question], known: Mapping[str, float], answers: Seque
 
 
 def target_pairs(prompts: Sequence[str], targets: Sequence[str], references: Sequence[str]) -> list[Question]:
-    """A question for each pair: the target and its reference, or a twin and its image; none where they are equal."""
+    """A question for each pair, target and reference or twin and image; none if the pictures are equal."""
     rows = zip(prompts, targets, references, strict=True)
     return [Question(prompt, (new, old)) for prompt, new, old in dict.fromkeys(rows) if new != old]
 
@@ -129,7 +129,7 @@ def known_scores(sampled: StageData, scores: pd.DataFrame, images: Iterable[int]
 
 
 def missing(stage: str, round: str, lacking: int, needed: int, command: str) -> LabelError:
-    """Answers that are not there yet, with the command that asks for them."""
+    """The error for missing answers, with the command that asks for them."""
     what = "targets" if stage == "adopt" else "images"
     return LabelError(
         f"{stage}: {lacking} of {needed} answers about the {what} of {round} are missing, and "

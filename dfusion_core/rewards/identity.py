@@ -1,7 +1,7 @@
-"""Which reward a score comes from, so that scores of different rewards are never compared.
+"""The identity of a reward, so that scores of different rewards are not compared.
 
 The identity of a reward (`Scorer.identity`) is in reward.json beside every table of scores: names of the models,
-their weights in the sum, a sha256 of CLIP's tensors and what each plug-in says of itself.
+their weights in the sum, a sha256 of CLIP's tensors and the identity of each plug-in.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def read_identity(output: StageData) -> Identity:
 
 
 def check_identity(found: Identity, file: Path) -> Identity:
-    """``found``, if it is an identity as `Scorer.identity` makes them. Raises StoreError that names the file."""
+    """``found``, if it has the form of `Scorer.identity`. Raises StoreError that names the file."""
     plugins = found["plugins"]
     if (
         not isinstance(found["clip"]["weight"], int | float)
@@ -58,10 +58,10 @@ def check_identity(found: Identity, file: Path) -> Identity:
 
 
 def require_same_reward(identities: Mapping[str, Identity]) -> Identity:
-    """The one reward that all these scores come from.
+    """The common reward of all these scores.
 
-    identities: by the name in dvc.yaml of the stage that scored, in their order; the last one is what the others are
-    compared with. Raises RewardError that names the stages to run again.
+    identities: by the name of the scoring stage in dvc.yaml, in order; the others are compared with the last one.
+    Raises RewardError that names the stages to run again.
     """
     last = list(identities)[-1]
     others = [stage for stage, identity in identities.items() if identity != identities[last]]
@@ -84,7 +84,7 @@ def describe(identity: Identity) -> str:
 
 
 def clip_name(identity: Identity) -> str:
-    """The CLIP model as it is called in tables; of a folder its last part."""
+    """Name of the CLIP model in tables; of a folder the last part of its path."""
     return Path(str(identity["clip"]["model"]).removeprefix("local-dir:")).name
 
 

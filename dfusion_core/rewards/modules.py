@@ -1,4 +1,4 @@
-"""The files of a module of the user's: its own, and those of the modules beside it that it imports."""
+"""The files of a user's module: its own, and those of the modules beside it that it imports."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ INSTALLED = ("site-packages", "dist-packages")
 def module_files(module: str, file: Path) -> list[Path]:
     """`file`, which is that of `module`, and what it imports, directly or through others, from the same place.
 
-    The place is the folder in which the top-level module lies; of installed packages, this package alone.
+    The place is the folder of the top-level module; for an installed package, the package itself.
     """
     root = file.parents[len(module.split(".")) - (file.name != "__init__.py")]
     only = module.split(".")[0] if set(INSTALLED) & set(root.parts) else ""

@@ -1,4 +1,4 @@
-"""Rewards that a user adds: one small class, named by an entry point or by a dotted path.
+"""Reward plug-ins: a class, named by an entry point or by a dotted path.
 
 class Brightness:
     def __init__(self, device): ...
@@ -38,14 +38,14 @@ GROUP = "dfusion.rewards"  # entry points of installed packages: name = "module:
 
 
 class Plugin(Protocol):
-    """A reward. It is made once a stage with the device to work on."""
+    """The interface of a reward plug-in. It is constructed once per stage with the device to use."""
 
     def __call__(self, pictures: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         """pictures: (n, 3, height, width) uint8; prompts: n texts. Returns (n,) finite numbers, higher is better."""
         ...
 
     def identity(self) -> str:
-        """What the scores depend on, as a version or a hash of weights; recorded beside every score."""
+        """A version or a hash of weights that identifies the scores; stored beside every table of scores."""
         ...
 
 
@@ -70,7 +70,7 @@ def load_plugin(name: str, device: torch.device) -> Plugin:
 
 
 def _check_identity(name: str, plugin: Plugin) -> None:
-    """It is written beside the scores: what cannot be written is to be known before anything is scored."""
+    """Raise RewardError before scoring if the identity cannot be written to JSON."""
     try:
         json.dumps(plugin.identity(), allow_nan=False)
     except Exception as error:  # a user's code may raise anything
@@ -81,7 +81,7 @@ def _check_identity(name: str, plugin: Plugin) -> None:
 
 
 def reward_inputs(reward: Reward) -> dict[str, Path | list[Path]]:
-    """What the stages that score depend on: the files of a local reward model that are read, the file behind
+    """Inputs of the stages that score: the files of a local reward model that are read, the file of
     ``reward.pretrained``, and each plug-in's module with the modules beside it that it imports.
 
     Raises RewardError for a plug-in that does not exist.
@@ -110,7 +110,7 @@ def _plugin_files(name: str) -> list[Path]:
 
 
 def state_hash(state: Mapping[str, torch.Tensor]) -> str:
-    """sha256 of the names and bytes of a model's tensors, whatever file they came from."""
+    """sha256 of the names and bytes of a model's tensors, independent of the file format."""
     import torch
 
     digest = hashlib.sha256()

@@ -22,8 +22,8 @@ def channels_first(pictures: Pictures) -> torch.Tensor:
 def on_tensors(transform: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     """open_clip's preprocessing of PIL pictures, for a batch of uint8 tensors on any device.
 
-    The very transforms that open_clip made are applied, but for those that turn an RGB picture into a tensor. A model
-    with a transform that is not known to treat tensors as it treats pictures goes through PIL, one picture at a time.
+    The transforms that open_clip made are applied, except those that convert an RGB picture to a tensor. If a transform
+    is not known to treat tensors like pictures, pictures are converted by PIL one at a time.
     """
     steps = tensor_steps(transform)
     if steps is None:
@@ -42,7 +42,7 @@ def on_tensors(transform: Any) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 def left_out(transform: Any, height: int, width: int) -> float:
-    """The share of a picture that the model does not see, because it takes the middle of what is not square."""
+    """The share of a picture outside the central square that the model sees."""
     from torchvision.transforms import CenterCrop, Resize
 
     high, wide, seen = float(height), float(width), 1.0
@@ -75,7 +75,7 @@ def resize(step: Any, pictures: torch.Tensor) -> torch.Tensor:
 
 
 def tensor_steps(transform: Any) -> list[Any] | None:
-    """The steps for uint8 tensors, by their types and what they do; None where one of them takes PIL pictures only."""
+    """The steps for uint8 tensors; None if one of them takes PIL pictures only."""
     from torchvision.transforms import CenterCrop, Normalize, Resize, ToTensor
 
     steps = [step for step in transform.transforms if not (isinstance(step, ToTensor) or _leaves_rgb(step))]
@@ -84,7 +84,7 @@ def tensor_steps(transform: Any) -> list[Any] | None:
 
 
 def _leaves_rgb(step: Any) -> bool:
-    """Whether a step leaves every RGB picture as it is, as the conversion to RGB does: tried on one of noise."""
+    """Whether a step does not change RGB pictures, as the conversion to RGB; tried on a picture of noise."""
     if isinstance(step, torch.nn.Module):
         return False
     shown = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""R(x_0, c): how well a picture shows its prompt: the raw CLIP cosine of the authors' code, and what a user adds."""
+"""The reward R(x_0, c): the raw CLIP cosine, as in the authors' code, plus weighted plug-ins."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from .preprocessing import channels_first, left_out, on_tensors
 if TYPE_CHECKING:
     from ..params import Reward
 
-LEAST_CUT = 0.01  # of a picture: less is not worth a warning
+LEAST_CUT = 0.01  # share of a picture below which there is no warning
 Pictures = NDArray[np.uint8]  # (n, row, column, rgb)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What n pictures got.
+    """Scores of n pictures.
 
     reward: (n,), higher is better. terms: the single rewards (n,) by name, unweighted: ``clip``, the CLIPScore, and
-    each plug-in. embedding: (n, d), CLIP's view of the pictures, unit length; figures of likeness need it.
+    each plug-in. embedding: (n, d), CLIP's image embeddings, unit length; used for similarity and diversity.
     """
 
     reward: NDArray[np.float32]
@@ -53,7 +53,7 @@ class Clip:
         source = reward_source(name)
         tag = None if source.startswith(("local-dir:", "hf-hub:")) else pretrained
         tag = str(local_path(tag)) if tag and local_path(tag).is_file() else tag
-        if tag == "":  # open_clip would go on with random weights
+        if tag == "":  # open_clip would continue with random weights
             raise RewardError(
                 f"reward.pretrained: is empty, but '{name}' is an architecture without weights.",
                 "Name open_clip's weights for it, or a file of weights; reward.model may also be local-dir:FOLDER.",
@@ -64,7 +64,7 @@ class Clip:
                 source, pretrained=tag, device=device, require_pretrained=True
             )  # else random weights
             self.tokenizer: Any = open_clip.get_tokenizer(source)
-        except Exception as error:  # what damaged or foreign files make open_clip raise is of any kind
+        except Exception as error:  # damaged or foreign files make open_clip raise any kind of exception
             raise RewardError(
                 f"reward: '{name}' cannot be loaded: {one_line(error)}.",
                 "Set reward.model to a name that open_clip knows, local-dir:FOLDER, or micro-clip; reward.pretrained "
@@ -108,7 +108,7 @@ class Scorer:
     def __call__(self, pictures: Pictures, prompts: Sequence[str]) -> Scores:
         """Score n pictures (n, row, column, rgb) against their n prompts.
 
-        Raises RewardError if a plug-in returns something else, NotFinite for a score that is NaN or infinite.
+        Raises RewardError if a plug-in returns another shape or type, NotFinite for a score that is NaN or infinite.
         """
         if not len(pictures):
             return Scores(np.zeros(0, np.float32), {}, np.zeros((0, 0), np.float32))
@@ -122,7 +122,7 @@ class Scorer:
         return Scores(total.numpy(), {name: terms[name].numpy() for name in self.terms}, seen.numpy())
 
     def margins_cut(self, height: int, width: int) -> str:
-        """That CLIP does not see all of a picture of this size, for a warning; empty if it does."""
+        """A warning if CLIP does not see all of a picture of this size; empty if it does."""
         share = self.clip.left_out(height, width)
         return (
             f"reward.model '{self.clip.name}' looks at the middle of a picture: of {height}x{width} pixels (height x "
@@ -132,7 +132,7 @@ class Scorer:
         )
 
     def identity(self) -> dict[str, Any]:
-        """Which models gave the scores: names, weights in the sum, and a sha256 of each model's tensors."""
+        """The models of the reward: names, weights in the sum, and a sha256 of each model's tensors."""
         own = {"model": self.clip.name, "weight": self.weight, "sha256": state_hash(self.clip.model.state_dict())}
         others = {
             name: {"weight": weight, "identity": plugin.identity()} for name, (plugin, weight) in self.plugins.items()
@@ -162,8 +162,8 @@ class Scorer:
 def load_reward(reward: Reward, device: torch.device, people: Plugin | None = None) -> Scorer:
     """The reward that the parameters name. Raises RewardError.
 
-    people: their preferences about the images to be scored, with the weight ``reward.human``. Without them, as for
-    evaluation images, the reward is the rest of the sum; where that is nothing, CLIPScore with weight 1.
+    people: their preferences about the images to score, with the weight ``reward.human``. Without them, as for
+    evaluation images, the reward is the rest of the sum, or CLIPScore with weight 1 if there is no rest.
     """
     for name in reward.plugins:
         if name in RESERVED:
@@ -180,7 +180,7 @@ def load_reward(reward: Reward, device: torch.device, people: Plugin | None = No
 
 
 def check_vocabulary(name: str, model: Any, tokenizer: Any) -> None:
-    """Raise RewardError where a tokenizer of transformers does not have the text tower's size."""
+    """Raise RewardError if a tokenizer of transformers does not have the vocabulary size of the text encoder."""
     inner, rows = getattr(tokenizer, "tokenizer", None), getattr(model, "vocab_size", None)
     rows = rows or getattr(getattr(model, "text", None), "vocab_size", None)
     if inner is not None and rows is not None and not rows - PADDING < len(inner) <= rows:

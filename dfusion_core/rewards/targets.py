@@ -1,4 +1,4 @@
-"""Who scores the new pictures of a round's pairs, where people's preferences are in the reward: people, or a head."""
+"""Scores of the new pictures of a round's pairs if people's preferences are in the reward: by people, or by a head."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def opponents(pairs: pd.DataFrame) -> pd.Series:
 
 
 def questions(round: str, pairs: pd.DataFrame) -> list[Question]:
-    """What people are asked about the pairs of a round: the new picture against the sampled one, by their hashes."""
+    """The questions about the pairs of a round: the new picture against the sampled one, by their hashes."""
     new = picture_hashes(read_stage("fuse", round), pairs.pair)
     old = picture_hashes(read_stage("sample", round), opponents(pairs))
     return target_pairs(pairs.prompt.tolist(), new, old)
@@ -36,7 +36,7 @@ def questions(round: str, pairs: pd.DataFrame) -> list[Question]:
 def people_on_targets(
     run: StageRun, reward: Reward, device: torch.device, pictures: Pictures, pairs: pd.DataFrame
 ) -> Preferences:
-    """People's scores of the pairs' new pictures (n, row, column, rgb). Raises LabelError where answers are missing."""
+    """People's scores of the pairs' new pictures (n, row, column, rgb). Raises LabelError if answers are missing."""
     sampled, scores = read_stage("sample", run.round), read_stage("score", run.round)
     known = known_scores(sampled, scores.table("scores"), opponents(pairs))
     if reward.human_targets == "people":
@@ -53,7 +53,7 @@ def by_head(
     pairs: pd.DataFrame,
     known: dict[str, float],
 ) -> Preferences:
-    """Scores by a head that is fitted on the answers about the sampled images; says how well it does."""
+    """Scores by a head that is fitted on the answers about the sampled images; prints its accuracy."""
     sampled, seen = read_stage("sample", run.round), read_stage("score", run.round)
     every = list(range(sampled.count))
     hashes = picture_hashes(sampled, every)

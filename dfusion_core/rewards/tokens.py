@@ -1,4 +1,4 @@
-"""What of a prompt reaches the text tower of the reward's CLIP."""
+"""The part of a prompt that the text encoder of the reward's CLIP reads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def load_tokenizer(name: str) -> Any:
     check_local(name)
     try:
         return open_clip.get_tokenizer(reward_source(name))
-    except Exception as error:  # what damaged or foreign files make open_clip raise is of any kind
+    except Exception as error:  # damaged or foreign files make open_clip raise any kind of exception
         raise RewardError(
             f"reward: the tokenizer of '{name}' cannot be loaded: {one_line(error)}.",
             "Set reward.model to a name that open_clip knows, local-dir:FOLDER, or micro-clip.",
@@ -33,8 +33,9 @@ def load_tokenizer(name: str) -> Any:
 
 
 def check_reward_reach(prompts: Sequence[Prompt], tokenizer: Any, reward: Reward) -> str:
-    """What is cut of the prompts when they are scored, for a warning. Raises PromptsError as `check_reach` does; where
-    CLIPScore has no weight in the reward, what would be an error is a warning."""
+    """A warning about the parts of prompts that are cut when they are scored. Raises PromptsError as `check_reach`
+    does; if CLIPScore has no weight in the reward, errors are warnings too.
+    """
     try:
         return check_reach(prompts, [reader(tokenizer)])
     except PromptsError as error:
@@ -44,19 +45,19 @@ def check_reward_reach(prompts: Sequence[Prompt], tokenizer: Any, reward: Reward
 
 
 def texts(prompts: Sequence[str]) -> list[Prompt]:
-    """Each different prompt once, of a table that has no items."""
+    """The distinct prompts of a table without items."""
     return [Prompt(text, ()) for text in dict.fromkeys(prompts)]
 
 
 def reader(tokenizer: Any) -> Reader:
-    """open_clip's tokenizer: its own, which knows every byte, or one of transformers."""
+    """The interface of open_clip's tokenizer: its own, which has every byte, or one of transformers."""
 
     def rows(texts: list[str]) -> list[tuple[int, ...]]:
         return [tuple(row) for row in tokenizer(texts).tolist()]
 
     limit, inner = int(tokenizer.context_length), getattr(tokenizer, "tokenizer", None)
     if inner is not None:
-        classes = getattr(tokenizer, "tokenizer_mode", "") == "clips"  # one place is for a class token
+        classes = getattr(tokenizer, "tokenizer_mode", "") == "clips"  # one position is for a class token
         return huggingface_reader(NAME, inner, limit - classes, rows, getattr(tokenizer, "clean_fn", str))
     marks = {tokenizer.sot_token_id, tokenizer.eot_token_id}
 

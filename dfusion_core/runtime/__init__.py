@@ -1,1 +1,1 @@
-"""What every stage stands on: its start, its errors, its device, its processes, the names of its artefacts."""
+"""The runtime of a stage: its start, its errors, its processes, its progress."""

@@ -1,4 +1,4 @@
-"""Which copy of the code is running: an installed one, or that of the current project."""
+"""Which copy of the code is running: an installed one, or the one in the current project."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HERE = Path(__file__).resolve().parents[1]
 
 
 def other_code() -> tuple[str, str] | None:
-    """What runs and the command that mends it, where the current project has code of its own and another copy runs.
+    """The running copy and the command that corrects it, if the current project has its own code and another copy runs.
 
     `dvc repro` starts `python -m stages` in the project's folder and so runs that folder's code, while a command runs
     what is installed.

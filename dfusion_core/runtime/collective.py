@@ -1,7 +1,7 @@
-"""What the processes of a stage do together: meet, wait for each other, exchange.
+"""Collective operations of the processes of a stage: rendezvous, barrier, exchange.
 
-Tensors are exchanged by gloo on the CPU: what is exchanged (an adapter's gradient, a table of log-probs) is small, and
-the same code serves any device.
+Tensors are exchanged by gloo on the CPU: they are small (an adapter's gradient, a table of log-probs), and the same
+code works with any device.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from typing import Any
 from .peers import Peers
 from .ranks import leads, rank, world
 
-_peers: list[Peers] = []  # at most one; the others of this process's group, once they have been met
+_peers: list[Peers] = []  # at most one: the peers of this process after the rendezvous
 
 
 def join() -> None:
-    """Meet the other processes, once; from then on a process that stops answering is noticed.
+    """Rendezvous with the other processes, once; afterwards a process that stops sending heartbeats is detected.
 
-    Raises LaunchError if they do not all come within DFUSION_RANKS_TIMEOUT minutes.
+    Raises LaunchError if they do not all start within DFUSION_RANKS_TIMEOUT minutes.
     """
     if world() > 1 and not _peers:
         _peers.append(Peers(rank(), world()))
 
 
 def exchange(call: Callable[[], Any]) -> None:
-    """Run a collective call of torch.distributed; every process must. Raises LaunchError if one has died."""
+    """Run a collective call of torch.distributed, in every process. Raises LaunchError if one has died."""
     if world() > 1:
         join()
         _peers[0].exchange(call)
 
 
 def wait() -> None:
-    """Wait until every process is here, for hours if need be. Raises LaunchError if one has died."""
+    """Wait until every process has called this, without a limit of time. Raises LaunchError if one has died."""
     if world() > 1:
         from torch.distributed import barrier
 
@@ -42,7 +42,7 @@ def wait() -> None:
 
 @contextmanager
 def leader_first() -> Iterator[None]:
-    """What the leader does alone, and the others after it: they find what it has left behind."""
+    """Run a block first in the leader, then in the others, which can use its results."""
     if not leads():
         wait()
     yield

@@ -1,4 +1,4 @@
-"""How a stage file becomes a command: `python -m stages.NAME ROUND`."""
+"""Stages as commands: `python -m stages.NAME ROUND`."""
 
 import atexit
 import functools
@@ -13,8 +13,8 @@ from typing import Any
 from .ranks import leads
 from .streams import outlive_readers
 
-# Nobody is told what runs here, unless the user's environment says so: the Hub's libraries would add it to what they
-# ask for, dvclive would post the curves to DVC Studio where a token is set. They read this when they are imported.
+# Telemetry is off unless the user's environment enables it: the Hub's libraries would add usage data to requests, and
+# dvclive would post curves to DVC Studio if a token is set. They read this when they are imported.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("DVC_STUDIO_OFFLINE", "true")
 
@@ -22,16 +22,16 @@ INTERRUPTED = "Interrupted; what is finished is kept. Run the same command again
 
 
 def start_process() -> None:
-    """What a stage's process does first, before slow imports: signals end it, and no print does."""
+    """Set up a stage's process before slow imports: signals end it, and failing prints do not."""
     outlive_readers()
     stop_on_signals()
 
 
 def stop_on_signals() -> None:
-    """From now on Ctrl-C, SIGTERM (of a scheduler) and SIGHUP (of a terminal that closes) end this process with a line.
+    """Make Ctrl-C, SIGTERM (of a scheduler) and SIGHUP (of a closed terminal) end this process with a one-line message.
 
-    They do so at once, wherever it is, also in the middle of an import: that an interrupted stage loses nothing does
-    not depend on what it does last. Exit codes are 130, 143 and 129. A signal that is ignored (nohup) stays so.
+    The process ends at once, also during an import; resuming does not depend on clean-up. Exit codes are 130, 143
+    and 129. A signal that is ignored (nohup) stays ignored.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -39,7 +39,7 @@ def stop_on_signals() -> None:
 
 
 def _stop(number: int, frame: object) -> None:
-    with suppress(Exception):  # this may have interrupted a print, and nobody may be there to read
+    with suppress(Exception):  # this may have interrupted a print, and there may be no reader
         sys.stdout.flush()
     with suppress(Exception):
         if leads():
@@ -51,7 +51,7 @@ def _stop(number: int, frame: object) -> None:
 def run_stage(function: Callable[..., None]) -> None:
     """Run `function` with arguments from the command line, and turn its errors into messages and exit codes.
 
-    0 done, 1 an error that the user can put right, 2 wrong usage, 130 interrupted, 143 terminated.
+    0 done, 1 an error that the user can fix, 2 wrong usage, 130 interrupted, 143 terminated.
     """
     start_process()
     leave_imports_uncollected()
@@ -63,7 +63,7 @@ def run_stage(function: Callable[..., None]) -> None:
 
 
 def among_ranks(function: Callable[..., None]) -> Callable[..., None]:
-    """`function`, called when all processes of the stage have met; of several one prints."""
+    """`function`, called after the rendezvous of all processes of the stage; only the leader prints."""
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> None:
@@ -78,9 +78,9 @@ def among_ranks(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def leave_imports_uncollected() -> None:
-    """No garbage collection before the first row, where `StageRun` turns it on, and none at the end.
+    """Disable garbage collection until the first row, where `StageRun` enables it, and at exit.
 
-    Importing makes a million objects that stay; looking through them again and again is a third of a stage's start.
+    Importing makes a million permanent objects; collecting repeatedly is a third of a stage's start.
     """
     gc.disable()
     atexit.register(gc.freeze)

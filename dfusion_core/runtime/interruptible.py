@@ -1,4 +1,4 @@
-"""Blocking calls of C++ libraries that signals can end."""
+"""Blocking calls of C++ libraries that signals can interrupt."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ LOOK = 0.5  # seconds between two calls of `meanwhile`
 
 
 def interruptible(call: Callable[[], Result], meanwhile: Callable[[float], None]) -> Result:
-    """The result of ``call``, which runs in a thread of its own, while this thread waits for it.
+    """The result of ``call``, which runs in another thread while this thread waits.
 
-    Python handles signals in the main thread between two instructions, so a main thread inside a C++ library is deaf to
-    them; here it is not. ``meanwhile`` is called every LOOK seconds with the seconds waited, without those for which
-    this process itself was stopped; what it raises ends the waiting. The thread cannot be stopped: whoever gives up on
-    it has to end the process by `os._exit`.
+    Python handles signals in the main thread between two instructions, and not inside a C++ library. ``meanwhile`` is
+    called every LOOK seconds with the seconds waited, without those for which this process was stopped; an exception
+    that it raises ends the waiting. The thread cannot be stopped; after such an exception the process must be ended by
+    `os._exit`.
     """
     results: list[Result] = []
     errors: list[BaseException] = []

@@ -1,8 +1,8 @@
-"""The other processes of a stage: meeting them, exchanging with them, and noticing that one no longer answers.
+"""The other processes of a stage: rendezvous, exchange, and detection of processes that do not respond.
 
-They meet in a TCPStore at MASTER_ADDR:MASTER_PORT, of torchrun or else of rank 0, and exchange by gloo. In the store
-each of them counts a number up every few seconds, from a thread, for as long as it lives: so one that computes for
-hours is told from one that is stopped, or whose machine is gone. Gloo itself notices a process that has ended.
+The rendezvous is a TCPStore at MASTER_ADDR:MASTER_PORT, of torchrun or else of rank 0; exchanges use gloo. In the
+store each process increments a heartbeat every few seconds from a thread, which distinguishes a process that computes
+for hours from one that is stopped, or whose machine is lost. Gloo itself detects a process that has ended.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from .ranks import ALONE
 if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
 
-TIMEOUT = "DFUSION_RANKS_TIMEOUT"  # minutes: until all must have come, and for which one may not answer
+TIMEOUT = "DFUSION_RANKS_TIMEOUT"  # minutes until all must have started, and without a heartbeat
 DEFAULT_TIMEOUT = 10.0
-PATIENCE = 3.0  # seconds until a process says that it waits for others to come
-BEAT = 2.0  # seconds between two signs of life
-QUIET = 10.0  # seconds without one after which the others say so
-BUSY = 60.0  # seconds until a process says that it waits for others that are at work
+PATIENCE = 3.0  # seconds until a message about processes that have not started
+BEAT = 2.0  # seconds between two heartbeats
+QUIET = 10.0  # seconds without a heartbeat until a message
+BUSY = 60.0  # seconds until a message about processes that are still computing
 AGAIN = "What is finished is kept; run the same command again to continue."
 
 
 class Peers:
-    """The processes of a stage, met. Made once in each of them."""
+    """The processes of a stage after the rendezvous. Made once in each of them."""
 
     def __init__(self, rank: int, world: int) -> None:
-        """Wait until all are there. Raises LaunchError if they are not within the timeout."""
+        """Wait until all have started. Raises LaunchError after the timeout."""
         self.rank, self.world = rank, world
         self._timeout = timeout_seconds()
-        self._here: list[int] = []  # those that have come, as far as is known
+        self._here: list[int] = []  # ranks known to have started
         self._told: set[str] = set()
-        self._beats: dict[int, int] = {}  # rank -> its signs of life, as last seen
-        self._entered: dict[int, int] = {}  # rank -> exchanges that it has begun, as last seen
-        self._exchanges = 0  # those that this process has begun
+        self._beats: dict[int, int] = {}  # rank -> its last heartbeat
+        self._entered: dict[int, int] = {}  # rank -> number of exchanges that it has begun
+        self._exchanges = 0  # exchanges that this process has begun
         self._over = threading.Event()
         self._run(self._meet, self._await_all)
         thread = threading.Thread(target=self._watch, daemon=True)
@@ -56,7 +56,8 @@ class Peers:
     def exchange(self, call: Callable[[], Any]) -> None:
         """Run a collective call of torch.distributed, which returns when every process has called it.
 
-        Says for whom it waits. Raises LaunchError if another process has ended, or has not answered for the timeout.
+        Prints for which processes it waits. Raises LaunchError if another process has ended, or sent no heartbeat for
+        the timeout.
         """
         self._exchanges += 1
 
@@ -112,7 +113,7 @@ class Peers:
     # --- exchanging ---------------------------------------------------------------------------------------------------
 
     def _await_exchange(self, last: dict[int, tuple[int, float]], seconds: float) -> None:
-        """``last``: rank -> the number of signs of life at the last look, and the seconds at which it changed."""
+        """``last``: rank -> its last heartbeat, and the seconds at which it changed."""
         for rank, beats in dict(self._beats).items():
             if last.get(rank, (-1, 0.0))[0] != beats:
                 last[rank] = beats, seconds
@@ -126,7 +127,7 @@ class Peers:
                     f"End what is left of it. {AGAIN}",
                 )
         if self.rank != min(set(range(self.world)) - behind):
-            return  # of those that wait one speaks
+            return  # only one of the waiting processes prints
         quiet = {rank for rank in behind if silence[rank] > QUIET}
         if quiet:
             self._say(f"waits for {_ranks(quiet)}, of which nothing was heard for {QUIET:.0f} seconds.")
@@ -134,8 +135,8 @@ class Peers:
             self._say(f"waits for {_ranks(behind)}, still at work.")
 
     def _watch(self) -> None:
-        """Give signs of life and note those of the others, until the process ends or the store is gone."""
-        with suppress(RuntimeError):  # of the store: gloo says what has happened
+        """Send heartbeats and read those of the others, until the process ends or the store is closed."""
+        with suppress(RuntimeError):  # of the store: gloo reports the cause
             while True:
                 self._store.add(f"beats/{self.rank}", 1)
                 for rank in range(self.world):
@@ -149,7 +150,7 @@ class Peers:
         thread.join(timeout=2 * BEAT)
 
     def _say(self, text: str) -> None:
-        """One line on stderr, once for each text."""
+        """Print one line to stderr, once per text."""
         if text not in self._told:
             self._told.add(text)
             with suppress(OSError, ValueError):
@@ -157,7 +158,7 @@ class Peers:
 
 
 def timeout_seconds() -> float:
-    """How long to wait for a process that does not come or answer. Raises LaunchError."""
+    """Timeout for a process that does not start or respond. Raises LaunchError."""
     given = os.environ.get(TIMEOUT) or str(DEFAULT_TIMEOUT)
     try:
         minutes = float(given)
@@ -172,7 +173,7 @@ def timeout_seconds() -> float:
 
 
 def _store(rank: int, world: int, seconds: float) -> Store:
-    """The store where all meet: torchrun's, else that of rank 0. Attempts of torchrun do not see each other's keys."""
+    """The store of the rendezvous: torchrun's, else that of rank 0. Restarts by torchrun have separate keys."""
     from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
     hosts = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
@@ -195,7 +196,7 @@ def _address() -> str:
 
 
 def _ranks(ranks: Iterable[int]) -> str:
-    """`rank 1`, `ranks 1, 2`; of very many the first."""
+    """`rank 1`, `ranks 1, 2`; of many the first."""
     listed = sorted(ranks)
     shown = ", ".join(map(str, listed[:8])) + (" ..." if len(listed) > 8 else "")
     return f"rank{'s' * (len(listed) > 1)} {shown}" if listed else ""
@@ -206,7 +207,7 @@ def _minutes(seconds: float) -> str:
 
 
 def _exit_at_once() -> None:
-    """End without the libraries' own clean-up, which would wait for the thread that was given up."""
+    """End without the libraries' clean-up, which would wait for the abandoned thread."""
     with suppress(Exception):
         sys.stdout.flush()
     os._exit(LaunchError.exit_code)

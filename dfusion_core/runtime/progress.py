@@ -1,4 +1,4 @@
-"""How far a stage is: a bar on a terminal, otherwise one quiet line a minute for the log file."""
+"""Progress of a stage: a bar on a terminal, otherwise one line per minute for the log file."""
 
 import sys
 import time
@@ -76,7 +76,7 @@ def status_line(label: str, done: int, total: int, rate: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A length of time for people: `40 s`, `12 min`, `3.5 h`."""
+    """A readable duration: `40 s`, `12 min`, `3.5 h`."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -21,9 +21,9 @@ def project_root() -> Path | None:
 
 
 class InProject(TyperCommand):
-    """A command that works in the project's root, wherever in the project it is typed.
+    """A command that runs in the project's root, from any folder of the project.
 
-    Paths that are typed begin at the current folder. An argument that is not there is left as it is: `r00/sample` is
+    Paths in arguments are relative to the current folder. A path that does not exist is not changed: `r00/sample` is
     the name of an output.
     """
 
@@ -41,7 +41,7 @@ class InProject(TyperCommand):
 
 
 def _from(root: Path, value: Any, always: bool) -> Any:
-    """Paths as they are called from the root: all, or only those that are there."""
+    """Paths relative to the root: all, or only the existing ones."""
     if isinstance(value, list | tuple):
         return type(value)(_from(root, one, always) for one in value)
     if not isinstance(value, Path) or not (always or value.exists()):

@@ -1,9 +1,9 @@
-"""Several processes on one stage, as torchrun or another launcher starts them: which one this is, and its share.
+"""Several processes on one stage, as torchrun or another launcher starts them: the rank of this one, and its share.
 
     launcher: {sample: "torchrun --standalone --nproc_per_node 8"}     # params.yaml
 
 Each process runs the same stage and makes a share of its rows; the leader, rank 0, alone holds the lock, prints and
-publishes. All of them must see the same folders.
+publishes. All of them need the same folders.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..errors import LaunchError, short
 
 Item = TypeVar("Item")
 
-VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what a launcher sets for each of its processes
+VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # variables that a launcher sets for each process
 ALONE = f"To run it as a single process: unset {' '.join(VARIABLES)}."
 
 
@@ -42,9 +42,9 @@ def leads() -> bool:
 
 
 def share(items: Sequence[Item]) -> list[Item]:
-    """This process's items: one block of them, so that neighbours (a prompt's images) stay together.
+    """This process's items: one contiguous block, so that the images of a prompt stay together.
 
-    The same whatever is finished already: a run that goes on needs no agreement on who does what.
+    The block does not depend on what is finished, so that a resumed run divides the work in the same way.
     """
     here, all_ = rank(), world()
     return list(items[len(items) * here // all_ : len(items) * (here + 1) // all_])

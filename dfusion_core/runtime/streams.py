@@ -1,4 +1,4 @@
-"""Standard output and error that cannot end a run: what nobody can read any more is dropped."""
+"""Standard output and error whose failures do not end a run: what cannot be written is dropped."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ NO_READER = (errno.EPIPE, errno.EIO)  # a pipe whose reader has ended; a termina
 
 
 class LastingFile(io.FileIO):
-    """A file whose writes never fail. Of an error other than that the reader is gone stderr has a line, once."""
+    """A file whose writes do not raise. Errors other than a closed reader are reported once on stderr."""
 
     _told = False
 
     def write(self, data: Any) -> int:
-        """Write, or drop what cannot be written; the bytes that need no more care."""
+        """Write, or drop what cannot be written; returns the number of handled bytes."""
         try:
             while (written := super().write(data)) is None:  # a pipe that does not block, and is full
                 select.select([], [self], [], 1.0)
@@ -35,7 +35,7 @@ class LastingFile(io.FileIO):
 def outlive_readers() -> None:
     """Make prints safe: sys.stdout and sys.stderr drop what cannot be written or encoded, instead of raising.
 
-    Streams that were replaced already, as tests do, stay.
+    Streams that are replaced already, as in tests, are not changed.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)

@@ -1,4 +1,4 @@
-"""The artefact store: stage outputs that are whole or absent, resumable scratch, manifests, readers."""
+"""The artefact store: stage outputs that are complete or absent, resumable scratch, manifests, readers."""
 
 from .inputs import Input as Input
 from .paths import output as output

@@ -1,8 +1,7 @@
-"""Do a stage's inputs belong together: made with its parameters, and from one another?
+"""Checks that a stage's inputs belong together: made with its parameters, and from one another.
 
-Each manifest records the parameters and the digests of the inputs that its output was made with. DVC sees to it that
-they fit where it runs every stage; an output that was copied, restored from a cache or made by hand may be of another
-run.
+Each manifest records the parameters and the digests of the inputs of its output. They fit if DVC runs every stage; an
+output that was copied, restored from a cache or made by hand may be of another run.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ from .manifest import read_manifest
 from .provenance import differing, flat, shown
 from .schema import WRITTEN_BY
 
-# What the result depends on by rounding only, so that a node with another device can go on with a run.
+# Keys that change results by rounding only, so that a node with another device can continue a run.
 ROUNDING = (
     "model.device",
     "model.compile",
@@ -27,15 +26,15 @@ ROUNDING = (
     "evaluate.batch_size",
     "train.micro_batch",
 )
-ORDER = ("adapter", "base", "sample", "score", "extract", "kv", "fuse", "adopt")  # what was made first is named first
+ORDER = ("adapter", "base", "sample", "score", "extract", "kv", "fuse", "adopt")  # earlier stages are named first
 
 
 def require_agreement(
     stage: str, round: str, params: Mapping[str, Any], digests: Mapping[str, str], outputs: Mapping[str, Path]
 ) -> None:
-    """Raise StoreError where an input was made with other parameters, or from another input than is there now.
+    """Raise StoreError if an input was made with other parameters, or from other inputs than the present ones.
 
-    `digests` are of all inputs, by name; `outputs` those inputs that are published folders.
+    `digests` are of all inputs, by name; `outputs` are the inputs that are published folders.
     """
     in_order = sorted(outputs, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
     manifests = {outputs[name]: read_manifest(outputs[name]) for name in in_order}
@@ -61,14 +60,14 @@ def require_agreement(
 
 
 def _other_params(made: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    """The keys of sections that both have, and that differ by more than rounding."""
+    """The keys of common sections that differ, except those that change rounding only."""
     both = made.keys() & now.keys()
     pairs = differing(*(flat({name: one[name] for name in both}) for one in (made, now)))
     return ((key, values) for key, values in pairs if key not in ROUNDING)
 
 
 def _meaning(stage: str, round: str, name: str) -> str:
-    """What the name of an input stands for, in words that are the same for all stages."""
+    """The meaning of an input's name, the same for all stages."""
     if name == "adapter":
         return f"the adapter {'of' if stage == 'evaluate' else 'before'} {round}"
     if name in ORDER[2:]:

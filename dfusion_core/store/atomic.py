@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, also when the process is killed or the power fails."""
+"""Atomic files: complete or absent, also after a kill or a power failure."""
 
 import errno
 import hashlib
@@ -21,7 +21,7 @@ def write_bytes(path: Path, data: bytes) -> None:
             file.flush()
             _fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:  # a full disk or Ctrl-C: leave no half file behind
+    except BaseException:  # a full disk or Ctrl-C: remove the incomplete file
         temporary.unlink(missing_ok=True)
         raise
     sync(path.parent)
@@ -29,7 +29,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Give an OSError that does not say where it happened, such as that of a write to an open file, this path."""
+    """Add this path to an OSError without one, such as that of a write to an open file."""
     try:
         yield
     except OSError as error:
@@ -39,7 +39,7 @@ def named(path: Path) -> Iterator[None]:
 
 
 def make_folder(path: Path) -> None:
-    """Make `path` and what is missing above it, so that a power failure does not take the new names again."""
+    """Make `path` and its missing parents, and sync them."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for folder in reversed(missing):
@@ -47,7 +47,7 @@ def make_folder(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files below `folder`, in which no other process writes, that a kill leaves behind."""
+    """Delete temporary files of killed processes below `folder`, in which no other process writes."""
     for path in folder.rglob(".*.tmp"):
         path.unlink(missing_ok=True)
 
@@ -61,7 +61,7 @@ def _remove_abandoned(path: Path) -> None:
 
 
 def _this_host() -> str:
-    """A short name for this host: process numbers are those of one."""
+    """A short name of this host, because process numbers are per host."""
     return hashlib.sha256(os.uname().nodename.encode()).hexdigest()[:8]
 
 
@@ -88,7 +88,7 @@ def sync(path: Path) -> None:
 
 
 def _fsync(descriptor: int) -> None:
-    """fsync, where the file system can do it for this kind of file."""
+    """fsync, if the file system supports it for this kind of file."""
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -104,9 +104,9 @@ def sync_tree(folder: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Delete `folder`; it loses its name first, so that a kill leaves no half folder of that name."""
+    """Delete `folder`, after renaming it, so that a kill leaves no incomplete folder of that name."""
     doomed = folder.with_name(f".{folder.name}.deleted")
-    shutil.rmtree(doomed, ignore_errors=True)  # of one that was killed
+    shutil.rmtree(doomed, ignore_errors=True)  # of a killed process
     if folder.exists():
         os.rename(folder, doomed)
         shutil.rmtree(doomed)

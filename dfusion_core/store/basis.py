@@ -1,7 +1,7 @@
-"""What decides a stage's result: read when it begins, and once more before it publishes.
+"""Everything that a stage's result depends on: read when it begins, and again before it publishes.
 
-DVC records parameters and inputs as they are after a stage has run. Were params.yaml edited meanwhile, dvc.lock would
-say that the new values made a result of the old ones, and DVC would hand it out for them from then on.
+DVC records parameters and inputs as they are after a stage has run. If params.yaml were edited meanwhile, dvc.lock
+would record the new values for a result of the old ones, and DVC would restore it for them.
 """
 
 import os
@@ -47,16 +47,16 @@ class Basis:
             _BEGUN[(*_command(), stage, round)] = self
 
     def hold(self) -> None:
-        """From now on `read_stage` refuses another output in the place of an input."""
+        """Make `read_stage` refuse an output that has replaced an input."""
         BEGUN_WITH.update(self._outputs)
 
     def release(self) -> None:
-        """The end of `hold`."""
+        """End `hold`."""
         for folder in self._outputs:
             BEGUN_WITH.pop(folder, None)
 
     def require_unchanged(self) -> None:
-        """Raise StoreError naming what has changed since; of all that this command of DVC has begun."""
+        """Raise StoreError naming what has changed since, for all stages that this command of DVC has begun."""
         code.read_again()
         for basis in [one for key, one in _BEGUN.items() if key[:2] == _command() and one is not self] + [self]:
             if changed := basis._changes():
@@ -67,7 +67,7 @@ class Basis:
                 )
 
     def _changes(self) -> list[str]:
-        """What is no longer as it was, in words."""
+        """The changes, in words."""
         try:
             params = _again(self._params)
             if (entry := _entry(params, self.round)) != self._entry:
@@ -89,23 +89,23 @@ class Basis:
 
 
 def _command() -> tuple[Path, str | None]:
-    """What is running: the project's folder, and the stage in dvc.yaml."""
+    """The running command: the project's folder, and the stage in dvc.yaml."""
     return Path.cwd(), os.environ.get("DVC_STAGE")
 
 
 def _values(params: "Params | Mapping[str, Any] | None") -> Mapping[str, Any]:
-    """The sections that count, as plain JSON values."""
+    """The sections in the fingerprint, as plain JSON values."""
     return params if isinstance(params, Mapping) else params.for_fingerprint() if params is not None else {}
 
 
 def _entry(params: "Params | Mapping[str, Any] | None", round: str) -> Any:
-    """The round's own entry of params.yaml, where the stage asked for the rounds."""
+    """The round's entry of params.yaml, if the stage requested the rounds."""
     rounds = {} if params is None or isinstance(params, Mapping) else params.as_dict().get("rounds", {})
     return rounds.get(round)
 
 
 def _again(params: "Params | Mapping[str, Any] | None") -> "Params | Mapping[str, Any] | None":
-    """The same sections of params.yaml as it is now. Raises ParamsError."""
+    """The same sections of the present params.yaml. Raises ParamsError."""
     if params is None or isinstance(params, Mapping):
         return params
     from ..params import load_params

@@ -1,6 +1,6 @@
-"""Which files of this project decide a stage's result: its own file, and the modules that it imports.
+"""The source files on which a stage's result depends: its own file, and the modules that it imports.
 
-The packages that bring inputs in and results out are no part of it: what they do is guarded by ``format_version`` and
+The packages that read inputs and write results are not part of it: they are guarded by ``format_version`` and
 by tests, and parameters enter a fingerprint by their values.
 """
 
@@ -11,14 +11,14 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent
-GUARDED = ("errors", "params", "runtime", "store")  # modules and packages of the package that decide no number
+GUARDED = ("errors", "params", "runtime", "store")  # modules and packages on which no result depends
 
 
 def code_of(stage_file: Path) -> list[Path]:
     """A stage's file and every module of the package that it imports, directly or through others, sorted.
 
-    Imports inside functions count; those under ``if TYPE_CHECKING:`` do not, because they never run, and neither does
-    an ``__init__`` that holds only a docstring and constants: a new version number changes no result.
+    Imports inside functions count; those under ``if TYPE_CHECKING:`` do not, because they are not executed. An
+    ``__init__`` with only a docstring and constants does not count either: a new version number changes no result.
     """
     found, waiting = {stage_file}, [stage_file]
     while waiting:
@@ -31,7 +31,7 @@ def code_of(stage_file: Path) -> list[Path]:
 
 @cache
 def parsed(file: Path) -> ast.Module:
-    """The syntax tree of a file, read once in a process."""
+    """The syntax tree of a file, read once per process."""
     return ast.parse(file.read_bytes())
 
 
@@ -42,7 +42,7 @@ def is_for_type_checkers(node: ast.AST) -> bool:
 
 @cache
 def _imports(file: Path) -> tuple[Path, ...]:
-    """The package's files that one file imports, the __init__ files on the way included."""
+    """The package's files that one file imports, including the __init__ files of parent packages."""
     names: set[str] = set()
     waiting: list[ast.AST] = [parsed(file)]
     while waiting:

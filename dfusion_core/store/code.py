@@ -1,7 +1,7 @@
-"""Digests of a stage's code: an edit that cannot change a number leaves them as they are.
+"""Digests of a stage's code, which edits of comments and messages do not change.
 
-Hashed is the syntax tree of each module. Left out are comments, layout, docstrings, type hints of functions, imports
-for type checkers, and texts for people: the arguments of exceptions, warnings, ``print`` and ``say``.
+The syntax tree of each module is hashed, without comments, layout, docstrings, type hints of functions, imports
+for type checkers, and messages: the arguments of exceptions, warnings, ``print`` and ``say``.
 
 Under DVC the stage ``code`` writes the digests of every stage to ``results/code``, and each stage depends on its own
 file. DVC itself would hash the bytes of the files.
@@ -31,7 +31,7 @@ EXCEPTIONS = {
     for name, one in vars(module).items()
     if isinstance(one, type) and issubclass(one, BaseException)
 }
-FOR_PEOPLE = {"print", "say", "warn"} | EXCEPTIONS  # functions and methods whose arguments are texts for people
+FOR_PEOPLE = {"print", "say", "warn"} | EXCEPTIONS  # functions and methods whose arguments are messages
 
 
 def stage_file(stage: str) -> Path:
@@ -40,7 +40,7 @@ def stage_file(stage: str) -> Path:
 
 
 def hash_code(stage: str) -> dict[str, str]:
-    """A digest for the stage's own file and for every module of the package that decides its result, by path."""
+    """A digest for the stage's own file and for every module on which its result depends, by path."""
     own = stage_file(stage)
     files = code_of(own) if own.is_file() else []
     return {path.relative_to(PACKAGE.parent).as_posix(): hash_module(path) for path in files}
@@ -48,18 +48,18 @@ def hash_code(stage: str) -> dict[str, str]:
 
 @cache
 def hash_module(file: Path) -> str:
-    """sha256 of what a Python file does; the same under every version of Python that reads it."""
+    """sha256 of the reduced syntax tree of a file; the same under every version of Python that parses it."""
     return hashlib.sha256("".join(_tokens(parsed(file))).encode(errors="surrogatepass")).hexdigest()
 
 
 def read_again() -> None:
-    """Forget what was read of code, so that the next digests are of the files as they are then."""
+    """Clear the cache, so that the next digests are of the present files."""
     for remembered in (hash_module, parsed):
         remembered.cache_clear()
 
 
 def require_noted(stage: str) -> None:
-    """Under DVC, raise StoreError unless the file that DVC compared has the digests of the code that runs."""
+    """Under DVC, raise StoreError unless the file that DVC compared has the digests of the running code."""
     name = os.environ.get("DVC_STAGE")
     if name is None:
         return
@@ -82,7 +82,7 @@ def require_noted(stage: str) -> None:
 
 
 def _tokens(node: object) -> Iterator[str]:
-    """What of a syntax tree decides results. Fields that are empty are left out: newer versions of Python add some."""
+    """The hashed part of a syntax tree. Empty fields are left out, because newer versions of Python add some."""
     if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and not _assigns(node.exc):
         node = ast.Raise(node.exc.func, node.cause)
     if isinstance(node, ast.AST):
@@ -104,7 +104,7 @@ def _tokens(node: object) -> Iterator[str]:
 
 
 def _fields(node: ast.AST) -> tuple[str, ...]:
-    """The fields that count."""
+    """The hashed fields."""
     if isinstance(node, ast.Call) and _called(node) in FOR_PEOPLE and not _assigns(node):
         return ("func",)
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -117,18 +117,18 @@ def _fields(node: ast.AST) -> tuple[str, ...]:
 
 
 def _called(call: ast.Call) -> str | None:
-    """The name of what is called: of ``errors.StoreError(...)`` the last part."""
+    """The name of the called function: of ``errors.StoreError(...)`` the last part."""
     if isinstance(call.func, ast.Name):
         return call.func.id
     return call.func.attr if isinstance(call.func, ast.Attribute) else None
 
 
 def _assigns(call: ast.Call) -> bool:
-    """Whether a variable is set among the arguments, ``f"{(n := len(rows))}"``: then they are no mere text."""
+    """Whether a variable is set among the arguments, ``f"{(n := len(rows))}"``: then they are not only a message."""
     return any(isinstance(node, ast.NamedExpr) for node in ast.walk(call))
 
 
 def _never_runs(node: object) -> bool:
-    """Whether a statement is a docstring, or for type checkers only."""
+    """Whether a statement has no effect: a docstring, or for type checkers only."""
     docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
     return docstring or isinstance(node, ast.If) and is_for_type_checkers(node) and not node.orelse

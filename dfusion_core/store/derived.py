@@ -1,4 +1,4 @@
-"""Inputs that are a part of a file, such as the texts of a prompt file without its thresholds."""
+"""Inputs that are part of a file, such as the texts of a prompt file without its thresholds."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -11,9 +11,9 @@ from .provenance import hash_of
 
 @dataclass(frozen=True)
 class Derived:
-    """A part of a file: `digest` reads it anew and hashes it.
+    """A part of a file: `digest` reads and hashes it.
 
-    Under DVC the stage `written_by` writes that part to the JSON file `noted`, which is what DVC compares.
+    Under DVC the stage `written_by` writes that part to the JSON file `noted`, which DVC compares.
     """
 
     digest: Callable[[], str]
@@ -22,7 +22,7 @@ class Derived:
 
 
 def require_noted(stage: str, inputs: Mapping[str, object], digests: Mapping[str, str]) -> None:
-    """Raise StoreError where the file that DVC compared in place of an input says another than was read."""
+    """Raise StoreError if the file that DVC compared in place of an input differs from what was read."""
     for name, one in inputs.items():
         if isinstance(one, Derived) and _noted(one.noted) != digests[name]:
             raise StoreError(

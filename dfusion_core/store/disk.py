@@ -1,4 +1,4 @@
-"""Disks that are full, read-only or broken: what to say, and what to refuse before it begins."""
+"""Full, read-only and failing disks: checks before writing, and their messages."""
 
 import errno
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import KEPT, MOVE, StoreError
 
-FEWER = {  # what to lower in params.yaml so that a stage writes less
+FEWER = {  # key of params.yaml to lower so that a stage writes less
     "sample": "sample.images_per_prompt",
     "score": "sample.images_per_prompt",
     "extract": "sample.images_per_prompt",
@@ -18,7 +18,7 @@ FEWER = {  # what to lower in params.yaml so that a stage writes less
 
 
 def existing(folder: Path) -> Path:
-    """`folder`, or the first above it that is there."""
+    """`folder`, or its nearest existing parent."""
     return next(path for path in (folder, *folder.absolute().parents) if path.exists())
 
 
@@ -28,7 +28,7 @@ def device(folder: Path) -> int:
 
 
 def require_writable(folder: Path) -> None:
-    """Raise OSError unless files can be made in `folder`, or it itself where it is not there yet."""
+    """Raise OSError unless files can be made in `folder`, or the folder itself if it does not exist."""
     folder = existing(folder)
     if not os.access(folder, os.W_OK | os.X_OK):
         code = errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES
@@ -47,7 +47,7 @@ def require_space(stage: str, round: str, folder: Path, needed: int) -> None:
 
 
 def _size(count: int) -> str:
-    """Bytes for people."""
+    """A readable number of bytes."""
     for unit, name in ((2**30, "GiB"), (2**20, "MiB")):
         if count >= unit:
             return f"{count / unit:.1f} {name}"

@@ -1,7 +1,7 @@
-"""DVC's cache: is every object in it what its name, an md5, says?
+"""Check of DVC's cache: every object against its name, an md5.
 
-DVC trusts a file in its cache that is write-protected and has kept its time of change, so it hands out what a disk has
-damaged, and links a stage's new output to it again.
+DVC does not hash a write-protected file in its cache again if its modification time is unchanged. It restores damaged
+files, and links new outputs to them.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
-"""Does dvc.lock say the same of an output as its manifest?
+"""Comparison of dvc.lock with the manifests of outputs.
 
-It does not where DVC has recorded parameters, inputs or code that were edited while the stage ran, or has taken such an
-output from its run cache. An output that DVC itself finds changed ('dvc status') is another matter, and no fault.
+They differ if DVC has recorded parameters, inputs or code that were edited while the stage ran, or has restored such an
+output from its run cache. Outputs that DVC itself finds changed ('dvc status') are not reported.
 """
 
 import hashlib
@@ -21,22 +21,22 @@ LOCK = "dvc.lock"
 
 
 def require_agreement(stage: str, outputs: Iterable[Path]) -> None:
-    """Raise StoreError where dvc.lock says of an input that other parameters made it."""
+    """Raise StoreError if dvc.lock has other parameters for an input than its manifest."""
     for folder in outputs:
         for what in disagreements(folder, deep=False):
             raise StoreError(f"{stage}: {folder} {what}.", mend(folder))
 
 
 def mend(folder: Path) -> str:
-    """The command that makes dvc.lock and an output agree. A checkout would bring the same output back."""
+    """The command that makes dvc.lock and an output agree. A checkout would restore the same output."""
     made = read_manifest(folder)["ingredients"]
     return f"Make it again with 'dvc repro -f -s {dvc_stage(made['round'], made['stage'])}'."
 
 
 def disagreements(folder: Path, deep: bool = True) -> list[str]:
-    """What dvc.lock says of a published folder and its manifest does not; `deep` compares inputs and code as well.
+    """Differences between dvc.lock and the manifest of a published folder; `deep` compares inputs and code as well.
 
-    Nothing where there is no dvc.lock, and where the folder is not the output that it speaks of.
+    Empty if there is no dvc.lock, or if the folder is not the recorded output.
     """
     made = read_manifest(folder)["ingredients"]
     project = folder.absolute().parents[2]
@@ -47,7 +47,7 @@ def disagreements(folder: Path, deep: bool = True) -> list[str]:
 
 
 def read_entry(lock: Path, name: str) -> dict[str, Any]:
-    """What dvc.lock says of one stage; empty if nothing. Only its lines are parsed: the file grows with the rounds."""
+    """The entry of one stage in dvc.lock; empty if there is none. Only its lines are parsed, because the file grows."""
     try:
         text = lock.read_text(encoding="utf-8")
     except (OSError, ValueError):
@@ -66,7 +66,7 @@ def read_entry(lock: Path, name: str) -> dict[str, Any]:
 
 
 def md5_of(path: Path) -> str | None:
-    """DVC's name for the content of a file or folder; None if it is not there."""
+    """DVC's hash of a file or folder; None if it does not exist."""
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
@@ -88,7 +88,7 @@ def _other_values(entry: Mapping[str, Any], made: Mapping[str, Any], project: Pa
 
 
 def _hashes(entry: Mapping[str, Any], kind: str) -> Iterator[tuple[str, Any]]:
-    """Path and hash of each of the `deps` or `outs`; what a merge or an editor has broken is passed over."""
+    """Path and hash of each of the `deps` or `outs`; malformed entries are skipped."""
     listed = entry.get(kind)
     for one in listed if isinstance(listed, list) else []:
         if isinstance(one, dict) and isinstance(one.get("path"), str) and one["path"]:
@@ -100,9 +100,9 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _is_other(path: Path, recorded: Any) -> bool:
-    """Whether an input, or a file that stands for one or for the code, is not what a manifest recorded of it.
+    """Whether an input, or a file that stands for an input or the code, differs from what a manifest recorded.
 
-    One that DVC has noted and that cannot be read is another: no stage reads such a one.
+    A file that DVC has recorded and that cannot be read differs too.
     """
     try:
         if path.suffix == ".json":
@@ -116,9 +116,9 @@ def _is_other(path: Path, recorded: Any) -> bool:
 
 
 def _other_params(locked: Mapping[str, Any], made: Mapping[str, Any]) -> list[tuple[str, tuple[Any, Any]]]:
-    """Keys of both whose values differ. dvc.lock has what params.yaml says; defaults are filled in.
+    """Common keys whose values differ. dvc.lock has the values of params.yaml; defaults are filled in.
 
-    Of values that this program does not accept, as those of another version, only keys that both have are compared.
+    If this program does not accept the values, as those of another version, only keys that both have are compared.
     """
     from pydantic import ValidationError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 def files_in(folder: Path, follow: bool = True) -> Iterator[tuple[str, Path]]:
     """Every file below `folder` with its name below it, sorted.
 
-    follow: whether links to folders are followed; one that leads back up never is.
+    follow: whether links to folders are followed, except those to a parent.
     """
     found = []
     for inside, folders, names in os.walk(folder, followlinks=follow):

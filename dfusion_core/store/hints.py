@@ -1,4 +1,4 @@
-"""Which command makes an output, and which brings a damaged one back."""
+"""The commands that make an output, or restore a damaged one."""
 
 import os
 import re
@@ -25,15 +25,15 @@ def how_to_make(path: Path) -> str:
 
 
 def how_to_remake(path: Path) -> str:
-    """The command that makes a `runs/<round>/<stage>` that is there once more, as a hint."""
+    """The command that makes an existing `runs/<round>/<stage>` again, as a hint."""
     found = _output(path)
     return f"Make it again with 'dvc repro -f -s {dvc_stage(found[1], found[2])}'." if found else ""
 
 
 def how_to_mend(path: Path) -> str:
-    """The commands that bring a damaged `runs/<round>/<stage>` or `results/<kind>/<round>.json` back, as a hint.
+    """The commands that restore a damaged `runs/<round>/<stage>` or `results/<kind>/<round>.json`, as a hint.
 
-    `path` may lie inside; for one of another kind the hint is empty. No other file or folder is named in a command.
+    `path` may be inside; for other paths the hint is empty. Commands name no other file or folder.
     """
     found = _output(path) or _result(path)
     if found is None:
@@ -48,7 +48,7 @@ def how_to_mend(path: Path) -> str:
 
 
 def has_remote() -> bool:
-    """Whether DVC has a remote to fetch from: without one 'dvc pull' is no advice."""
+    """Whether DVC has a remote, so that 'dvc pull' is possible."""
     roots = [Path(os.environ["DVC_ROOT"])] if os.environ.get("DVC_ROOT") else [Path.cwd(), *Path.cwd().parents]
     dvc = next((root / ".dvc" for root in roots if (root / ".dvc").is_dir()), None)
     files = [dvc / "config", dvc / "config.local"] if dvc else []
@@ -61,7 +61,7 @@ def has_remote() -> bool:
 
 
 def command(line: str) -> str:
-    """A line for a shell, in quotation marks that it does not hold itself."""
+    """A shell command in quotation marks that it does not contain."""
     return f"`{line}`" if "'" in line else f"'{line}'"
 
 
@@ -73,14 +73,15 @@ def dvc_stage(round: str, stage: str) -> str:
 
 
 def is_place_of_output(folder: Path) -> bool:
-    """Whether a folder is one that a stage publishes by its name, `runs/<round>/<stage>`, and is no project."""
+    """Whether a folder has the name of an output, `runs/<round>/<stage>`, and is not a project."""
     found = _output(folder.absolute())
     return found is not None and found[0] == folder.absolute()
 
 
 def _output(path: Path) -> tuple[Path, str, str] | None:
-    """The folder `runs/<round>/<stage>` that `path` is or lies in, its round and stage: the last such in the path, for
-    a project may itself lie below a folder `runs`, also as `runs/r00/train`."""
+    """The folder `runs/<round>/<stage>` that `path` is or is in, with round and stage: the last such in the path,
+    because a project may itself be below a folder `runs`.
+    """
     for number in reversed(range(len(path.parts) - 2)):
         area, round, stage = path.parts[number : number + 3]
         folder = Path(*path.parts[: number + 3])

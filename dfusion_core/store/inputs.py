@@ -1,4 +1,4 @@
-"""The content of a stage's inputs, as digests. Published outputs are compared with their manifests first."""
+"""Digests of a stage's inputs. Published outputs are compared with their manifests first."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .verify import require_sound
 # A published folder, a file, a folder that is read whole, the files that are read, or a part of a file.
 Input = Path | Sequence[Path] | Derived
 
-_HASHED: dict[Hashable, str] = {}  # what this process has read, as it looked then
+_HASHED: dict[Hashable, str] = {}  # what this process has read, with size and times
 
 
 def hash_inputs(stage: str, inputs: Mapping[str, Input]) -> dict[str, str]:
-    """A digest of the content of each input. Raises MissingStage if one is not there, StoreError if it is damaged."""
+    """A digest of the content of each input. Raises MissingStage if one does not exist, StoreError if it is damaged."""
     return {name: _hash_input(stage, name, one) for name, one in sorted(inputs.items())}
 
 
@@ -32,7 +32,7 @@ def published(inputs: Mapping[str, Input]) -> dict[str, Path]:
 
 
 def _hash_input(stage: str, name: str, one: Input) -> str:
-    """The digest of a published folder, all of whose files are compared; the hash of files by their names."""
+    """The digest of a published folder, after all its files are verified; of files a hash of names and contents."""
     if isinstance(one, Derived):
         return one.digest()
     if not isinstance(one, Path):
@@ -49,7 +49,7 @@ def _hash_input(stage: str, name: str, one: Input) -> str:
 
 
 def _hash_files(files: Mapping[str, Path]) -> str:
-    """Of one file without a name its sha256, else a hash of the names and sha256s. Unchanged files are read once."""
+    """The sha256 of one unnamed file, else a hash of names and sha256s. Unchanged files are read once."""
     look = tuple((name, path.resolve(), _look(path)) for name, path in sorted(files.items()))
     if look not in _HASHED:
         sums = {name: hash_large(path) for name, path in files.items()}
@@ -58,7 +58,7 @@ def _hash_files(files: Mapping[str, Path]) -> str:
 
 
 def _look(path: Path) -> Hashable:
-    """What a file looks like from outside. Its time of change is set by every write, and cannot be put back."""
+    """Size, inode and times of a file. Its ctime is set by every write, and cannot be reset."""
     state = path.stat()
     return state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
@@ -71,5 +71,5 @@ def _named(files: Sequence[Path]) -> dict[str, Path]:
 
 
 def _is_output(path: Path) -> bool:
-    """Whether a path is `runs/<round>/<stage>`, which is nothing without its manifest."""
+    """Whether a path is `runs/<round>/<stage>`, which requires a manifest."""
     return len(path.parts) == 3 and path.parts[0] == "runs"

@@ -1,4 +1,4 @@
-"""JSON files that another stage reads: an object with the keys that it needs, or an error that names the file."""
+"""JSON files that another stage reads: an object with the needed keys, or an error that names the file."""
 
 import json
 from pathlib import Path

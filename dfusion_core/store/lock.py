@@ -10,10 +10,10 @@ from . import atomic
 
 
 class Lock:
-    """An exclusive lock on a file that says who holds it."""
+    """An exclusive lock on a file that records its holder."""
 
     def __init__(self, path: Path, what: str, wait: bool = False) -> None:
-        """Take the lock at `path`. Where another process has it: wait for it, or raise StoreError naming it."""
+        """Take the lock at `path`. If another process holds it, wait, or raise StoreError naming the process."""
         atomic.make_folder(path.parent)
         self._file = path.open("a+b", buffering=0)
         try:
@@ -38,5 +38,5 @@ class Lock:
             fcntl.flock(self._file, fcntl.LOCK_EX)
 
     def release(self) -> None:
-        """Give the lock back. The file stays: deleting it would let two processes lock two files."""
+        """Release the lock. The file stays: deleting it would let two processes lock two files."""
         self._file.close()

@@ -1,4 +1,4 @@
-"""The manifest: what makes a folder a published output. It lists every file, and what decided their content."""
+"""The manifest of a published output: its files, and everything that their content depends on."""
 
 import json
 import re
@@ -20,19 +20,19 @@ KEYS = {"digest", "environment", "files", "fingerprint", "ingredients", "rows"}
 def files_below(folder: Path) -> Iterator[tuple[str, Path]]:
     """Every file below `folder` but the manifest, as (path relative to the folder, path), in sorted order.
 
-    DVC links single files into its cache; a link to a folder is none of DVC's, and nothing behind it is read.
+    DVC links single files into its cache; links to folders are not DVC's and are not followed.
     """
     return ((name, path) for name, path in files_in(folder, follow=False) if name != MANIFEST)
 
 
 def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """`manifest` with a checksum of all the rest."""
+    """`manifest` with a checksum of the other entries."""
     rest = {key: value for key, value in manifest.items() if key != "checksum"}
     return {**rest, "checksum": hash_of(rest)}
 
 
 def content_digest(files: Mapping[str, Any]) -> str:
-    """What later stages take as an output's content: sha256 over the files' names and hashes."""
+    """The digest of an output for later stages: sha256 over names and hashes of its files."""
     return hash_of({name: entry["sha256"] for name, entry in files.items()})
 
 
@@ -64,7 +64,7 @@ def _is_in_place(folder: Path, made: Mapping[str, Any]) -> bool:
 
 
 def _is_whole(manifest: dict[str, Any]) -> bool:
-    """Whether the hashes in a manifest fit what they are hashes of. Version 1 had no checksum of the whole."""
+    """Whether the hashes in a manifest are right. Version 1 has no checksum."""
     try:
         return (
             ("checksum" not in manifest and manifest["format_version"] == 1 or sealed(manifest) == manifest)
@@ -77,7 +77,7 @@ def _is_whole(manifest: dict[str, Any]) -> bool:
             and isinstance(manifest["ingredients"]["inputs"], dict)
             and isinstance(manifest["ingredients"]["params"], dict)
         )
-    except (AttributeError, KeyError, TypeError, ValueError):  # entries of another kind; a number that is NaN
+    except (AttributeError, KeyError, TypeError, ValueError):  # malformed entries; a NaN
         return False
 
 

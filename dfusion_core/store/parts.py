@@ -1,6 +1,6 @@
-"""The finished rows of a stage that is still running: one safetensors file for each part, whole or absent.
+"""The finished rows of a running stage: one safetensors file per part, complete or absent.
 
-A part is a range of rows. Names that begin with `_` are working columns: kept here, not published as arrays.
+A part is a range of rows. Names that begin with `_` are working columns, which are not published.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ class Parts:
 
     @property
     def count(self) -> int:
-        """How many rows there will be."""
+        """The total number of rows."""
         return self.ranges[-1].stop if self.ranges else 0
 
     def expect(self, count: int, batch: int) -> None:
@@ -32,7 +32,7 @@ class Parts:
         self.ranges = [range(start, min(start + batch, count)) for start in range(0, count, batch)]
 
     def clean(self) -> int:
-        """Delete parts of another partition and damaged ones, after reading all; how many were damaged."""
+        """Delete parts of another partition and damaged ones, after reading all; returns the number of damaged ones."""
         wanted = {self.path(rows) for rows in self.ranges}
         damaged = 0
         for path in self.folder.glob("*.safetensors"):
@@ -43,7 +43,7 @@ class Parts:
         return damaged
 
     def unfinished(self) -> list[range]:
-        """The parts that are not there yet, in order."""
+        """The missing parts, in order."""
         return [rows for rows in self.ranges if not self.path(rows).exists()]
 
     def path(self, rows: range) -> Path:
@@ -51,14 +51,14 @@ class Parts:
         return self.folder / f"{rows.start:08d}-{rows.stop:08d}.safetensors"
 
     def write(self, rows: range, values: Mapping[str, Any], describe: Callable[[int], str]) -> None:
-        """Store one part. Raises BadNumber for a NaN or infinity, StoreError for what the schema forbids."""
+        """Store one part. Raises BadNumber for a NaN or infinity, StoreError for what is not in the schema."""
         if rows not in self.ranges:
             raise StoreError(f"{self.stage}: rows {rows.start} to {rows.stop - 1} are not a part of this run.")
         checked = {name: self._checked(name, rows, value, describe) for name, value in values.items()}
         atomic.write_bytes(self.path(rows), tensors.to_bytes(checked))
 
     def names(self) -> list[str]:
-        """The arrays to publish; every part holds the same. Raises StoreError if one lacks or differs."""
+        """The arrays to publish; the same in every part. Raises StoreError if they differ."""
         missing = self.unfinished()
         if missing:
             raise StoreError(
@@ -76,7 +76,7 @@ class Parts:
         return sorted(name for name in first if not name.startswith("_"))
 
     def read(self, name: str, rows: range) -> AnyArray:
-        """Rows of one array, from as many parts as they lie in. Raises StoreError for a damaged part."""
+        """Rows of one array, from all parts that contain them. Raises StoreError for a damaged part."""
         pieces = []
         for part in self.ranges:
             if part.start < rows.stop and rows.start < part.stop:
@@ -122,7 +122,7 @@ def _bad_number(
     values: AnyArray,
     describe: Callable[[int], str],
 ) -> BadNumber:
-    """Say where the first NaN or infinity is: row, what the row shows, and step."""
+    """The error for the first NaN or infinity, with its row and timestep."""
     place = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
     row = rows[place[0]]
     where = [f"{dims[0]} {row}", *filter(None, [describe(row)])]
@@ -141,7 +141,7 @@ def _at(dim: str, index: int, size: int) -> str:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether everything in a part is what was written; after a power loss a name may have lost its bytes."""
+    """Whether the checksums of a part are right; after a power failure a file may be incomplete."""
     try:
         tensors.read(path)
     except StoreError:

@@ -1,4 +1,4 @@
-"""Where everything below ``runs/`` and ``results/`` lies."""
+"""Paths of all outputs below ``runs/`` and ``results/``."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ RUNS = Path("runs")
 RESULTS = Path("results")
 PROMPTS_RESULT = RESULTS / "prompts.json"  # texts and items of the prompts that are used
 WEIGHTS_RESULT = RESULTS / "weights.json"  # digests of the built-in weights, in a project without code of its own
-LABELS = Path("labels")  # people's answers: input of the pipeline, to be kept in git
+LABELS = Path("labels")  # people's answers: an input of the pipeline, tracked by git
 ROUND_STAGES = ("sample", "score", "extract", "fuse", "adopt", "train", "evaluate")  # in their order
 
 
 def output(stage: str, round: str) -> Path:
     """The folder that a stage publishes for a round: ``runs/<round>/<stage>``.
 
-    ``init`` writes what ``train`` writes in every round: ``runs/init/train``. Raises ParamsError for a round whose name
-    leads elsewhere.
+    ``init`` writes what ``train`` writes in every round: ``runs/init/train``. Raises ParamsError for an invalid name of
+    a round.
     """
     if not re.fullmatch(r"[A-Za-z0-9][\w-]*", round):
         raise ParamsError(f"rounds: {short(repr(round))} is no name of a round.", "Rounds are called r00, r01, ... .")
@@ -59,5 +59,5 @@ def code_result(stage: str) -> Path:
 
 
 def training_result(round: str) -> Path:
-    """What the summary needs of one round's training."""
+    """The file of one round's training for the summary."""
     return RESULTS / "training" / f"{round}.json"

@@ -1,4 +1,4 @@
-"""Where a result comes from: hashes of values and files, what differs between two results, versions of libraries.
+"""Provenance of a result: hashes of values and files, differences between results, versions of libraries.
 
 A fingerprint holds no time, host or absolute path, so that the same work has the same fingerprint everywhere.
 """
@@ -43,7 +43,7 @@ def hash_file(path: Path) -> str:
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs between two sets of ingredients, in words: parameters, inputs, code files, and versions where both
+    """Differences between two sets of ingredients, in words: parameters, inputs, code files, and versions if both
     have them."""
     versions = [one["environment"] for one in (old, new) if "environment" in one]
     return [
@@ -55,7 +55,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Versions of this package, of Python and of the libraries that decide numbers, without importing any of them."""
+    """Versions of this package, of Python and of the libraries that results depend on, without importing them."""
     found = {"dfusion": __version__, "python": platform.python_version()}
     for name in LIBRARIES:
         try:
@@ -75,7 +75,7 @@ def shown(value: Any) -> str:
 
 
 def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    """The keys whose values differ, with both values; None where there is none."""
+    """The keys whose values differ, with both values; None for a missing one."""
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
             yield key, (old.get(key), new.get(key))

@@ -1,7 +1,7 @@
-"""Outputs without their large arrays: what later rounds, the report and exports read stays.
+"""Deleting large arrays of outputs; what later rounds, the report and exports read stays.
 
-A pruned output is published anew by one rename. Its manifest names the files that are gone, with their hashes, so that
-its digest stays what the outputs that were made of it have recorded.
+A pruned output is published again by one rename. Its manifest has the hashes of the deleted files, so that its digest
+is still the one that the outputs made of it have recorded.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .paths import output
 from .publish import ARRAYS, NO_LINKS, publish
 from .scratch import scratch_root
 
-# What a stage's output can do without when its round is finished; None: every array.
+# The arrays of a finished round that are not needed; None: every array.
 SPARE: dict[str, tuple[str, ...] | None] = {
     "sample": ("x", "log_prob", "cross_map"),
     "extract": ("item_mask",),
@@ -45,7 +45,7 @@ def spare_files(stage: str, round: str) -> Files:
 
 
 def prune_output(stage: str, round: str) -> None:
-    """Put the output without its spare files in its place."""
+    """Replace the output by one without its spare files."""
     folder, gone = output(stage, round), spare_files(stage, round)
     manifest = read_manifest(folder)
     manifest |= {

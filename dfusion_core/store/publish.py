@@ -17,15 +17,15 @@ from .provenance import environment, hash_file
 from .schema import FORMAT_VERSION, find_array, shard_rows
 
 ARRAYS = "arrays.zarr"
-# Another disk, or another mount of it; a file system without hard links, or that allows this user or file no more.
+# Another disk or mount; a file system without hard links, or with a limit of links.
 NO_LINKS = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
 
 def assemble(parts: Parts, folder: Path) -> None:
-    """Write every array of `parts` into `folder`/arrays.zarr: one writer, shards of rows, a chunk a row.
+    """Write every array of `parts` into `folder`/arrays.zarr: one writer, shards of rows, one chunk per row.
 
-    Nothing is compressed (latents do not shrink), every chunk has a crc32c, and chunks of zeros are written
-    too: a chunk that is absent would read as zeros. Equal parts give equal bytes.
+    Arrays are not compressed (latents are incompressible), every chunk has a crc32c, and chunks of zeros are written
+    too, because a missing chunk reads as zeros. Equal parts give equal bytes.
     """
     target = folder / ARRAYS
     atomic.remove_folder(target)
@@ -71,10 +71,10 @@ def _write_array(group: Any, parts: Parts, name: str) -> None:
 
 
 def write_manifest(folder: Path, fingerprint: str, ingredients: Mapping[str, Any], rows: int) -> None:
-    """List every file with size and hash, and everything that decided the content.
+    """Write the manifest: every file with size and hash, and everything that the content depends on.
 
-    No times, hosts or absolute paths are in it. `digest` covers the content alone, so that a stage which
-    makes the same files again leaves later stages untouched.
+    It has no times, hosts or absolute paths. `digest` covers the content only, so that later stages do not run again
+    if a stage makes the same files again.
     """
     files = {name: {"sha256": hash_file(path), "size": path.stat().st_size} for name, path in files_below(folder)}
     manifest = {
@@ -90,10 +90,10 @@ def write_manifest(folder: Path, fingerprint: str, ingredients: Mapping[str, Any
 
 
 def publish(folder: Path, target: Path) -> None:
-    """Make a copy of `folder` appear as `target` by one rename; what was there before is moved aside and deleted.
+    """Publish a copy of `folder` as `target` by one rename; an existing target is moved aside and deleted.
 
-    The copy consists of further names (hard links) of the same files where both lie on one mounted disk: it takes no
-    space. Elsewhere files are copied beside the target.
+    On the same disk the copy consists of hard links and takes no space; otherwise files are copied beside the target
+    first.
     """
     atomic.make_folder(target.parent)
     try:
@@ -117,13 +117,13 @@ def _publish(folder: Path, target: Path, beside: Path, copy_file: Callable[[Path
 
 
 def clean(target: Path) -> None:
-    """Remove what a kill during `publish` may have left beside `target`."""
+    """Remove leftovers of a killed `publish` beside `target`."""
     for path in _aside(target, target.parent):
         shutil.rmtree(path, ignore_errors=True)
 
 
 def _aside(target: Path, folder: Path) -> tuple[Path, Path]:
-    """Where the coming and the going output are for a moment."""
+    """Temporary names of the new and the old output."""
     return folder / f".{target.name}.new", folder / f".{target.name}.old"
 
 
@@ -137,6 +137,6 @@ def _copy(folder: Path, to: Path, copy_file: Callable[[Path, Path], object]) -> 
             with atomic.named(target):
                 target.mkdir() if path.is_dir() else copy_file(path, target)
         atomic.sync_tree(to)
-    except BaseException:  # a full disk stays as full as it was
+    except BaseException:  # do not leave a full disk fuller
         shutil.rmtree(to, ignore_errors=True)
         raise

@@ -1,7 +1,8 @@
 """Published stage outputs, read-only: arrays, tables, files and the manifest.
 
 Names and sizes of all files are compared with the manifest when an output is opened, and the content of each table and
-file when it is read. Arrays have a crc32c in every chunk. A stage has read its inputs through before (`inputs.py`).
+file when it is read. Arrays have a crc32c in every chunk. A stage has verified its inputs completely before
+(`inputs.py`).
 """
 
 import math
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-# The digests of the outputs that a stage which runs in this process began with.
+# The digests of the inputs with which the running stage began.
 BEGUN_WITH: dict[Path, str] = {}
 
 
@@ -37,7 +38,7 @@ class StageData:
     """The published output of one stage: Zarr arrays, tables, files and the manifest."""
 
     def __init__(self, folder: Path) -> None:
-        """Open the output in `folder`. Raises StoreError if files are missing, cut short or not its own."""
+        """Open the output in `folder`. Raises StoreError if files are missing, truncated or additional."""
         problems = check(folder, read=False)
         if problems:
             raise damaged(problems)
@@ -56,10 +57,10 @@ class StageData:
             if name.startswith(f"{ARRAYS}/") and name.endswith("/zarr.json"):
                 self._require_whole(name)
         with self.reading("", "metadata"):
-            return zarr.open_group(self.folder / ARRAYS, mode="r", zarr_format=3)  # format 2 knows pickled objects
+            return zarr.open_group(self.folder / ARRAYS, mode="r", zarr_format=3)  # format 2 has pickled objects
 
     def array(self, name: str) -> "zarr.Array[Any]":
-        """One array, by its name in the schema. Raises StoreError listing the arrays there are."""
+        """One array, by its name in the schema. Raises StoreError listing the existing arrays."""
         import zarr
 
         arrays = self.arrays
@@ -108,16 +109,16 @@ class StageData:
 
     @contextmanager
     def reading(self, name: str, what: str = "a chunk") -> Iterator[None]:
-        """Turn what Zarr raises for damaged chunks or metadata of array `name` into a StoreError."""
+        """Convert Zarr's exceptions for damaged chunks or metadata of array `name` to StoreError."""
         try:
             yield
-        except Exception as error:  # of any kind, as the metadata may say anything
+        except Exception as error:  # of any kind, because metadata may be anything
             file, why = f"{ARRAYS}/{name}: {what}", one_line(error) or type(error).__name__
             raise damaged([Problem(self.folder, file, f"cannot be read: {why}")]) from error
 
     @property
     def names(self) -> list[str]:
-        """The arrays of this output; none where the stage wrote none."""
+        """The names of the arrays of this output."""
         if not (self.folder / ARRAYS).is_dir():
             return []
         arrays = self.arrays
@@ -130,7 +131,7 @@ class StageData:
         return int(self.manifest["rows"])
 
     def table(self, name: str) -> "pd.DataFrame":
-        """One table, as `tables.read_table` checks it. Raises StoreError, also listing the tables there are."""
+        """One table, as `tables.read_table` checks it. Raises StoreError listing the existing tables."""
         path = self.folder / f"{name}.csv"
         if not path.is_file():
             names = sorted(file.stem for file in self.folder.glob("*.csv"))
@@ -150,9 +151,9 @@ class StageData:
         return self.folder / name
 
     def _require_declared(self, declared: Array, array: "zarr.Array[Any]") -> None:
-        """Raise ValueError unless the array is what the schema says, cut into chunks as `publish.assemble` does.
+        """Raise ValueError unless the array is as in the schema, with the chunks of `publish.assemble`.
 
-        Nothing is compressed, so that one larger than its files would be made of values that nobody wrote.
+        Arrays are not compressed, so one larger than its files would contain values that were not written.
         """
         files, inside = self.manifest["files"], f"{ARRAYS}/{declared.name}/"
         stored = sum(entry["size"] for file, entry in files.items() if file.startswith(inside))
@@ -172,11 +173,11 @@ class StageData:
             )
 
     def _state(self) -> tuple[int, int]:
-        """Which folder, and which manifest in it, stand in this place."""
+        """Identity of the folder and its manifest."""
         return self.folder.stat().st_ino, (self.folder / MANIFEST).stat().st_ino
 
     def _require_same(self) -> None:
-        """Raise StoreError where another output has been put in the place of the one that was opened."""
+        """Raise StoreError if the opened output has been replaced."""
         try:
             same = self._state() == self._opened
         except OSError:
@@ -194,8 +195,8 @@ class StageData:
 def read_stage(stage: str, round: str) -> StageData:
     """The published output of `stage` in `round`.
 
-    Raises MissingStage naming the command that makes it; StoreError if files are missing or cut short, or if it is not
-    the one that the stage which reads it began with.
+    Raises MissingStage naming the command that makes it; StoreError if files are missing or truncated, or if it is not
+    the output with which the running stage began.
     """
     folder = output(stage, round)
     if not (folder / MANIFEST).is_file():

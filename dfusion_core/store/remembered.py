@@ -1,4 +1,4 @@
-"""Hashes of large files, remembered from one process to the next."""
+"""Cached hashes of large files."""
 
 import json
 from pathlib import Path
@@ -11,10 +11,10 @@ LARGE = 64 * 2**20  # bytes; smaller files are hashed every time
 
 
 def hash_large(file: Path) -> str:
-    """sha256 of a file; of a large one from the scratch folder, where it was hashed before and looks the same.
+    """sha256 of a file; of an unchanged large one from the cache in the scratch folder.
 
-    A file is known by path, size, inode, and the times of its last write and of its last change, which every write sets
-    and nobody can put back. What a disk loses without a write is noticed only when the file is hashed.
+    A file is unchanged if path, size, inode, mtime and ctime are the same; every write sets the ctime, which cannot be
+    reset. A bit error without a write is detected only when the file is hashed again.
     """
     state = file.stat()
     if state.st_size < LARGE:

@@ -1,9 +1,9 @@
-"""Stage outputs that are complete or not there, and a scratch folder from which the same command continues.
+"""Stage outputs that are complete or absent, and a scratch folder from which the same command continues.
 
-A stage writes parts into `<scratch>/<round>/<stage>/<fingerprint>/`. When all are there, they are assembled
+A stage writes parts into `<scratch>/<round>/<stage>/<fingerprint>/`. When all are finished, they are assembled
 into one folder; a copy of it becomes `runs/<round>/<stage>` by one rename. Scratch of another fingerprint is not read.
 
-What decided the rows is read again before they are published (`basis.py`); where they lie says `scratch.py`.
+Everything that the rows depend on is read again before they are published (`basis.py`). `scratch.py` has the paths.
 """
 
 import gc
@@ -43,29 +43,29 @@ def open_stage(
     """The run of one stage, as a context manager: `with open_stage("sample", round="r00", ...) as run:`.
 
     An input is a published folder, a file, a folder that is read whole, or the files that are read. On a clean exit the
-    output is published; on an exception what is finished stays in scratch. Raises MissingStage for an input that is
-    not there, StoreError if one is damaged or of another run, if another process runs this stage, and on exit if
-    params.yaml, an input or the code is no longer as it was.
+    output is published; on an exception finished rows stay in scratch. Raises MissingStage for a missing
+    input, StoreError if one is damaged or of another run, if another process runs this stage, and on exit if
+    params.yaml, an input or the code has changed.
     """
     paths = {name: Path(one) if isinstance(one, str) else one for name, one in (inputs or {}).items()}
     return StageRun(Basis(stage, round, params, paths))
 
 
 class StageRun:
-    """One run of one stage. `done` says that a published output of this very fingerprint is there already."""
+    """One run of one stage. `done`: a published output with this fingerprint exists already."""
 
     def __init__(self, basis: Basis) -> None:
         self.stage, self.round = basis.stage, basis.round
         self._basis, self.ingredients = basis, basis.ingredients
         self.fingerprint = hash_of(self.ingredients)
-        made_of = {**self.ingredients, "environment": environment()}  # rows of two versions of a library do not mix
+        made_of = {**self.ingredients, "environment": environment()}  # rows of two library versions are not mixed
         self.done = False
-        self.describe: Callable[[int], str] = lambda row: ""  # a stage sets it to say a row's prompt and seed
+        self.describe: Callable[[int], str] = lambda row: ""  # set by a stage: prompt and seed of a row, for messages
         self._place = Workplace(self.fingerprint, made_of, self.say)
         self._parts = self._place.parts
-        self._has_space = False  # the leader has looked, with its first part
+        self._has_space = False  # checked by the leader, with its first part
         self._progress: Iterator[range] | None = None
-        self._part = range(0)  # the rows that are being made; empty outside `unfinished`
+        self._part = range(0)  # the rows in progress; empty outside `unfinished`
         self._collected = gc.isenabled()
 
     def __enter__(self) -> "StageRun":
@@ -97,22 +97,22 @@ class StageRun:
                 self._finish()
         finally:
             self._basis.release()
-            if not self._collected:  # as it was before: what comes next imports and loads again
+            if not self._collected:  # restored: what follows may import and load again
                 gc.disable()
             if ranks.leads():
                 self._lock.release()
 
     def _finish(self) -> None:
-        """The leader publishes the rows of all processes, unless what decided them is no longer as it was."""
+        """Publish the rows of all processes, by the leader, unless something that they depend on has changed."""
         wait()  # for the rows of the others
         if ranks.leads():
             self._basis.require_unchanged()
             if not self.done:
                 self._place.publish(self.ingredients)
-        wait()  # what comes next reads the output
+        wait()  # later stages read the output
 
     def expect(self, count: int, batch: int) -> list[range]:
-        """Fix the number of rows and the partition into parts; this process's parts that are not finished yet."""
+        """Set the number of rows and the partition into parts; returns this process's unfinished parts."""
         _collect_garbage()
         if not self.done:
             self._parts.expect(count, batch)
@@ -140,12 +140,12 @@ class StageRun:
         self._part = range(0)
 
     def _row_name(self, row: int) -> str:
-        """What a row of the batch that is being made is, for messages; outside of batches a row of the whole table."""
+        """Description of a row of the current batch, for messages; outside of batches of a row of the whole table."""
         row = self._part[row] if self._part else row
         return self.describe(row) or f"row {row}"
 
     def track(self, items: Iterable[int], count: int, what: str) -> Iterator[int]:
-        """The items one by one, with progress on stderr; the rest of ``count`` was done by an earlier run."""
+        """Yield the items, with progress on stderr; the other items of ``count`` were finished by an earlier run."""
         _collect_garbage()
         left = list(items)
         if not ranks.leads():
@@ -156,15 +156,15 @@ class StageRun:
         return track(left, lambda _: 1, count, count - len(left), label)
 
     def write(self, rows: range, **values: Any) -> None:
-        """Store arrays for `rows` (first axis), all in one atomic file; does nothing in a run that is done.
+        """Store arrays for `rows` (first axis), in one atomic file; does nothing if the run is done.
 
         Names are those of the schema; one that begins with `_` is kept for `collect`, not published. Raises
-        BadNumber for a NaN or infinity, StoreError for a name, type or shape that the schema does not know.
+        BadNumber for a NaN or infinity, StoreError for a name, type or shape that is not in the schema.
         """
         self.write_arrays(rows, values)
 
     def write_arrays(self, rows: range, values: Mapping[str, Any]) -> None:
-        """`write` for names that are no Python words, such as `up_1.0/K`."""
+        """`write` for names that are not Python identifiers, such as `up_1.0/K`."""
         if not self.done:
             if ranks.leads() and not self._has_space:
                 self._place.require_space(len(rows), values)
@@ -172,7 +172,7 @@ class StageRun:
             self._parts.write(rows, values, self.describe)
 
     def collect(self, name: str) -> AnyArray:
-        """One array or working column of all rows that `unfinished` went through, also in earlier runs."""
+        """One array or working column of all finished rows, also those of earlier runs."""
         wait()
         return self._parts.read(name, range(self._parts.count))
 
@@ -191,7 +191,7 @@ class StageRun:
         atomic.write_bytes(self._place.state, tensors.to_bytes(whole, meta))
 
     def load_state(self) -> State | None:
-        """The state saved last, by this run or by one that was interrupted; None if there is none, or a damaged one."""
+        """The last saved state, also of an interrupted run; None if there is none or it is damaged."""
         if not self._place.state.exists():
             return None
         try:
@@ -201,7 +201,7 @@ class StageRun:
             return None
 
     def path(self, name: str) -> Path:
-        """Where to write a file of the output that is neither array nor table; its folder is made.
+        """Path for a file of the output that is neither array nor table; its folder is made.
 
         Every process may write there; the leader's files are published.
         """
@@ -215,14 +215,14 @@ class StageRun:
         return place.out if ranks.leads() else place.folder / f"out of rank {ranks.rank()}"
 
     def say(self, text: str) -> None:
-        """Print one line about this run; the leader does."""
+        """Print one line about this run, in the leader."""
         if ranks.leads():
-            with suppress(OSError):  # whoever read it has gone; the work goes on
+            with suppress(OSError):  # the reader of the output has ended; the work continues
                 print(f"{self.stage} {self.round}: {text}.", flush=True)
 
 
 def _collect_garbage() -> None:
-    """Everything is loaded, and in a loop of hours garbage must go; what is there by now stays and is left alone."""
+    """Enable garbage collection for the loop of the stage; objects that are loaded already are excluded."""
     if not gc.isenabled():
         gc.freeze()
         gc.enable()

@@ -13,9 +13,9 @@ from ..errors import StoreError, did_you_mean
 FORMAT_VERSION = 3
 OLDEST_VERSION = 3  # that is still read
 SHARD_ROWS = 64
-SHARD_BYTES = 256 * 2**20  # a shard is built in memory, so that a row of many MB makes for fewer rows in it
+SHARD_BYTES = 256 * 2**20  # a shard is built in memory; it has fewer rows if a row is many MB
 
-# The code of an output that is written by the stage of another name.
+# Outputs that are written by a stage of another name.
 WRITTEN_BY = {"kv": "extract"}
 
 LATENT = ("state", "channel", "height", "width")
@@ -76,13 +76,13 @@ ARRAYS: dict[str, tuple[Array, ...]] = {
     "evaluate": (_picture("image"),),
 }
 
-# K and V of the self-attention layers that were asked for: how many there are depends on the U-Net.
+# K and V of the self-attention modules in ``fuse.layers``; their number depends on the network.
 _KV_NAME = re.compile(r"(?P<layer>(down|up)_\d|mid|(block|single)_\d+)[./](?P<block>\d+)/(?P<which>[KV])")
 _KV_DIMS = ("reference", "fused_step", "half", "head", "token", "channel")
 
 
 def find_array(stage: str, name: str) -> Array:
-    """What the schema says about array `name` of `stage`. Raises StoreError with the names there are."""
+    """The schema's entry of array `name` of `stage`. Raises StoreError with the existing names."""
     kv = _KV_NAME.fullmatch(name)
     if stage == "kv" and kv:
         kind = "keys" if kv["which"] == "K" else "values"
@@ -96,5 +96,5 @@ def find_array(stage: str, name: str) -> Array:
 
 
 def shard_rows(rows: int, row_bytes: int) -> int:
-    """How many rows share a shard: at most 64, at most all, and no more than fit in 256 MiB."""
+    """Number of rows per shard: at most 64, at most all, and at most 256 MiB."""
     return max(1, min(SHARD_ROWS, rows, SHARD_BYTES // max(1, row_bytes)))

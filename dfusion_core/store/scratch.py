@@ -1,16 +1,16 @@
-"""The folder for work in progress: where it is, and what earlier runs left in it.
+"""The scratch folder for work in progress, and leftovers of earlier runs in it.
 
     <scratch>/<round>/<stage>.lock
     <scratch>/<round>/<stage>/<fingerprint>/  ingredients.json, parts/, state.safetensors, out/
 
-<scratch> is `.dfusion` in the project, or a folder of the project's own in `$DFUSION_SCRATCH`. The project is
+<scratch> is `.dfusion` in the project, or a subfolder for the project in `$DFUSION_SCRATCH`. The project is
 `$DVC_ROOT`, else the current folder: DVC deletes outputs before it runs a stage, and inside `dvc exp run --temp` and
-queues DVC_ROOT is still the real repository. There each fingerprint has a home of its own, so that experiments side by
-side leave each other's work alone.
+queues DVC_ROOT is still the real repository. There each fingerprint has its own folder, so that parallel experiments
+do not touch each other's work.
 
-Under DVC a published output stays there as `published/`, which takes no space of its own: its files are further names
-of those in `runs`. It is for the moment between the end of a stage and DVC's note of it in dvc.lock. If DVC is killed
-then, it later deletes the output and runs the stage again, which finds it here. The next stage that starts removes it.
+Under DVC a published output stays there as `published/`, as hard links without extra space, until DVC has recorded it
+in dvc.lock. If DVC is killed before that, it later deletes the output and runs the stage again, which restores it from
+here. The next stage that starts removes it.
 """
 
 import json
@@ -32,7 +32,7 @@ INGREDIENTS, OUT, PARTS, PUBLISHED = "ingredients.json", "out", "parts", "publis
 
 
 def scratch_root() -> Path:
-    """The folder for this project's work in progress. Raises StoreError if it would lie among what DVC deletes."""
+    """The folder for this project's work in progress. Raises StoreError if it is in a folder that DVC deletes."""
     given, project = os.environ.get("DFUSION_SCRATCH"), Path(os.environ.get("DVC_ROOT", "."))
     if not given:
         return project / ".dfusion"
@@ -47,13 +47,13 @@ def scratch_root() -> Path:
 
 
 def beside_the_repository() -> bool:
-    """Whether this is an experiment in a folder of its own: DVC's repository is not the current folder."""
+    """Whether this is an experiment in a temporary copy: DVC's repository is not the current folder."""
     root = os.environ.get("DVC_ROOT")
     return root is not None and Path(root).resolve() != Path.cwd().resolve()
 
 
 def saved_ingredients(scratch: Path) -> dict[str, Any]:
-    """What decided the work in a fingerprint's folder; empty where that is not known."""
+    """The ingredients of a fingerprint's folder; empty if unknown."""
     try:
         saved = json.loads((scratch / INGREDIENTS).read_text())
     except (OSError, ValueError):
@@ -67,10 +67,10 @@ def under_dvc() -> bool:
 
 
 def is_finished(scratch: Path, fingerprint: str, beside: bool) -> bool:
-    """Whether `out` is a whole output of this fingerprint: it was being published, or DVC did not get to note it.
+    """Whether `out` is a complete output of this fingerprint that was being published, or that DVC has not recorded.
 
-    What DVC has noted is made again when DVC asks for it (`dvc repro --force`). Experiments in a folder of their own
-    begin with a dvc.lock that says nothing about when.
+    An output that DVC has recorded is made again if DVC runs the stage (`dvc repro --force`). In experiments in a
+    temporary copy the time of dvc.lock has no meaning.
     """
     out, published = scratch / OUT, scratch / PUBLISHED
     if published.is_dir():
@@ -89,7 +89,7 @@ def _written_since(published: Path) -> bool:
 
 
 def tidy(scratch: Path, keep: bool) -> None:
-    """After publication remove what is left; with `keep` all but the output."""
+    """Remove scratch after publication; with `keep` all but the output."""
     if keep:
         os.rename(scratch / OUT, scratch / PUBLISHED)
     if not (scratch / PUBLISHED).is_dir():
@@ -101,7 +101,9 @@ def tidy(scratch: Path, keep: bool) -> None:
 
 
 def forget_published(home: Path) -> None:
-    """Remove what other commands than that of `home`, a `<round>/<stage>`, have kept: DVC has noted it by now."""
+    """Remove the `published/` of other commands than that of `home`, a `<round>/<stage>`; DVC has recorded these
+    outputs.
+    """
     for pattern in (f"*/*/*/{PUBLISHED}", f"experiments/*/*/*/*/{PUBLISHED}"):
         for published in scratch_root().glob(pattern):
             other = published.parents[1]

@@ -1,6 +1,6 @@
-"""What the columns of published tables hold, so that a table is what it seems to be before anything is made from it.
+"""Types of the columns of published tables, which are checked when a table is read.
 
-A table of another name, and a column that is not listed here, is read as pandas reads it.
+Other tables and columns are read as pandas reads them.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ TRAINING = (
     "loser_reward",
 )
 
-# The columns that a table cannot do without; the first one of NUMBERED tables is the number of the row.
+# Required columns of tables; the first one of NUMBERED tables is the number of the row.
 COLUMNS: dict[str, tuple[str, ...]] = {
     "images": ("image", "prompt_id", "prompt", "sample", "seed"),
     "scores": ("image", "prompt_id", "reward"),
@@ -83,7 +83,7 @@ NUMBERED = ("images", "scores", "references", "pairs", "targets", "twins")
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """The CSV file at `path`, with every number as it was written. Raises StoreError naming file, column and row."""
+    """The CSV file at `path`; numbers are read exactly as written. Raises StoreError naming file, column and row."""
     table, name = _read(path), path.stem
     if missing := [column for column in COLUMNS.get(name, ()) if column not in table]:
         raise _wrong(path, f"has no column '{missing[0]}'")
@@ -115,7 +115,7 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _check_column(path: Path, column: pd.Series) -> None:
-    """Raise StoreError where a cell is not what the column's name promises."""
+    """Raise StoreError if a cell does not have the type of its column."""
     import numpy as np
     import pandas as pd
 

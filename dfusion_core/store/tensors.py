@@ -1,4 +1,4 @@
-"""Named arrays in one safetensors file that knows its own checksums; the format itself has none."""
+"""Named arrays in one safetensors file with checksums, which the format itself does not have."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ AnyArray = NDArray[Any]
 
 
 def to_bytes(arrays: Mapping[str, AnyArray], meta: Mapping[str, Any] | None = None) -> bytes:
-    """The file's content: the arrays, the JSON values `meta`, and sha256s of each array and of all that is said."""
+    """The file's content: the arrays, the JSON values `meta`, and sha256s of each array and of the header."""
     from safetensors.numpy import save
 
     sums = {name: _checksum(value) for name, value in arrays.items()}
@@ -25,7 +25,7 @@ def to_bytes(arrays: Mapping[str, AnyArray], meta: Mapping[str, Any] | None = No
 
 
 def read(file: Path, names: Iterable[str] | None = None) -> tuple[dict[str, AnyArray], dict[str, Any]]:
-    """These arrays (all by default) and `meta`. Raises StoreError where one of them is not what was written."""
+    """These arrays (all by default) and `meta`. Raises StoreError if a checksum is wrong."""
     with _opened(file) as (data, about):
         wanted = list(about["arrays"] if names is None else names)
         arrays = {name: data.get_tensor(name) for name in wanted}
@@ -43,7 +43,7 @@ def row_types(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """The open file and what it says about itself."""
+    """The open file and its header."""
     from safetensors import safe_open
 
     try:
@@ -52,7 +52,7 @@ def _opened(file: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
             if hashlib.sha256(said["about"].encode()).hexdigest() != said["sha256"]:
                 raise ValueError("checksum differs")
             yield data, json.loads(said["about"])
-    except Exception as error:  # what a damaged file makes safetensors and numpy raise is of any kind
+    except Exception as error:  # damaged files make safetensors and numpy raise any kind of exception
         raise StoreError(f"store: {file} is damaged: {one_line(error)}.") from error
 
 

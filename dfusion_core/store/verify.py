@@ -1,4 +1,4 @@
-"""Is a published folder what its manifest says it is?"""
+"""Verification of published folders against their manifests."""
 
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from .hints import how_to_make, how_to_mend, is_place_of_output
 from .manifest import MANIFEST, files_below, read_manifest
 from .provenance import hash_file
 
-_SOUND: set[Hashable] = set()  # folders that this process has read through, as they looked then
+_SOUND: set[Hashable] = set()  # folders that this process has read completely, with sizes and times
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with a published folder."""
+    """A difference between a published folder and its manifest."""
 
     folder: Path
     file: str
@@ -32,7 +32,7 @@ class Problem:
 
 def verify(path: str | Path) -> list[Problem]:
     """Compare every file of every published folder at, above or below `path` with its manifest, byte by byte, and the
-    manifest with dvc.lock, if there is one.
+    manifest with dvc.lock, if it exists.
 
     Finds files that are missing, extra, unreadable, of other size or content, and outputs that DVC has recorded for
     other parameters or inputs than made them. Raises StoreError if there are none.
@@ -67,7 +67,7 @@ def check(folder: Path, read: bool) -> list[Problem]:
 
 
 def difference(file: Path, entry: dict[str, Any], read: bool = True) -> str:
-    """How a file differs from its entry in the manifest, in words; empty if it does not."""
+    """The difference of a file from its entry in the manifest, in words; empty if there is none."""
     try:
         size = file.stat().st_size
         if size != entry["size"]:
@@ -78,10 +78,10 @@ def difference(file: Path, entry: dict[str, Any], read: bool = True) -> str:
 
 
 def require_sound(folder: Path) -> None:
-    """Raise StoreError unless every file of a published folder is, byte by byte, what its manifest says.
+    """Raise StoreError unless every file of a published folder has the hash in its manifest.
 
-    A folder is read through once in a process, and again where a name, size or time in it has changed. Of several
-    processes of a stage the leader reads; the others wait for it before they begin.
+    A folder is read once per process, and again if a name, size or time in it has changed. Of several
+    processes of a stage the leader reads, and the others wait for it.
     """
     look = _look(folder)
     if look not in _SOUND:
@@ -100,7 +100,7 @@ def damaged(problems: list[Problem]) -> StoreError:
 
 
 def _look(folder: Path) -> Hashable:
-    """What a folder's files look like from outside."""
+    """Sizes and times of a folder's files."""
     states = ((name, path.stat()) for name, path in files_in(folder))
     return folder.resolve(), tuple((name, s.st_ino, s.st_size, s.st_mtime_ns) for name, s in states)
 
@@ -130,5 +130,5 @@ def _outputs_below(path: Path) -> Iterator[Path]:
 
 
 def _holds_output(folder: Path) -> bool:
-    """Whether it has a manifest, or has lost it: it is called `runs/<round>/<stage>` and has files."""
+    """Whether it has a manifest, or has lost it: it has the name `runs/<round>/<stage>` and contains files."""
     return (folder / MANIFEST).is_file() or is_place_of_output(folder) and folder.is_dir() and any(files_below(folder))

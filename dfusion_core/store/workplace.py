@@ -1,4 +1,4 @@
-"""Where one run of a stage works and publishes: its scratch folder, and what is there when it begins."""
+"""The folders of one run of a stage: its scratch folder and its output."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from .verify import check
 
 
 class Workplace:
-    """The folders of one run. `made_of` is all that decides its rows; `say` prints a line about the run."""
+    """The folders of one run. `made_of`: everything that its rows depend on; `say` prints a line about the run."""
 
     def __init__(self, fingerprint: str, made_of: Mapping[str, Any], say: Callable[[str], None]) -> None:
         self.stage, self.round = str(made_of["stage"]), str(made_of["round"])
@@ -29,7 +29,7 @@ class Workplace:
         self.parts = Parts(self.stage, self.round, self.folder / scratch.PARTS)
 
     def is_entered(self) -> bool:
-        """See what is there, or make room for the work. True where the output needs no more work."""
+        """Prepare the scratch folder. Returns True if the output needs no more work."""
         if self.is_published(read=True):
             scratch.tidy(self.folder, keep=False)
             clean(self.output)
@@ -44,7 +44,9 @@ class Workplace:
         return True
 
     def is_published(self, read: bool) -> bool:
-        """Whether the output has this fingerprint; if not, say why it is made again. `read` its whole content."""
+        """Whether the output has this fingerprint; if not, print why it is made again. `read`: verify its whole
+        content.
+        """
         if not self.output.is_dir():
             return False
         problems = check(self.output, read=read)
@@ -58,14 +60,14 @@ class Workplace:
         return False
 
     def publish(self, ingredients: Mapping[str, Any]) -> None:
-        """Make arrays of the parts, and the output of these and of the files in `out`."""
+        """Assemble the arrays from the parts, and publish them with the files in `out`."""
         with atomic.named(self.folder):
             assemble(self.parts, self.out)
             write_manifest(self.out, self.fingerprint, ingredients, self.parts.count)
             self._put_out()
 
     def require_space(self, rows: int, values: Mapping[str, Any]) -> None:
-        """Refuse what the disks cannot hold: all parts that are not there yet, and the arrays made of all of them.
+        """Raise StoreError if the missing parts, and the arrays assembled from all parts, do not fit on the disks.
 
         `values` are those of `rows` rows.
         """
@@ -83,7 +85,7 @@ class Workplace:
         scratch.tidy(self.folder, keep=scratch.under_dvc())
 
     def _remove_others(self) -> None:
-        """Remove the scratch of other fingerprints and say why it is of no use, and what other stages have kept."""
+        """Remove the scratch of other fingerprints, with a message why, and the `published/` of other stages."""
         others = [path for path in self.home.glob("*") if path != self.folder and path.is_dir()]
         for other in others:
             if not other.name.startswith("."):
@@ -93,7 +95,7 @@ class Workplace:
 
     def _start(self) -> None:
         """Enter the scratch folder of this fingerprint."""
-        atomic.remove_folder(self.out)  # written again after the last part, whatever a library left half in it
+        atomic.remove_folder(self.out)  # written again after the last part, in case a library left an incomplete file
         atomic.make_folder(self.out)
         disk.require_writable(self.out)
         disk.require_writable(self.output.parent)

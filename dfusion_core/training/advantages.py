@@ -1,7 +1,7 @@
-"""Normalised rewards of DDPO and DPOK (appendix C): per prompt, over this round's scores and all earlier ones.
+"""Normalised rewards of DDPO and DPOK (appendix C): per prompt, over the scores of this and all earlier rounds.
 
-The scores are those of the sampled images. A round's ``train`` output carries them on to the next round, as it
-carries the optimizer's state, so that DVC sees the dependency.
+The scores are those of the sampled images. The output of ``train`` passes them to the next round, as it
+does with the optimizer's state, so that DVC tracks the dependency.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 COLUMNS = ("round", "prompt", "reward")
-SMALLEST_STD = 1e-8  # keeps a prompt whose images all score the same from dividing by zero
+SMALLEST_STD = 1e-8  # avoids a division by zero if all images of a prompt have the same score
 
 
 def extend(history: pd.DataFrame, round: str, scores: pd.DataFrame) -> pd.DataFrame:
-    """The history (round, prompt, reward; one row an image) with this round's ``scores`` (prompt, reward) behind."""
+    """The history (round, prompt, reward; one row per image) with this round's ``scores`` (prompt, reward) appended."""
     new = scores[["prompt", "reward"]].assign(round=round)[list(COLUMNS)]
     return new if history.empty else pd.concat([history[list(COLUMNS)], new], ignore_index=True)
 
 
 def advantages(prompts: pd.Series, rewards: pd.Series, history: pd.DataFrame, clip: float) -> NDArray[np.float32]:
-    """(R - mean) / std of each reward under its prompt's history, cut off at +-``clip``; (n,).
+    """(R - mean) / std of each reward over its prompt's history, clipped to +-``clip``; (n,).
 
-    The standard deviation is the population's. Raises DFusionError for a prompt without history.
+    The standard deviation is that of the population. Raises DFusionError for a prompt without history.
     """
     groups = history.groupby("prompt").reward
     missing = set(prompts) - set(groups.groups)

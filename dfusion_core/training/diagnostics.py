@@ -1,6 +1,6 @@
-"""Figures of training: one row an optimizer step, and one row an optimizer step and timestep.
+"""Figures of training: one row per optimizer step, and one row per optimizer step and timestep.
 
-The loss itself stays near log 2 and tells nothing; how far the policy moves, and at which timesteps, does.
+The loss stays near log 2; informative are the log-ratios to the policy before the round, by timestep.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SEEN = ("winner", "loser", "old_winner", "old_loser", "loss", "gradient")  # row
 
 @dataclass
 class Diagnostics:
-    """Both tables as lists of rows, which a saved state can hold.
+    """Both tables as lists of rows, which can be saved with the state.
 
     drift: log p - log p_old, the log-ratio to the policy before the round. ``gradient_share``: the share of a timestep
     in the sum, over the terms of an update, of the norm of the loss's gradient with respect to the predicted noise.
@@ -51,19 +51,19 @@ class Diagnostics:
     ) -> None:
         """Add one optimizer step.
 
-        seen: (6, term) as `SEEN` says; t: (term,), the timestep of each; clip: the range of the ratios that a clipped
-        loss has; norm: of the gradient; shares: epsilon_share by matrix.
+        seen: (6, term), rows as in `SEEN`; t: (term,), their timesteps; clip: the clip range of the ratio, None if the
+        loss has none; norm: of the gradient; shares: epsilon_share by matrix.
         """
         row = {"update": update, **_update_figures(seen, clip), "gradient_norm": norm}
         self.updates.append(row | {f"epsilon_share_{name}": share for name, share in shares.items()})
         self.timesteps += _timestep_figures(update, seen, t)
 
     def update_table(self) -> pd.DataFrame:
-        """One row an optimizer step."""
+        """One row per optimizer step."""
         return pd.DataFrame(self.updates, columns=list(UPDATES)).astype({"update": int})
 
     def timestep_table(self) -> pd.DataFrame:
-        """One row an optimizer step and timestep."""
+        """One row per optimizer step and timestep."""
         return pd.DataFrame(self.timesteps, columns=list(TIMESTEPS)).astype({"update": int, "t": int})
 
 

@@ -35,9 +35,9 @@ class Follower(Protocol):
 
 @contextmanager
 def following(round: str, key: str, history: Sequence[Row]) -> Iterator[Callable[[Row], None]]:
-    """Yields what shows an optimizer step of ROUND where ``tracking.to`` says, after those of ``history``.
+    """Yields a function that logs an optimizer step of ROUND to ``tracking.to``, after those of ``history``.
 
-    key: the fingerprint of the run. Raises ParamsError where the package is not installed or does not start.
+    key: the fingerprint of the run. Raises ParamsError if the package is not installed or fails to start.
     """
     to = load_everything().tracking.to
     if to == "none" or not leads():
@@ -139,7 +139,7 @@ class _TensorBoard:
 
 
 class _Wandb:
-    """Offline where $WANDB_MODE says so; `wandb sync` uploads what it wrote."""
+    """Offline if $WANDB_MODE says so; `wandb sync` uploads the files."""
 
     def __init__(self, folder: Path, round: str, key: str) -> None:
         import wandb

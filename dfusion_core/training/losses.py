@@ -1,4 +1,4 @@
-"""Eq. (6), (8), (9): what DPO, DDPO and DPOK minimise, one loss per row (an image or pair at one step).
+"""Eq. (6), (8), (9): the losses of DPO, DDPO and DPOK, one value per row (an image or pair at one step).
 
 All log-probs are those of `ddim.log_prob` (nats per latent element), (row,). `_old` is the policy before the
 round, without fusion and without gradient.
@@ -25,7 +25,7 @@ def dpo_loss(
 ) -> Tensor:
     """Eq. (6): -log sigmoid[ beta p(x^a)/p_old(x^a) - beta p(x^b)/p_old(x^b) ]; w: target, l: base.
 
-    form "log_ratio" has the logarithm of both ratios (D3PO, Wallace et al.); Eq. (6) prints none. The two are
+    form "log_ratio" takes the logarithm of both ratios (D3PO, Wallace et al.); Eq. (6) prints none. The two are
     equal to first order at ratio 1, where the loss is log 2. Returns (row,).
     """
     log_ratio_w, log_ratio_l = log_prob_w - log_prob_w_old.detach(), log_prob_l - log_prob_l_old.detach()

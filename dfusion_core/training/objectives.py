@@ -1,4 +1,4 @@
-"""Which loss a term of training has: Eq. 6 for a pair, Eq. 8 or 9 for each of its two images.
+"""The loss of a training term: Eq. 6 for a pair, Eq. 8 or 9 for each of its two images.
 
 A term is one pair at one timestep. ``now`` and ``old`` hold the log-probs (2, term) of winner and loser under the
 trained policy and under the policy before the round; for DPOK also the means, (2 * term, c, h, w) and (2, term, c, h,
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 def needs_advantage(algo: Algo) -> bool:
-    """Whether the loss weighs images by their normalised rewards."""
+    """Whether the loss weights images by their normalised rewards."""
     return algo != "dpo"
 
 
 def skips_shared_steps(algo: Algo) -> bool:
     """Whether steps that winner and loser share can be left out.
 
-    In Eq. 6 their two ratios are the same, and the gradient is exactly zero; in Eq. 8 and 9 they add up.
+    In Eq. 6 the two ratios cancel, and the gradient is exactly zero; in Eq. 8 and 9 they do not.
     """
     return algo == "dpo"
 
@@ -41,7 +41,7 @@ def old_values(algo: Algo) -> tuple[str, ...]:
 def row_loss(
     algo: Algo, train: Train, now: dict[str, Tensor], old: dict[str, Tensor], advantage: Tensor, std: Tensor
 ) -> Tensor:
-    """The loss of each term (term,). ``advantage`` (2, term); ``std`` (term,), the noise of its step."""
+    """The loss of each term (term,). ``advantage`` (2, term); ``std`` (term,), std of the step."""
     log_prob, log_prob_old = now["log_prob"], old["log_prob"]
     if algo == "dpo":
         return dpo_loss(log_prob[0], log_prob_old[0], log_prob[1], log_prob_old[1], train.dpo_beta, train.dpo_form)
@@ -52,10 +52,10 @@ def row_loss(
 
 
 def timestep_weights(train: Train, sensitivity: Tensor, steps: range) -> Tensor | None:
-    """Weights (T,) of the terms by step index, or None where all are 1 (the paper).
+    """Weights (T,) of the terms by step index, or None if all are 1 (the paper).
 
     ``train.timestep_weight: equal`` divides by the sensitivity of the log-prob to the predicted noise
-    (`ddim.sensitivity`), so that no timestep outweighs the others; the weights of the trained steps have a mean of 1.
+    (`ddim.sensitivity`), so that all timesteps have the same influence; the mean weight of the trained steps is 1.
     """
     if train.timestep_weight == "none":
         return None

@@ -1,4 +1,4 @@
-"""What the policy before the round says of the round's pairs: log p_old of Eq. 6, 8 and 9."""
+"""log p_old of Eq. 6, 8 and 9: the policy before the round on the round's pairs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Values = dict[str, torch.Tensor]
 class OldPolicy:
     """Stored log-probs (2, pair, T) of winners and losers, and for DPOK the means (2, pair, T, c, h, w).
 
-    NaN stands for a value that was not computed yet. They are kept in float32 on the CPU.
+    NaN is a value that is not computed yet. Values are float32 on the CPU.
     """
 
     def __init__(self, names: Sequence[str], pairs: int, T: int, latent_shape: tuple[int, ...]) -> None:
@@ -29,7 +29,7 @@ class OldPolicy:
         self.values: Values = {name: torch.full(shapes[name], float("nan")) for name in names}
 
     def store(self, pair: torch.Tensor, i: torch.Tensor, values: Values) -> None:
-        """Keep the values of these pairs and step indices (row,): log-probs (2, row), means (2 * row, c, h, w)."""
+        """Store the values of these pairs and step indices (row,): log-probs (2, row), means (2 * row, c, h, w)."""
         for name in self.values:
             kept = self.values[name]
             kept[:, pair, i] = values[name].detach().cpu().float().view(2, len(pair), *kept.shape[3:])
@@ -39,11 +39,11 @@ class OldPolicy:
         return {name: values[:, pair, i].to(device) for name, values in self.values.items()}
 
     def knows(self, pair: torch.Tensor, i: torch.Tensor) -> bool:
-        """Whether all of these were computed."""
+        """Whether all of these are computed."""
         return not bool(self.values["log_prob"][:, pair, i].isnan().any())
 
     def combine(self) -> None:
-        """Give every process what each of them has computed."""
+        """Combine the values that the processes have computed, in every process."""
         if world() == 1:
             return
         for name, values in self.values.items():
@@ -52,7 +52,7 @@ class OldPolicy:
             self.values[name] = torch.where(count > 0, total / count, float("nan"))
 
     def check_same(self, pair: torch.Tensor, i: torch.Tensor, log_prob: torch.Tensor) -> None:
-        """Raise RatioError where a second pass gives other log-probs (2, row) than are stored."""
+        """Raise RatioError if a second pass gives other log-probs (2, row) than the stored ones."""
         known = self.values["log_prob"][:, pair, i]
         off = (log_prob.detach().cpu() - known).abs().nan_to_num(0.0).max().item()
         if off > RATIO_TOLERANCE:
@@ -64,7 +64,7 @@ class OldPolicy:
     def check_replay(
         self, pair: torch.Tensor, i: torch.Tensor, sampled: torch.Tensor, dtype: torch.dtype, round: str
     ) -> None:
-        """Raise RatioError where the losers' log-probs differ from those of sampling (pair, T).
+        """Raise RatioError if the losers' log-probs differ from those of sampling (pair, T).
 
         NaN in ``sampled`` is not compared: twins have no stored log-probs. dtype: the U-Net's.
         """

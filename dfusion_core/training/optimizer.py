@@ -1,7 +1,7 @@
-"""AdamW's state as named arrays: carried from round to round and through every interruption, without pickle.
+"""AdamW's state as named arrays, passed from round to round and saved for resuming, without pickle.
 
-``train.optimizer: adamw_8bit`` is that of bitsandbytes, whose moments are bytes with a scale a block; matrices of fewer
-than 4096 numbers it keeps in 32 bits.
+``train.optimizer: adamw_8bit`` is AdamW of bitsandbytes, whose moments are bytes with a scale per block; matrices of
+fewer than 4096 numbers stay in 32 bits.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ Parameters = dict[str, torch.nn.Parameter]
 Arrays = dict[str, Any]
 Optimizer = torch.optim.Optimizer  # torch's AdamW, or bitsandbytes'
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
-# bitsandbytes: moments, and where they are bytes the table of their values and the scales of the blocks
+# bitsandbytes: moments, and for bytes the table of their values and the scales of the blocks
 PLAIN_8BIT = ("state1", "state2", "step")
 QUANTIZED = ("qmap1", "qmap2", "absmax1", "absmax2")
 BLOCK = 256  # numbers that share a scale
 
 
 def make_optimizer(train: Train, weights: Sequence[torch.nn.Parameter]) -> Optimizer:
-    """The optimizer of ``train``. Raises ParamsError where its package is not installed."""
+    """The optimizer of ``train``. Raises ParamsError if its package is not installed."""
     check_installed(train)
     numbers = (train.learning_rate, train.betas, train.epsilon, train.weight_decay)
     if train.optimizer == "adamw":
@@ -45,7 +45,7 @@ def make_optimizer(train: Train, weights: Sequence[torch.nn.Parameter]) -> Optim
 
 
 def check_installed(train: Train) -> None:
-    """Raise ParamsError where the optimizer's package is not installed."""
+    """Raise ParamsError if the optimizer's package is not installed."""
     if train.optimizer == "adamw_8bit":
         try:
             import bitsandbytes  # noqa: F401
@@ -73,7 +73,7 @@ def keys_of(optimizer: Optimizer) -> tuple[str, ...]:
 
 
 def from_arrays(optimizer: Optimizer, parameters: Parameters, arrays: Arrays) -> None:
-    """Put the moments back; parameters without any start afresh.
+    """Restore the moments; parameters without moments start from zero.
 
     Raises ValueError for a moment that is missing, of another shape than its parameter, NaN or infinite, and for those
     of another optimizer.
@@ -128,8 +128,8 @@ def _dtype(optimizer: Optimizer, key: str, quantized: bool) -> Any:
 def epsilon_share(optimizer: Optimizer, parameters: Parameters) -> dict[str, float]:
     """Mean share of epsilon in AdamW's denominator, epsilon / (sqrt(v_hat) + epsilon), for the matrices A and B.
 
-    Near 0 the step does not depend on the gradient's size; near 1 gradients are so small that epsilon makes the step
-    vanish. Call it after a step.
+    Near 0 the step does not depend on the gradient's size; near 1 gradients are so small that epsilon suppresses the
+    step. Call it after a step.
     """
     shares: dict[str, list[torch.Tensor]] = {"A": [], "B": []}
     group = optimizer.param_groups[0]
@@ -161,7 +161,7 @@ def save_optimizer(optimizer: Optimizer, parameters: Parameters, file: Path) -> 
 
 
 def load_optimizer(optimizer: Optimizer, parameters: Parameters, file: Path) -> None:
-    """Read the moments where the round before left them; the first round has none. Raises StoreError."""
+    """Read the moments of the previous round; the first round has none. Raises StoreError."""
     if not file.exists():
         return
     try:

@@ -8,7 +8,7 @@ import pandas as pd
 
 
 def write_live(history: pd.DataFrame, folder: Path) -> None:
-    """Log every optimizer step. Written at the end from the saved history, so that a resumed run has no gap."""
+    """Log every optimizer step. Called at the end with the saved history, so that a resumed run has no gap."""
     from dvclive import Live
 
     with Live(str(folder), report=None, save_dvc_exp=False, dvcyaml=None, monitor_system=False) as live:

@@ -1,8 +1,8 @@
 """One round of training: AdamW on the adapter, Eq. 6, 8 or 9 over every timestep of every pair.
 
 One optimizer step sees ``pairs_per_update`` pairs with all their timesteps (Table 3's accumulation of 320). The sum is
-cut into micro-batches of one fixed shape, the last padded with rows of weight zero: the same row then gives the same
-log-prob in every pass, so the first ratio is exactly 1.
+split into micro-batches of one fixed shape, the last padded with rows of weight zero: a row then has the same
+log-prob in every pass, so that the first ratio is exactly 1.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
     from .trajectories import Pairs
 
 REMEDY = "Set model.dtype to bf16 or fp32, or lower train.learning_rate; what was trained so far is kept."
-HEADROOM = 4  # powers of two that fp16's scaled gradients stay below 1, for they grow on their way
+HEADROOM = 4  # powers of two by which scaled fp16 gradients stay below 1, because they grow in the backward pass
 
 
 def gradient_scale(dtype: torch.dtype, elements: int) -> float:
-    """What the loss is multiplied by before the backward pass through a U-Net of this dtype, a power of two.
+    """Factor of the loss in the backward pass through a network of this dtype, a power of two.
 
-    The loss is a mean over ``elements`` latent elements of all rows: at SD size the gradient at one of them is near
-    1e-8, which fp16 rounds to zero. bf16 and fp32 have the exponents for it and stay as they are.
+    The loss is a mean over ``elements`` latent elements of all rows: at SD's size the gradient at one of them is near
+    1e-8, which fp16 rounds to zero. bf16 and fp32 have enough exponents; their factor is 1.
     """
     return 2.0 ** max(0, math.floor(math.log2(elements)) - HEADROOM) if dtype == torch.float16 else 1.0
 
@@ -79,13 +79,13 @@ class Trainer:
         return self.groups * self.train.inner_epochs
 
     def remaining(self) -> Iterator[int]:
-        """The numbers of the optimizer steps still to do."""
+        """Numbers of the remaining optimizer steps."""
         yield from range(self.done, self.updates)
 
     # --- the terms of an update ---
 
     def rows(self, update: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(pair, step index) of every term of the sum of an update, pairs shuffled anew in each inner epoch."""
+        """(pair, step index) of every term of an update; pairs are shuffled in each inner epoch."""
         epoch, group = divmod(update, self.groups)
         key = hashlib.blake2b(f"{self.seed}/{self.round}/{epoch}".encode(), digest_size=8).digest()
         shuffle = torch.Generator().manual_seed(int.from_bytes(key, "big") >> 1)
@@ -94,14 +94,14 @@ class Trainer:
         return self.terms(order[group * size : (group + 1) * size])
 
     def terms(self, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(pair, step index) for these pairs at all trained steps but those at which winner and loser are the same."""
+        """(pair, step index) of these pairs at all trained steps at which winner and loser differ."""
         steps = torch.tensor(self.steps)
         pair, i = chosen.repeat_interleave(len(steps)), steps.repeat(len(chosen))
         differs = i >= self.pairs.first_index[pair]
         return pair[differs], i[differs]
 
     def micro_batches(self, pair: torch.Tensor, i: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-        """(pair, step index, weight) of fixed size; the last is filled up with rows of weight 0."""
+        """(pair, step index, weight) of fixed size; the last one is padded with rows of weight 0."""
         size = self.train.micro_batch
         for start in range(0, len(pair), size):
             p, s = pair[start : start + size], i[start : start + size]
@@ -127,7 +127,7 @@ class Trainer:
         if self.done == 0:
             self._store_old()
         pair, i = self.rows(self.done)
-        seen = torch.zeros(len(SEEN), len(pair))  # each process fills in its own terms
+        seen = torch.zeros(len(SEEN), len(pair))  # each process fills its own terms
         scale = gradient_scale(self.policy.unet.dtype, len(pair) * math.prod(self.policy.latent_shape))
         batches = list(self.micro_batches(pair, i))
         for number in share(range(len(batches))):
@@ -144,7 +144,7 @@ class Trainer:
         self.done += 1
 
     def _backward(self, pair: torch.Tensor, i: torch.Tensor, weight: torch.Tensor, scale: float) -> torch.Tensor:
-        """Add the gradient of one micro-batch; returns its terms (6, row) as `SEEN` says."""
+        """Add the gradient of one micro-batch; returns its terms (6, row), rows as in `SEEN`."""
         now = self.evaluate(pair, i)
         mean = now["mean"]
         mean.retain_grad()
@@ -159,7 +159,7 @@ class Trainer:
         return torch.cat([rows, size[None]])
 
     def _step(self) -> float:
-        """Clip the gradient and let AdamW step; the norm of the gradient before clipping."""
+        """Clip the gradient and take an AdamW step; returns the norm before clipping."""
         self._check_adapter("gradient", {name: p.grad for name, p in self.parameters.items() if p.grad is not None})
         norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.train.clip_norm)
         self._check_adapter("norm of the gradient", {"all layers": norm})
@@ -181,7 +181,7 @@ class Trainer:
     # --- log p_old ---
 
     def _store_old(self) -> None:
-        """Compute log p_old, and refuse to train where this machine does not reproduce the log-probs of sampling.
+        """Compute log p_old. Raises RatioError if the log-probs of sampling are not reproduced.
 
         The first optimizer step's own log-probs are log p_old, so that beyond its first micro-batch only those of the
         inner epoch's other optimizer steps are computed here.
@@ -197,7 +197,7 @@ class Trainer:
         self.old.check_replay(pair, i, self.pairs.log_prob, self.policy.unet.dtype, self.round)
 
     def _old_for(self, pair: torch.Tensor, i: torch.Tensor, now: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The stored values, or where nothing was trained yet those of this very pass."""
+        """The stored values, or, before the first optimizer step, those of this pass."""
         if self.done == 0:
             self.old.check_same(pair, i, now["log_prob"])
         if self.done == 0 or not self.old.knows(pair, i):
@@ -221,17 +221,17 @@ class Trainer:
                 where = f"{name} is NaN or infinite in update {self.done} of {self.round}"
                 raise BadNumber(f"train: the {what} of {where}.", REMEDY)
 
-    # --- stopping and going on ---
+    # --- saving and resuming ---
 
     def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """All that is needed to go on after a kill: arrays by name, and the rest as JSON."""
+        """The state to resume from: arrays by name, and the rest as JSON."""
         arrays = {f"adapter/{name}": p.detach().cpu().numpy() for name, p in self.parameters.items()}
         arrays |= {f"optimizer/{name}": a for name, a in to_arrays(self.optimizer, self.parameters).items()}
         arrays |= {f"old/{name}": values.numpy() for name, values in self.old.values.items()}
         return arrays, {"done": self.done, **asdict(self.diagnostics)}
 
     def resume(self, saved: tuple[dict[str, Any], dict[str, Any]] | None, optimizer_file: Path) -> None:
-        """Go on from a saved state, or begin with the optimizer state of the round before, if there is one."""
+        """Restore a saved state, or the optimizer's state of the previous round, if there is one."""
         if saved is None:
             load_optimizer(self.optimizer, self.parameters, optimizer_file)
             return

@@ -1,4 +1,4 @@
-"""The training set: pairs of whole trajectories, winner and loser, of one prompt."""
+"""The training set: pairs of trajectories, winner and loser, of the same prompt."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Pairs:
     winner, loser: (P, T + 1, c, h, w). prompt_row: (P,), rows of ``prompts``. first_index: (P,), the first step index
     at which winner and loser differ: an adopted target shares the steps before fusion with its base, where the margin
     of Eq. 6 and its gradient are exactly zero. log_prob: (P, T), the losers' log-probs from sampling, to check that
-    they come out again; NaN where none is stored. advantage: (2, P), normalised rewards of winner and loser; zero
-    where the loss does not use them.
+    they are reproduced; NaN if none is stored. advantage: (2, P), normalised rewards of winner and loser; zero
+    if the loss does not use them.
     """
 
     winner: torch.Tensor
@@ -55,8 +55,8 @@ def load_pairs(
 ) -> Pairs:
     """The pairs of the table ``training`` of ``adopt``, with their trajectories.
 
-    made: the outputs of ``sample`` and ``fuse`` by name. skip_shared: leave out the first steps of a pair as long as
-    both images have the very same latents. advantage: normalises rewards. Raises NotFinite.
+    made: the outputs of ``sample`` and ``fuse`` by name. skip_shared: leave out the first steps of a pair in which
+    both images have the same latents. advantage: normalises rewards. Raises NotFinite.
     """
     winner, loser = (_trajectories(table, side, made) for side in ("winner", "loser"))
     prompts = list(dict.fromkeys(table.prompt))
@@ -77,7 +77,7 @@ def load_pairs(
 
 
 def shared_steps(winner: torch.Tensor, loser: torch.Tensor) -> torch.Tensor:
-    """How many steps from x_T on two trajectories (P, T + 1, c, h, w) have in common, bit for bit; (P,)."""
+    """Number of steps from x_T that two trajectories (P, T + 1, c, h, w) share, bit for bit; (P,)."""
     same = (winner == loser).flatten(2).all(dim=2)
     return (same[:, :-1] & same[:, 1:]).long().cumprod(dim=1).sum(dim=1)
 
@@ -95,7 +95,7 @@ def _trajectories(table: pd.DataFrame, side: str, made: Mapping[str, StageData])
 
 
 def _log_prob(table: pd.DataFrame, made: Mapping[str, StageData]) -> torch.Tensor:
-    """The losers' log-probs from sampling (P, T); NaN where ``fuse`` made the loser, which stores none."""
+    """The losers' log-probs from sampling (P, T); NaN for losers made by ``fuse``, which stores none."""
     sampled = made["sample"]
     stored = table[table.loser_stage == "sample"]
     log_prob = torch.full((len(table), sampled.array("log_prob").shape[1]), float("nan"))

@@ -21,7 +21,7 @@ def compare(
     html: Annotated[Path | None, typer.Option(help="Write a self-contained page as well.", show_default=False)] = None,
     picture: Annotated[Path, typer.Option(help="The picture of the same seeds, a PNG.")] = Path("results/compare.png"),
 ) -> None:
-    """Rounds, experiments, revisions or projects side by side: paired gains on the same seeds, and what differs."""
+    """Compare rounds, experiments, revisions or projects: paired gains on the same seeds, and what differs."""
     import tempfile
 
     from ...errors import CompareError

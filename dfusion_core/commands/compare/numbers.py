@@ -1,4 +1,4 @@
-"""The numbers of a comparison: the first side's means, and what the others gain over it on the same seeds."""
+"""The numbers of a comparison: the first side's means, and the gains of the others on the same seeds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def gains(sides: Sequence[Side]) -> list[Splits]:
 
 
 def score_table(sides: Sequence[Side], found: Sequence[Splits], split: str) -> Table:
-    """A split's table, a side a row; a newline separates the lines of a cell."""
+    """A split's table with a row per side; a newline separates the lines of a cell."""
     labels = shown(found[0][split], sides[0].reward)
     rows = [
         [title(side), *(cell(one[split][measure], number == 0) for measure in labels)]
@@ -28,8 +28,8 @@ def score_table(sides: Sequence[Side], found: Sequence[Splits], split: str) -> T
 
 
 def parameter_table(sides: Sequence[Side]) -> Table:
-    """The parameters (and versions) in which the sides differ, a column a side; empty where one does not use it, as
-    the base model uses none of training."""
+    """The parameters (and versions) in which the sides differ, with a column per side; empty if a side does not use
+    it, as the base model and parameters of training."""
     keys = dict.fromkeys(key for side in sides for key in side.parameters)
     rows = [
         [key, *(side.parameters.get(key, "") for side in sides)]

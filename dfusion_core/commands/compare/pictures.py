@@ -1,4 +1,4 @@
-"""The same seeds by every side: a line for a prompt, a column for a side, the base model first."""
+"""Images of the same seeds by every side: a row per prompt, a column per side, the base model first."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Row = tuple[str, list[tuple[str, "NDArray[np.uint8]"]]]  # a prompt; labels and 
 
 
 def same_seeds(sides: Sequence[Side]) -> list[Row]:
-    """The first image of some prompts of each split: of the first side's base model, then of every side."""
+    """The first image of some prompts of each split: by the first side's base model, then by every side."""
     table = sides[0].images
     first = table[table["sample"] == 0].groupby("split", sort=False).head(PROMPTS)
     made = [(title(side), side.evaluated.rows("picture", first.image), side.images) for side in sides]

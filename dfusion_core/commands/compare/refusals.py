@@ -1,4 +1,4 @@
-"""Two sides are compared on the same images and by the same reward, or not at all."""
+"""Checks that sides have the same evaluation images and the same reward."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def require_comparable(sides: Sequence[Side]) -> None:
 
 
 def _differing(first: Side, other: Side, prefixes: tuple[str, ...]) -> list[str]:
-    """The keys of both sides that begin in one of these ways and have different values; not those of speed."""
+    """The common keys with one of these prefixes and different values, without keys that affect speed only."""
     return [
         key
         for key, value in first.parameters.items()
@@ -50,7 +50,7 @@ def _differing(first: Side, other: Side, prefixes: tuple[str, ...]) -> list[str]
 
 
 def _mend(first: Side, other: Side, *prefixes: str) -> str:
-    """The experiment that makes the other side as the first one was."""
+    """The command of the experiment that evaluates the other side like the first one."""
     keys = _differing(first, other, prefixes)
     changes = " ".join(f"-S {quote(f'{key}={first.parameters[key]}')}" for key in keys)
     if not keys:

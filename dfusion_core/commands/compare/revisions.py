@@ -1,4 +1,4 @@
-"""What a revision or an experiment has published of its evaluation, fetched through DVC into a folder.
+"""The published evaluation of a revision or an experiment, fetched through DVC into a folder.
 
 The folder looks like a project: params.yaml, the manifests of all stages, and the evaluations that are compared.
 """
@@ -21,7 +21,7 @@ PARAMS = "params.yaml"
 
 
 def fetch_revision(revision: str, round: str, folder: Path, known: Sequence[str]) -> str:
-    """Write what is compared of a revision into ``folder``; returns the round: that asked for, or the last one.
+    """Write the compared files of a revision to ``folder``; returns the requested round, or the last one.
 
     known: other names, for a message about an unknown one. Raises CompareError.
     """
@@ -41,18 +41,18 @@ def fetch_revision(revision: str, round: str, folder: Path, known: Sequence[str]
 
 
 def experiments() -> list[str]:
-    """The names of this repository's experiments; none where there is no DVC."""
+    """The names of this repository's experiments; none without DVC."""
     try:
         from dvc.repo import Repo
 
         with Repo() as repo:
             return [name for _, found in repo.experiments.ls().items() for name, _ in found]
-    except Exception:  # of git, DVC or a file: the list only serves a hint
+    except Exception:  # of git, DVC or a file: the list is only for a hint
         return []
 
 
 def _open(revision: str, known: Sequence[str]) -> tuple[Any, PurePosixPath]:
-    """DVC's file system at a revision, and the place of this project in it."""
+    """DVC's file system at a revision, and the path of this project in it."""
     from dvc.api import DVCFileSystem
     from dvc.exceptions import DvcException
 
@@ -65,7 +65,7 @@ def _open(revision: str, known: Sequence[str]) -> tuple[Any, PurePosixPath]:
         )
     try:
         fs = DVCFileSystem(url=str(root), rev=revision)
-        assert fs.repo  # opened when it is first asked for
+        assert fs.repo  # opened at its first use
         return fs, PurePosixPath(here.relative_to(root).as_posix())
     except DvcException as error:
         names = [*known, *experiments()]
@@ -93,13 +93,13 @@ def _copy(fs: Any, source: PurePosixPath, target: Path, revision: str) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         fs.get_file(str(source), str(target))
-    except Exception as error:  # of git, of the cache, of a remote that is asked for what the cache lacks
+    except Exception as error:  # of git, the cache, or a remote
         why = one_line(error) or type(error).__name__
         raise CompareError(f"compare: '{revision}': {source} cannot be read: {why}.", how_to_have(revision)) from error
 
 
 def how_to_have(revision: str, stage: str = "") -> str:
-    """The commands that bring a revision's outputs into DVC's cache, as a hint."""
+    """The commands that fetch a revision's outputs to DVC's cache, as a hint."""
     repro = f"'dvc repro {stage}'".replace(" '", "'")
     if revision in experiments():
         return f"Make it again with 'dvc exp apply {revision}', then {repro}."

@@ -1,4 +1,4 @@
-"""A comparison in a terminal, and as a page that needs nothing else."""
+"""A comparison in a terminal, and as a self-contained page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .numbers import Table, parameter_table, score_table, title
 from .pictures import Row
 from .sides import Side
 
-WIDTH = 120  # characters, where the output is no terminal
+WIDTH = 120  # characters, if the output is not a terminal
 LONGEST = 60  # characters of a value in a terminal
 
 

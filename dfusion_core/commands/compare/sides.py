@@ -1,4 +1,4 @@
-"""What is compared: a round of a project, with its evaluation images, their scores, and what it was made with."""
+"""Sides of a comparison: a round of a project, with its evaluation images, their scores, and its parameters."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HERE = ("workspace", ".")  # names of the project in this folder
 
 @dataclass(frozen=True)
 class Side:
-    """One of the things that are compared. ``images``: the table of its evaluation images."""
+    """One side of a comparison. ``images``: the table of its evaluation images."""
 
     name: str
     round: str
@@ -40,10 +40,10 @@ class Side:
 
 
 def read_side(name: str, temporary: Path, others: Sequence[str] = ()) -> Side:
-    """The side that a name means: a round of this project, a folder of another one, an experiment or a revision; of
-    the last three the last round, or the one behind a colon, as in ``naive:r00``.
+    """The side of a name: a round of this project, a folder of another one, an experiment or a revision; of
+    the last three the last round, or the one after a colon, as in ``naive:r00``.
 
-    temporary: an empty folder for what comes from DVC. Raises CompareError, or what reading raises, with the name.
+    temporary: an empty folder for files from DVC. Raises CompareError, or errors of reading, with the name.
     """
     folder, round = find_project(name, temporary, others)
     place = folder.absolute()
@@ -70,7 +70,7 @@ def find_project(name: str, temporary: Path, others: Sequence[str]) -> tuple[Pat
 
 
 def last_round() -> str:
-    """The last round of the project in this folder that was evaluated. Raises CompareError where there is none."""
+    """The last round of the project in this folder that was evaluated. Raises CompareError if there is none."""
     rounds = in_order(load_params("rounds"))
     found = [name for name in rounds if (output("evaluate", name) / MANIFEST).is_file()]
     if not found:
@@ -79,7 +79,7 @@ def last_round() -> str:
 
 
 def _read(name: str, folder: Path, round: str) -> Side:
-    """The side, read in its own folder, which is the current one."""
+    """The side, read in its folder, which is the current one."""
     rounds = lineage(round, {name: one.prev for name, one in load_params("rounds").rounds.items()})
     evaluated, base = (_evaluation(name, folder, one) for one in (round, INIT))
     return Side(

@@ -1,1 +1,1 @@
-"""`dfusion doctor`: does everything that a run needs work here?"""
+"""`dfusion doctor`: checks everything that a run needs."""

@@ -1,4 +1,4 @@
-"""All checks in the order in which they are run; what a check needs stands above it."""
+"""All checks in their order; a check comes after those that it needs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .runner import Check
 
 
 def _later(place: str) -> Callable[[Facts], Finding]:
-    """``module.function`` of this package, imported when the check is run: an import that fails is a finding."""
+    """``module.function`` of this package, imported when the check runs: a failing import is a finding."""
 
     def look(facts: Facts) -> Finding:
         module, function = place.split(".")

@@ -1,4 +1,4 @@
-"""`dfusion doctor`: does everything that a run needs work here, and if not, what to do about it?"""
+"""`dfusion doctor`: checks everything that a run needs, with remedies."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def failures(done: Sequence[Checked]) -> list[str]:
 
 
 def as_dict(done: Sequence[Checked]) -> dict[str, Any]:
-    """Everything that was found, as JSON values."""
+    """All findings as JSON values."""
     checks = [
         {
             "name": one.name,
@@ -69,7 +69,7 @@ def as_dict(done: Sequence[Checked]) -> dict[str, Any]:
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN."""
+    """Values without NaN, which JSON does not have."""
     return {key: None if isinstance(value, float) and not isfinite(value) else value for key, value in row.items()}
 
 
@@ -101,7 +101,7 @@ def details(done: Sequence[Checked]) -> dict[str, list[dict[str, Any]]]:
 
 
 def last_line(done: Sequence[Checked]) -> str:
-    """How many checks came out how, and how long all took."""
+    """The number of checks by verdict, and the total time."""
     verdicts = [one.finding.verdict for one in done]
     counts = ", ".join(f"{verdicts.count(name)} {name}" for name in STYLES if name in verdicts)
     return f"{len(done)} checks in {sum(one.seconds for one in done):.0f} s: {counts}."

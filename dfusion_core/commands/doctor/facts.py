@@ -1,4 +1,4 @@
-"""What earlier checks found and later ones need."""
+"""Results of checks that later ones need."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ class Facts:
     """Each attribute is set by one check; a check that reads it names that one in ``Check.needs``."""
 
     params: Everything
-    prompts: tuple[Prompt, ...]  # those that are trained on
-    unseen: tuple[Prompt, ...]  # those of the test list
+    prompts: tuple[Prompt, ...]  # training prompts
+    unseen: tuple[Prompt, ...]  # test prompts
     device: torch.device
     dtype: torch.dtype
     source: Source
     policy: Policy
-    size: tuple[int, int]  # (height, width) of the latents that are tried
+    size: tuple[int, int]  # (height, width) of the test latents
     reward: Scorer
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self.text = "a picture"  # what test images are drawn to, if no prompt file can be read
+        self.text = "a picture"  # prompt of test images if no prompt file can be read
         self.words: dict[torch.dtype, Text] = {}  # that text; `embedded` reads it
-        self.kv: dict[str, tuple[Any, Any]] = {}  # keys and values of every self-attention in one forward
+        self.kv: dict[str, tuple[Any, Any]] = {}  # keys and values of every self-attention in one forward pass
 
     def embedded(self, rows: int) -> Text:
-        """The test text ``rows`` times, in the U-Net's dtype; encoded once, which is slow."""
+        """The test text ``rows`` times, in the network's dtype; encoded once, because this is slow."""
         dtype = self.policy.unet.dtype
         if dtype not in self.words:
             self.words[dtype] = self.policy.embed([self.text])

@@ -1,4 +1,4 @@
-"""What a check says."""
+"""The result of a check."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ Details = Sequence[dict[str, Any]]  # rows of a table, the same keys in each
 
 @dataclass(frozen=True)
 class Finding:
-    """``failed``: a run would stop, or its results would be wrong. ``warning``: it runs, but look at this.
+    """``failed``: a run would stop, or its results would be wrong. ``warning``: a run works, but perhaps not as
+    intended.
 
-    ``found`` is what was seen, ``remedy`` the next command or the key to change.
+    ``found`` is the observation, ``remedy`` the next command or the key to change.
     """
 
     verdict: Verdict
@@ -26,12 +27,12 @@ class Finding:
 
 
 def ok(found: str, remedy: str = "", details: Details = ()) -> Finding:
-    """As it should be; ``remedy`` may say what could be better still."""
+    """Correct; ``remedy`` is an optional improvement."""
     return Finding("ok", found, remedy, details)
 
 
 def warning(found: str, remedy: str, details: Details = ()) -> Finding:
-    """Works, but not as one would expect."""
+    """Works, but perhaps not as intended."""
     return Finding("warning", found, remedy, details)
 
 
@@ -41,7 +42,7 @@ def failed(found: str, remedy: str, details: Details = ()) -> Finding:
 
 
 def from_error(error: Exception) -> Finding:
-    """What a check has met: an error with its remedy, or one that nobody has foreseen."""
+    """The finding for an exception: an error with its remedy, or an unexpected one."""
     if isinstance(error, NotFinite):
         error = error.named("the test image")
     if isinstance(error, OSError):

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from dvc.repo import Repo
 
 GIB = 2**30
-LEAST, LITTLE = GIB // 4, 2 * GIB  # bytes: nothing runs to an end; only small models do
+LEAST, LITTLE = GIB // 4, 2 * GIB  # bytes: too little for any run; for small models only
 
 
 def space(_: Facts) -> Finding:
-    """Stages can write their outputs and their scratch folder, and there is room."""
+    """Stages can write their outputs and their scratch folder, and there is enough space."""
     from ...store import scratch_root
     from ...store.paths import RESULTS, RUNS
 
@@ -41,7 +41,7 @@ def space(_: Facts) -> Finding:
 
 
 def unwritable(folder: Path) -> str:
-    """Why no file can be written to the folder, or to the first that exists above it; empty if one can."""
+    """Why no file can be written to the folder, or to its nearest existing parent; empty if one can."""
     absolute = folder.absolute()
     existing = next(one for one in (absolute, *absolute.parents) if os.path.lexists(one))
     try:
@@ -52,7 +52,7 @@ def unwritable(folder: Path) -> str:
 
 
 def locks(_: Facts) -> Finding:
-    """A lock keeps a second writer out; some network file systems do not know any."""
+    """A lock excludes a second writer, which some network file systems do not support."""
     from ...store import scratch_root
     from ...store.lock import Lock
 
@@ -74,7 +74,7 @@ def locks(_: Facts) -> Finding:
 
 
 def dvc(_: Facts) -> Finding:
-    """A DVC repository, how its cache is linked to the workspace, and that it sends no statistics."""
+    """A DVC repository exists, its cache can be linked to the workspace, and it sends no statistics."""
     from dvc.analytics import is_enabled
     from dvc.exceptions import NotDvcRepoError
     from dvc.repo import Repo
@@ -97,7 +97,7 @@ def dvc(_: Facts) -> Finding:
 
 
 def pipeline(_: Facts) -> Finding:
-    """In a project that runs the installed package, dvc.yaml has the stages that this version writes, as it does."""
+    """In a project that runs the installed package, dvc.yaml has the stages that this version writes."""
     from ...params.strict_yaml import parse_yaml, read_yaml
 
     if not Path(PIPELINE).is_file():

@@ -1,4 +1,4 @@
-"""A forward of the U-Net and a picture: does the model compute here, and how fast?"""
+"""A forward pass of the network and a picture: whether the model works, and how fast."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from functools import partial
 from .facts import Facts
 from .findings import Finding, failed, ok
 
-LONGEST = 0.6  # seconds of one guided forward of one image; larger latents are not tried where it takes longer
-SMALLEST = 8  # side of a latent: three halvings are left
+LONGEST = 0.6  # seconds of one guided forward pass of one image; if it takes longer, smaller latents are used
+SMALLEST = 8  # smallest side of a latent: it can be halved three times
 
 
 def forward(facts: Facts) -> Finding:
-    """Time a guided forward; from its keys and values the topology is read."""
+    """Time a guided forward pass; its keys and values are used by `topology`."""
     full = facts.policy.latent_shape[1:]
     sizes = sorted({_reduced(full, part) for part in (4, 2, 1)}, key=math.prod)
     size, seconds = sizes[0], _seconds(partial(record, facts, sizes[0]))
@@ -28,13 +28,13 @@ def forward(facts: Facts) -> Finding:
 
 
 def _reduced(full: tuple[int, int], part: int) -> tuple[int, int]:
-    """A size of latents whose sides are a part of the full ones, but no smaller than `SMALLEST`."""
+    """A reduced size of latents, with sides of at least `SMALLEST`."""
     height, width = (min(side, max(SMALLEST, side // part)) for side in full)
     return height, width
 
 
 def record(facts: Facts, size: tuple[int, int]) -> None:
-    """One guided forward of one image; keeps every self-attention's keys and values."""
+    """One guided forward pass of one image; stores every self-attention's keys and values."""
     import torch
 
     from ...attention.control import recording_kv
@@ -48,7 +48,7 @@ def record(facts: Facts, size: tuple[int, int]) -> None:
 
 
 def picture(facts: Facts) -> Finding:
-    """Predictions at the first and the last timestep are finite, and the autoencoder makes a picture."""
+    """Predictions at the first and the last timestep are finite, and the autoencoder decodes a picture."""
     import torch
 
     from ...diffusion.finite import check_finite
@@ -65,7 +65,7 @@ def picture(facts: Facts) -> Finding:
 
 
 def _seconds(call: Callable[[], None]) -> float:
-    """Of the second of two calls: the first one warms up."""
+    """Seconds of the second of two calls; the first one warms up."""
     call()
     start = time.perf_counter()
     call()

@@ -1,4 +1,4 @@
-"""The device: is it there, does its arithmetic do what it should, is its memory large enough for the weights?"""
+"""The device: its existence, the accuracy of its arithmetic, and its memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TF32 = 2e-3  # GPUs round the factors of fp32 convolutions to 10 bits
 
 
 def device(facts: Facts) -> Finding:
-    """model.device is there."""
+    """model.device exists."""
     import torch
 
     from ...models.device import pick_device
@@ -64,7 +64,7 @@ def dtype(facts: Facts) -> Finding:
 
 
 def products(device: torch.device, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """What a U-Net is made of, on fixed random numbers."""
+    """Operations of a U-Net on fixed random numbers."""
     import torch
     from torch.nn.functional import conv2d, scaled_dot_product_attention
 
@@ -79,7 +79,7 @@ def products(device: torch.device, dtype: torch.dtype) -> dict[str, torch.Tensor
 
 
 def memory(facts: Facts) -> Finding:
-    """The weights fit into what is free. What a run needs beyond them, `dfusion plan` says."""
+    """The weights fit into the free memory; `dfusion plan` computes the memory of a run."""
     import torch
 
     from ...models.device import DTYPES
@@ -99,12 +99,12 @@ def memory(facts: Facts) -> Finding:
 
 
 def available_cores() -> int:
-    """Those that this process may use."""
+    """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_memory() -> tuple[int, int]:
-    """Bytes that a program can still get, and in all; where the system does not tell, all counts as free."""
+    """Free and total bytes; if the system does not tell, all memory counts as free."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
         with open("/proc/meminfo") as file:
@@ -115,7 +115,7 @@ def free_memory() -> tuple[int, int]:
 
 
 def _off(exact: torch.Tensor, found: torch.Tensor) -> float:
-    """Largest difference relative to the largest value; infinite where a value is not finite."""
+    """Largest difference relative to the largest value; infinite if a value is not finite."""
     if not found.isfinite().all():
         return float("inf")
     return float((found.float().cpu() - exact).abs().max() / exact.abs().max())

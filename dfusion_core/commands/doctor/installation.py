@@ -44,7 +44,7 @@ def versions(_: Facts) -> Finding:
 
 
 def misfits(needed: list[Requirement]) -> Iterator[tuple[str, str]]:
-    """(requirement, what is wrong) of those that are not fulfilled."""
+    """(requirement, reason) of unfulfilled requirements."""
     for one in needed:
         try:
             there = version(one.name)
@@ -56,12 +56,12 @@ def misfits(needed: list[Requirement]) -> Iterator[tuple[str, str]]:
 
 
 def imports(_: Facts) -> Finding:
-    """The heavy packages can be imported together: a torchvision made for another torch cannot."""
+    """The large packages can be imported together; a torchvision built for another torch cannot."""
     broken = {}
     for name in IMPORTED:
         try:
             import_module(name)
-        except Exception as error:  # a package that does not fit another may raise anything
+        except Exception as error:  # incompatible packages may raise any kind of exception
             broken[name] = f"{name}: {type(error).__name__}: {one_line(error)}"
     if broken:
         return failed("; ".join(broken.values()), "Install torch and torchvision from the same index, then the others.")

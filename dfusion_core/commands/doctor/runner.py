@@ -1,4 +1,4 @@
-"""Running checks: all of them, whatever the others found."""
+"""Running all checks, independent of the findings of others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .findings import Finding, from_error
 
 @dataclass(frozen=True)
 class Check:
-    """``look`` does the work; ``needs`` are the names of checks that must not have failed before."""
+    """``look`` runs the check; ``needs`` are the names of checks that must have passed before."""
 
     name: str
     look: Callable[[Facts], Finding]
@@ -42,8 +42,8 @@ def run_checks(checks: Sequence[Check], facts: Facts, before: Callable[[str], No
 
 
 def looked(check: Check, facts: Facts) -> Finding:
-    """What the check finds; an error that it meets is its finding."""
+    """The check's finding; an exception becomes a finding."""
     try:
         return check.look(facts)
-    except Exception as error:  # one check must not take the others with it
+    except Exception as error:  # an exception in one check must not stop the others
         return from_error(error)

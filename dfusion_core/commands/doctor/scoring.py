@@ -1,4 +1,4 @@
-"""The reward: which model it is, and whether it scores as it should."""
+"""The reward: its model, and its scores."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ SHORTEN = "What is cut off has no effect: shorten the prompts."
 
 
 def params(facts: Facts) -> Finding:
-    """params.yaml is valid, across its sections too."""
+    """params.yaml is valid, including rules over several sections."""
     from ...params import load_everything
 
     with warnings.catch_warnings(record=True) as said:
@@ -27,7 +27,7 @@ def params(facts: Facts) -> Finding:
 
 
 def prompts(facts: Facts) -> Finding:
-    """The prompt file is valid, has as many prompts as are asked for, and the thresholds that Eq. 4 will want."""
+    """The prompt file is valid, has enough prompts, and the thresholds that Eq. 4 needs."""
     from ...extraction.masks import thresholds
     from ...prompts.reading import load_prompts
 
@@ -35,7 +35,7 @@ def prompts(facts: Facts) -> Finding:
     chosen = load_prompts(asked.file).first(asked.train_count, asked.test_count)
     facts.prompts, facts.unseen, facts.text = chosen.train, chosen.test, chosen.train[0].text
     for prompt in chosen.train:
-        thresholds(prompt, facts.params.extract)  # raises where a prompt has none and needs some
+        thresholds(prompt, facts.params.extract)  # raises if a prompt needs thresholds and has none
     return ok(f"{len(chosen.train)} training and {len(chosen.test)} test prompts of {asked.file}")
 
 
@@ -68,7 +68,7 @@ def items(facts: Facts) -> Finding:
 
 
 def scored(facts: Facts) -> Finding:
-    """The prompts reach the reward's text tower whole."""
+    """The reward's text encoder reads the prompts completely."""
     from ...rewards.tokens import check_reward_reach, reader
 
     tokenizer = facts.reward.clip.tokenizer

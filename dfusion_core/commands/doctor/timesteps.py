@@ -1,4 +1,4 @@
-"""How the trained timesteps share the gradient of the loss."""
+"""Shares of the trained timesteps in the gradient of the loss."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ OUTWEIGHS = 3.0  # times the next one
 
 
 def timesteps(facts: Facts) -> Finding:
-    """No trained timestep outweighs the others, unless params.yaml evens them out."""
+    """No trained timestep dominates the gradient, or train.timestep_weight is equal."""
     from ...diffusion.steps import sensitivity
     from ...diffusion.window import step_indices
 

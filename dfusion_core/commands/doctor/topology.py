@@ -1,4 +1,4 @@
-"""Where the U-Net has attention, and what fuse.layers, sample.maps and lora.targets take of it."""
+"""The layers with attention, and those that fuse.layers, sample.maps and lora.targets use."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .findings import Finding, failed, ok, warning
 
 
 def topology(facts: Facts) -> Finding:
-    """Every layer with attention: modules, heads, positions, and which parameters take it."""
+    """Every layer with attention: modules, heads, positions, and the parameters that use it."""
     there = with_attention(facts)
     rows = [row(facts, name) for name in there]
     own, cross = (sum(one[kind] for one in rows) for kind in ("self-attention", "cross-attention"))
@@ -33,7 +33,7 @@ def topology(facts: Facts) -> Finding:
 
 
 def row(facts: Facts, name: str) -> dict[str, Any]:
-    """What a layer has, and how many of its modules are fused, read for maps, and adapted."""
+    """A layer's row of the table, with the numbers of its modules that are fused, read for maps, and adapted."""
     unet, params = facts.policy.unet, facts.params
     prefix, (height, width) = f"{layer_paths(unet)[name]}.", resolution(facts, name)
     own, cross = self_attention_modules(unet, [name]), cross_attention_modules(unet, name)
@@ -58,7 +58,7 @@ def with_attention(facts: Facts) -> tuple[str, ...]:
 
 
 def resolution(facts: Facts, layer: str) -> tuple[int, int]:
-    """(height, width) of a layer's attention at the size of the run, from the keys of the test forward."""
+    """(height, width) of a layer's attention at the size of the run, from the keys of the test forward pass."""
     grid = Grid()
     grid.latent = facts.size
     tried = grid.size(facts.kv[f"{layer}.0"][0].shape[2])
@@ -69,14 +69,14 @@ def resolution(facts: Facts, layer: str) -> tuple[int, int]:
 
 
 def fuse_layers(facts: Facts) -> Finding:
-    """Each of fuse.layers is here and has attention."""
+    """Each of fuse.layers exists and has attention."""
     unet = facts.policy.unet
     present = fused_layers(unet, facts.params.fuse.layers)
     return ok(f"{len(self_attention_modules(unet, present))} self-attention modules of {', '.join(present)}")
 
 
 def map_layer(facts: Facts) -> Finding:
-    """sample.maps names cross-attention that is here, of the first up block that has any."""
+    """sample.maps names existing cross-attention, of the first up block with cross-attention."""
     unet, wanted = facts.policy.unet, facts.params.sample.maps
     first = first_cross_up_block(unet)
     remedy = f"Set sample.maps to {first}: the first up block with cross-attention, as in the paper."
@@ -86,13 +86,13 @@ def map_layer(facts: Facts) -> Finding:
         return failed(f"{error.message} {error.hint}", remedy)
     height, width = resolution(facts, first if wanted == SAME_RESOLUTION else wanted)
     found = f"{count} cross-attention modules of {wanted}, maps of {height}x{width}"
-    if is_transformer(unet):  # any block may be the one that localises
+    if is_transformer(unet):  # any block may localise
         return ok(found)
     return ok(found) if wanted in (first, SAME_RESOLUTION) else warning(f"{found}; {first} comes before it", remedy)
 
 
 def adapter_layers(facts: Facts) -> Finding:
-    """lora.targets names layers; then the adapter is there, as `train` would load it."""
+    """lora.targets names layers; attaches the adapter, as `train` loads it."""
     unet, lora, layers = facts.policy.unet, facts.params.lora, _named(facts)
     add_lora(unet, lora, facts.params.seed)
     with tempfile.TemporaryDirectory() as folder:
@@ -107,7 +107,7 @@ def adapter_layers(facts: Facts) -> Finding:
 def _map_modules(facts: Facts) -> tuple[str, ...]:
     try:
         return cross_attention_modules(facts.policy.unet, facts.params.sample.maps)
-    except LayerError:  # another check says so
+    except LayerError:  # reported by another check
         return ()
 
 

@@ -17,7 +17,7 @@ MILLION = 1e6
 
 
 def files(facts: Facts) -> Finding:
-    """The model's files are here, or can be fetched."""
+    """The model's files exist, or can be downloaded."""
     from ...models.pins import read_pin
     from ...models.source import locate
     from ...params.rounds import INIT
@@ -31,7 +31,7 @@ def files(facts: Facts) -> Finding:
 
 
 def pinned(facts: Facts) -> Finding:
-    """The files are those that `init` wrote down, if it ran."""
+    """The files are those that `init` recorded, if it ran."""
     from ...models.pins import check_pin, read_pin
     from ...params.rounds import INIT
     from ...store.paths import adapter
@@ -70,7 +70,7 @@ def model(facts: Facts) -> Finding:
 
 
 def scheduler(facts: Facts) -> Finding:
-    """How the model is sampled, and where that is not as in the paper. One that DDIM cannot sample is not loaded."""
+    """The model's sampling, and differences from the paper. A model that DDIM cannot sample is not loaded."""
     from diffusers import DDIMScheduler
 
     from ...diffusion.flow import FlowSchedule
@@ -101,7 +101,7 @@ def scheduler(facts: Facts) -> Finding:
 
 
 def scheduler_config(source: Source, model: Model) -> dict[str, Any]:
-    """What the model's files, or the configurations given for a single file, say of its scheduler."""
+    """The scheduler's configuration in the model's files, or in the configurations for a single file."""
     from ...models.builtin import local_path
     from ...models.single_file import SCHEDULER, read_markers
 
@@ -115,7 +115,7 @@ def scheduler_config(source: Source, model: Model) -> dict[str, Any]:
 
 
 def said_by_file(source: Source, model: Model) -> str:
-    """What a single file says of what it predicts, and what is assumed; empty for a folder."""
+    """The prediction type in a single file's metadata, or the assumed one; empty for a folder."""
     from ...models.builtin import local_path
     from ...models.single_file import read_markers
 

@@ -1,4 +1,4 @@
-"""What readers of an adapter must know of the model it belongs to: its family, its name, its licence."""
+"""The base model of an adapter: its family, name and licence."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...models.builtin import BUILT_IN, model_name
 from ...params.strict_yaml import parse_yaml
 
 SD_WIDTHS = (320, 640, 1280, 1280)
-FAMILIES = {768: "sd_v1", 1024: "sd_v2"}  # by the width of the text encoder
+FAMILIES = {768: "sd_v1", 1024: "sd_v2"}  # key: width of the text encoder
 SDXL_WIDTH = 2048
 T5_WIDTH = 4096  # of the text of SD 3 and FLUX
 FLOW = "flow"
@@ -27,7 +27,7 @@ ARCHITECTURES = {
 
 
 class Licence(NamedTuple):
-    """The Hub's id of a licence, its title, and where its text is."""
+    """The Hub's id of a licence, its title, and the address of its text."""
 
     id: str
     title: str
@@ -65,8 +65,8 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Base:
-    """``id`` is what people may see: a name on the Hub, or the last part of a local path. ``version`` is that of
-    kohya's tools, or ``id`` for a U-Net that they do not know. ``sgm``: they use the layer names of SDXL's own code.
+    """``id``: a name on the Hub, or the last part of a local path. ``version``: the name in
+    kohya's tools, or ``id`` for other networks. ``sgm``: kohya's tools use the layer names of SDXL's own code.
     ``flow``: a transformer that was trained by flow matching."""
 
     id: str
@@ -86,7 +86,7 @@ class Base:
 
     @property
     def known(self) -> bool:
-        """Can ComfyUI and A1111 run this model?"""
+        """Whether ComfyUI and A1111 can run this model."""
         return self.version in ARCHITECTURES
 
 
@@ -106,7 +106,7 @@ def identify(model_id: str, unet: Any, prediction_type: str) -> Base:
 
 
 def family(unet: Any, v_prediction: bool) -> str | None:
-    """kohya's name of the U-Net's family, or None where the architecture is none of Stable Diffusion's."""
+    """kohya's name of the U-Net's family, or None for other architectures than Stable Diffusion's."""
     if unet.addition_embed_type == "text_time":
         return "sdxl_base_v1-0" if unet.cross_attention_dim == SDXL_WIDTH else None
     if tuple(unet.block_out_channels) != SD_WIDTHS or unet.cross_attention_dim not in FAMILIES:

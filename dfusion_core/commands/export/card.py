@@ -1,4 +1,4 @@
-"""The model card: what the adapter is, whose terms it is under, what it gained, how to use it and how it was made."""
+"""The model card: description, licence, results, use and origin of the adapter."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def model_card(
     repository: str = "",
 ) -> str:
     """README.md of an export. ``digest`` is the hash of kohya's file, ``samples`` are names of pictures, ``repository``
-    is where it will be on a hub, if anywhere."""
+    is its name on a hub, if it is uploaded."""
     from huggingface_hub import ModelCard
 
     parts = [
@@ -84,7 +84,7 @@ def summary(trained: Trained, base: Base) -> str:
 
 
 def licence(base: Base) -> str:
-    """Whose terms the adapter is under."""
+    """The licence of the adapter."""
     found = base.licence
     if found in (SD1, SD2, SDXL):
         return (
@@ -155,7 +155,7 @@ def files(name: str, digest: str, dtype: str, proofs: list[Proof]) -> str:
 
 
 def training(trained: Trained, base: Base) -> str:
-    """The parameters that matter, the rest folded away, and the prompts."""
+    """The main parameters, the others folded, and the prompts."""
     params = trained.params
     train, sample, lora = params["train"], params["sample"], params["lora"]
     steps = f"{sample['num_steps']} steps"
@@ -192,7 +192,7 @@ def reward(section: dict[str, Any]) -> str:
 
 
 def public(value: Any) -> Any:
-    """Parameters without the folders of the machine that they were used on."""
+    """Parameters without local folders."""
     if isinstance(value, dict):
         return {key: public(one) for key, one in value.items()}
     if isinstance(value, list):
@@ -214,7 +214,7 @@ def made(trained: Trained, name: str, repository: str) -> str:
 
 
 def pinned(trained: Trained, base: Base) -> str:
-    """Which weights exactly."""
+    """The hashes of the weights."""
     pin = trained.pin
     files = {file: digest for file, digest in pin.get("files", {}).items() if file.endswith(".safetensors")}
     revision = pin.get("revision")

@@ -1,4 +1,4 @@
-"""`dfusion export`: what a round trained, for a model hub, diffusers, ComfyUI and A1111."""
+"""`dfusion export`: a round's adapter for a model hub, diffusers, ComfyUI and A1111."""
 
 from __future__ import annotations
 

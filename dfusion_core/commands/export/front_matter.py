@@ -1,4 +1,4 @@
-"""What a model hub reads of a model card: base model, licence, tags, and the results with their intervals."""
+"""The front matter of a model card: base model, licence, tags, and results with their intervals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TASK = "text-to-image"
 
 
 def front_matter(trained: Trained, base: Base, name: str) -> str:
-    """The YAML at the head of the card, with its marks. Only a model on the Hub can be named as the base there."""
+    """The YAML at the head of the card, with its delimiters. Only a model on the Hub can be its base model."""
     from huggingface_hub import ModelCardData
 
     on_hub: dict[str, Any] = {"base_model": base.id, "base_model_relation": "adapter"} if base.on_hub else {}
@@ -34,7 +34,7 @@ def front_matter(trained: Trained, base: Base, name: str) -> str:
 
 
 def results(trained: Trained) -> Iterator[EvalResult]:
-    """Mean and gain of every measure on each split, as the Hub's kind of results."""
+    """Mean and gain of every measure on each split, in the form of the Hub's results."""
     from huggingface_hub import EvalResult
 
     images = trained.evaluation.table("images")
@@ -58,5 +58,5 @@ def results(trained: Trained) -> Iterator[EvalResult]:
 
 
 def interval(low: float | None, high: float | None) -> dict[str, Any] | None:
-    """A 95 % interval as the result's arguments; None where there is none."""
+    """A 95 % interval as the result's arguments; None if there is none."""
     return None if low is None or high is None else {"interval": 0.95, "low": low, "high": high}

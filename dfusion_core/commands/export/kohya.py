@@ -1,4 +1,4 @@
-"""The adapter as kohya's tools, ComfyUI and A1111 read it: `lora_unet_LAYER.lora_down.weight`, `.lora_up.weight`,
+"""The adapter in kohya's format for ComfyUI and A1111: `lora_unet_LAYER.lora_down.weight`, `.lora_up.weight`,
 `.alpha`."""
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def sgm_name(layer: str, layers_per_block: int) -> str:
 
     Its blocks are numbered through: input block 0 is the first convolution, each down block has ``layers_per_block``
     blocks and one that halves; each up block has one more than ``layers_per_block``. In each, 0 is the residual block
-    and 1 the transformer. Raises ExportError for a layer outside of the transformers.
+    and 1 the transformer. Raises ExportError for a layer outside the transformers.
     """
     place = PLACE.fullmatch(layer)
     if not place:
@@ -86,7 +86,7 @@ def kohya_metadata(base: Base, name: str, rank: int, alpha: float, size: tuple[i
 
 
 def kohya_file(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> tuple[bytes, str]:
-    """The file's bytes, and the hash by which A1111 knows a LoRA: the sha256 of all that follows the header."""
+    """The file's bytes, and the hash by which A1111 identifies a LoRA: the sha256 of everything after the header."""
     plain = to_bytes(tensors, metadata)
     digest = hashlib.sha256(plain[8 + int.from_bytes(plain[:8], "little") :]).hexdigest()
     hashes = {"sshs_model_hash": digest, "modelspec.hash_sha256": f"0x{digest}"}

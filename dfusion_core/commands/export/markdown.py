@@ -1,4 +1,4 @@
-"""Pieces of Markdown. Whatever comes from a prompt, a path or a table is escaped here."""
+"""Markdown elements. Texts from prompts, paths and tables are escaped here."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def bullets(items: Iterable[str]) -> str:
 
 
 def fence(code: str, language: str) -> str:
-    """A block of code; its fence is longer than any row of backticks in it."""
+    """A block of code; its fence is longer than any run of backticks in it."""
     longest = max((len(row) for row in re.findall(r"`+", code)), default=0)
     mark = "`" * max(3, longest + 1)
     return f"{mark}{language}\n{code.rstrip()}\n{mark}"
 
 
 def folded(title: str, body: str) -> str:
-    """Something that is shown when its title is clicked."""
+    """A folded block with a title."""
     return f"<details><summary>{text(title)}</summary>\n\n{body}\n\n</details>"

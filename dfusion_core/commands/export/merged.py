@@ -21,8 +21,8 @@ def write_merged(fresh: Callable[[], Any], adapter: Path, out: Path) -> Proof:
     """Write ``out/merged`` in diffusers format, fp32, read it again, and compare its noise predictions with those of
     the adapter beside the base model.
 
-    fp32, because in 16 bits the sum would lose what training changed. A folder that is there is replaced
-    once the new one is checked. Raises ExportError where it cannot be written or differs by more than rounding.
+    It is fp32, because 16 bits are too coarse for the change by training. An existing folder is replaced
+    after the new one is verified. Raises ExportError if it cannot be written or differs by more than rounding.
     """
     folder, new = out / FOLDER, out / f".{FOLDER}"
     base = fresh()
@@ -49,7 +49,7 @@ def write_merged(fresh: Callable[[], Any], adapter: Path, out: Path) -> Proof:
 
 
 def check_merged(proof: Proof, size: float) -> None:
-    """Raise ExportError where merging changed more than rounding does; ``size``: of the largest prediction."""
+    """Raise ExportError if merging changed predictions by more than rounding; ``size``: of the largest prediction."""
     if proof.error > TOLERANCE[proof.dtype] * proof.effect + ROUNDING * size:
         raise ExportError(
             f"export: {proof.file} does not do what the adapter does: noise predictions differ by {proof.error:.2g} "

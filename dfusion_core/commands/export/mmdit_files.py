@@ -1,7 +1,7 @@
-"""The adapter of a transformer (SD 3, FLUX) as ComfyUI and diffusers both read it, and a probe of what it does.
+"""The adapter of a transformer (SD 3, FLUX) in a format that ComfyUI and diffusers read, and a test of its effect.
 
-ComfyUI finds a layer of these models under diffusers' name behind ``transformer.``, in peft's A and B; without an alpha
-the effect is B A, so that alpha / rank is multiplied into B.
+ComfyUI finds a layer of these models under ``transformer.`` and diffusers' name, as peft's A and B; without an alpha
+it computes B A, so alpha / rank is multiplied into B.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ...models.mmdit import FLUX_PATCH, is_flux, velocity
 from ...models.text import Text
 
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
-LEVELS = (800.0, 100.0)  # timesteps of much and of little noise
+LEVELS = (800.0, 100.0)  # a timestep of much noise, one of little
 TOKENS = 32
 SIDE = 16  # of a latent
 

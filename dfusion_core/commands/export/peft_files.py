@@ -1,4 +1,4 @@
-"""The adapter as `PeftModel.from_pretrained` reads it: `adapter_config.json` and `adapter_model.safetensors`."""
+"""The adapter for `PeftModel.from_pretrained`: `adapter_config.json` and `adapter_model.safetensors`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...models.lora import prefix_of, to_bytes
 from .base_model import Base
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-WITHIN = "base_model.model"  # where peft's wrapper keeps the model
+WITHIN = "base_model.model"  # prefix of the model in peft's wrapper
 
 
 def peft_files(
@@ -21,7 +21,7 @@ def peft_files(
     """Both files. ``tensors`` have peft's names below ``unet.`` or ``transformer.``; ``settings`` are those of the
     adapter's header.
 
-    Only what decides the adapter is in the settings: those of a newer peft may be refused by an older one.
+    The settings have only what the adapter depends on, because an older peft may refuse those of a newer one.
     """
     prefix = prefix_of(tensors)
     renamed = {f"{WITHIN}.{name.removeprefix(f'{prefix}.')}": value for name, value in tensors.items()}
@@ -37,5 +37,5 @@ def peft_files(
 
 
 def layers(tensors: Mapping[str, torch.Tensor]) -> list[str]:
-    """The full names of the layers that have an adapter: for files whose header does not say."""
+    """The full names of the layers with an adapter, for files without settings in the header."""
     return sorted({name.partition(".")[2].rsplit(".lora_", 1)[0] for name in tensors})

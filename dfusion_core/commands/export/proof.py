@@ -1,4 +1,4 @@
-"""Does an exported file do what the trained adapter does? Asked of diffusers' own loader, on a fresh model."""
+"""Verification of exported files: loaded by diffusers into a fresh model and compared with the trained adapter."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ...models.mmdit import network_of, part_name
 from .mmdit_files import predict_velocity
 from .peft_files import WEIGHTS
 
-TIMESTEPS = (801, 101)  # one of much, one of little noise
+TIMESTEPS = (801, 101)  # a timestep of much noise, one of little
 TOKENS = 77
-SIDE = 32  # latents of this height and width at most: any size shows a difference
+SIDE = 32  # largest height and width of latents: differences show at any size
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}  # allowed error as a share of the adapter's effect
 ROUNDING = 1e-5  # of the U-Net's arithmetic in fp32, as a share of its largest output
 
@@ -57,18 +57,18 @@ def predict(unet: Any) -> torch.Tensor:
 def prove(fresh: Callable[[], Any], adapter: Path, files: Mapping[Path, str]) -> list[Proof]:
     """Compare each file (with its dtype) with the adapter of a folder, and that with the base model.
 
-    ``fresh`` loads the pipeline anew, in fp32 on the CPU. Raises ExportError if the adapter changes nothing, or if a
+    ``fresh`` loads the pipeline again, in fp32 on the CPU. Raises ExportError if the adapter changes nothing, or if a
     file differs from it by more than rounding.
     """
     from diffusers.utils import logging
 
-    logging.set_verbosity_error()  # it warns that there is nothing for the text encoder, which is as it should be
+    logging.set_verbosity_error()  # it warns that the file has nothing for the text encoder, which is correct
     base = predict(network_of(fresh()))
     unet = network_of(fresh())
     load_lora(unet, adapter, train=True)
     ours = predict(unet)
     effect = largest(ours - base)
-    if effect <= ROUNDING * largest(base):  # layers with an adapter may round differently, whatever it holds
+    if effect <= ROUNDING * largest(base):  # layers with an adapter may round differently
         raise ExportError(
             f"export: the adapter in {adapter} changes nothing: noise predictions are the base model's.",
             "Train it first, or export it anyway with --no-check.",
@@ -87,7 +87,7 @@ def prove(fresh: Callable[[], Any], adapter: Path, files: Mapping[Path, str]) ->
 
 
 def loaded(pipeline: Any, file: Path) -> Any:
-    """The network with the file's adapter: by peft where it is peft's own, else by diffusers."""
+    """The network with the file's adapter: by peft if it is peft's own, else by diffusers."""
     if file.name == WEIGHTS:
         from peft import PeftModel
 

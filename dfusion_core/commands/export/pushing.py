@@ -9,7 +9,7 @@ from ...errors import ExportError, one_line
 
 
 def push(folder: Path, files: Iterable[str], repository: str, *, public: bool) -> str:
-    """Upload the files to OWNER/NAME, which is made, private unless ``public``, if it is not there.
+    """Upload the files to OWNER/NAME, which is created, private unless ``public``, if it does not exist.
 
     Returns the address of the commit. Raises ExportError; nothing of the folder is changed.
     """
@@ -23,7 +23,7 @@ def push(folder: Path, files: Iterable[str], repository: str, *, public: bool) -
             [CommitOperationAdd(file, folder / file) for file in files],
             commit_message=f"dfusion export {folder.name}",
         )
-    except Exception as error:  # of the Hub's library, its transport and the network: of many kinds
+    except Exception as error:  # of the Hub's library, its transport and the network: many kinds
         raise ExportError(
             f"export: {folder} is written, and could not be pushed to {repository}: {one_line(error)}.",
             f"{remedy(error)} Then run the same command again with --force.",

@@ -1,4 +1,4 @@
-"""What a finished round says about its adapter, all of it from published outputs and not from today's params.yaml."""
+"""A finished round for an export, from its published outputs and not from the present params.yaml."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ class Trained:
 
     @property
     def model(self) -> Model:
-        """The model that it was trained on."""
+        """The parameters of the base model."""
         return Model.model_validate_json(json.dumps(self.params["model"]))
 
     @property
     def sample(self) -> Sample:
-        """How its images are sampled."""
+        """The parameters of sampling."""
         return Sample.model_validate_json(json.dumps(self.params["sample"]))
 
     @property
@@ -64,7 +64,7 @@ class Trained:
         return int(width), int(height)
 
     def prompts(self, split: str) -> list[str]:
-        """The prompts that it was trained on ("train"), or those of the evaluation that it never saw ("test")."""
+        """The training prompts ("train"), or the test prompts of the evaluation ("test")."""
         if split == "train":
             return [str(prompt) for prompt in dict.fromkeys(self.history.prompt)]
         images = self.evaluation.table("images")

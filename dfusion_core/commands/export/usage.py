@@ -25,7 +25,7 @@ def usage(trained: Trained, base: Base, name: str, repository: str = "") -> str:
 
 
 def loading(trained: Trained, base: Base) -> list[str]:
-    """Lines that load the base model, with the autoencoder and the LoRA of the training if they were others."""
+    """Lines that load the base model, with model.vae and model.lora if they are set."""
     vae, lora, built_in = trained.model.vae, trained.model.lora, base.id == MICROWORLD
     names = [*(["AutoencoderKL"] if vae else []), *([] if base.flow else ["DDIMScheduler"]), base.pipeline]
     where = "WEIGHTS" if built_in else json.dumps(base.id)
@@ -50,7 +50,7 @@ def loading(trained: Trained, base: Base) -> list[str]:
 
 
 def generating(trained: Trained, base: Base, prompt: str, repository: str) -> list[str]:
-    """Lines that load the adapter and make a picture as the training sampled."""
+    """Lines that load the adapter and make a picture with the settings of sampling."""
     sample = trained.sample
     width, height = trained.size
     where = json.dumps(repository or "FOLDER_OR_REPOSITORY_OF_THIS_CARD")
@@ -67,7 +67,7 @@ def generating(trained: Trained, base: Base, prompt: str, repository: str) -> li
 
 
 def programs(base: Base, name: str, lora: str | None = None) -> str:
-    """ComfyUI and A1111; ``lora``: what the base model has already."""
+    """ComfyUI and A1111; ``lora``: the model.lora of the run."""
     with_it = (
         f" It was trained on top of the LoRA {md.text(model_name(lora))}: load that as well, with strength 1."
         if lora

@@ -1,4 +1,4 @@
-"""One export: everything is made and checked first, then written file by file."""
+"""Writing an export: all files are made and verified first, then written one by one."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def export_round(
 ) -> None:
     """Export ROUND (the last finished one if empty), push it to ``repository`` if there is one, print what was done.
 
-    Raises MissingStage, and ExportError where files are there already (unless ``force``) or fail the check.
+    Raises MissingStage, and ExportError if files exist already (unless ``force``) or fail the verification.
     """
     trained = read_trained(round)
     out, name = out or Path("exports", trained.round), name or f"dfusion-{trained.round}"
@@ -87,7 +87,7 @@ def refuse_to_replace(out: Path, files: list[str], force: bool) -> None:
 
 
 def write_files(out: Path, files: dict[str, bytes]) -> None:
-    """Write the files, each whole or not at all. Raises ExportError."""
+    """Write the files, each atomically. Raises ExportError."""
     try:
         for file, content in files.items():
             write_bytes(out / file, content)
@@ -96,16 +96,16 @@ def write_files(out: Path, files: dict[str, bytes]) -> None:
 
 
 def remove_other_samples(out: Path, files: dict[str, bytes]) -> None:
-    """Delete the sample pictures that an earlier export had more of."""
+    """Delete the additional sample pictures of an earlier export."""
     for old in (out / "samples").glob("[0-9][0-9]-*.png"):
         if f"samples/{old.name}" not in files:
             old.unlink()
 
 
 def fresh_loader(trained: Trained) -> Callable[[], Any]:
-    """What loads the base model anew, in fp32 on the CPU, where equal arithmetic gives equal numbers.
+    """A function that loads the base model, in fp32 on the CPU, where equal arithmetic gives equal numbers.
 
-    Raises ModelError where its weights are not those that the run began with.
+    Raises ModelError if its weights are not the pinned ones.
     """
     pinned = read_pin(trained.adapter)
     source = locate(trained.model, pinned)
@@ -114,7 +114,7 @@ def fresh_loader(trained: Trained) -> Callable[[], Any]:
 
 
 def base_model(trained: Trained, fresh: Callable[[], Any]) -> tuple[Base, Any]:
-    """What is known of the base model, and the config of its network."""
+    """The description of the base model, and the config of its network."""
     pipeline = fresh()
     config = network_of(pipeline).config
     return identify(trained.model.id, config, pipeline.scheduler.config.get("prediction_type", FLOW)), config
@@ -135,7 +135,7 @@ def weight_files(trained: Trained, base: Base, unet: Any, name: str, dtype: str)
 
 
 def check_files(fresh: Callable[[], Any], trained: Trained, weights: dict[str, bytes], dtype: str) -> list[Proof]:
-    """Put the files into a folder of their own and prove them there, before anything is written for good."""
+    """Write the files to a temporary folder and verify them there."""
     with tempfile.TemporaryDirectory() as folder:
         for file, content in weights.items():
             Path(folder, file).write_bytes(content)

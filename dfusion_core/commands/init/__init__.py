@@ -1,1 +1,1 @@
-"""`dfusion init`: a project of one's own that runs the installed package."""
+"""`dfusion init`: a project that runs the installed package."""

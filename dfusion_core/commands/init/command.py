@@ -1,4 +1,4 @@
-"""`dfusion init`: a project of one's own that runs the installed package."""
+"""`dfusion init`: a project that runs the installed package."""
 
 from __future__ import annotations
 

@@ -17,9 +17,9 @@ MESSAGE = "A project of dfusion"
 
 
 def require_place(folder: Path) -> None:
-    """Raise ProjectError where there is no git, or where `folder` lies inside another repository.
+    """Raise ProjectError if there is no git, or if `folder` is inside another repository.
 
-    DVC keeps experiments by the commits of a repository, and this project's outputs would be among another's.
+    DVC stores experiments by the commits of a repository, and outputs of both projects would be mixed.
     """
     existing = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.is_dir())
     root = _run(existing, "git", "rev-parse", "--show-toplevel", must=False)
@@ -31,7 +31,7 @@ def require_place(folder: Path) -> None:
 
 
 def set_up(folder: Path) -> list[str]:
-    """Make a git and a DVC repository where there is none; returns what was done, in lines."""
+    """Make a git and a DVC repository if there is none; returns lines that say what was done."""
     lines = []
     fresh = not (folder / ".git").exists()
     if fresh:
@@ -45,7 +45,7 @@ def set_up(folder: Path) -> list[str]:
 
 
 def _commit(folder: Path) -> list[str]:
-    """The first commit, which experiments need; where git does not know who commits, the command for it."""
+    """The first commit, which experiments need; if git has no author, a line with the command to run."""
     _run(folder, "git", "add", *project_files(), *OF_DVC)
     if _run(folder, "git", "commit", "-q", "-m", MESSAGE, must=False) is not None:
         return ["git: the first commit."]
@@ -56,7 +56,7 @@ def _commit(folder: Path) -> list[str]:
 
 
 def _run(folder: Path, *command: str, must: bool = True) -> str | None:
-    """The output of a command; of one that may fail None if it did. Raises ProjectError."""
+    """The output of a command; None if a command that may fail fails. Raises ProjectError."""
     environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
     try:
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)

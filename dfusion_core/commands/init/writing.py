@@ -1,4 +1,4 @@
-"""The files of a new project. What is there already is kept; only another dvc.yaml is in the way."""
+"""The files of a new project. Existing files are kept; another dvc.yaml is an error."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from ..profile import FOLDER as PROFILES
 
 PACKAGE = Path(__file__).parents[2]
 TEMPLATE = Path(__file__).parent / "template"
-IGNORED = (".gitignore", ".dvcignore")  # lines are added to those that are there
+IGNORED = (".gitignore", ".dvcignore")  # files to which missing lines are added
 PIPELINE = "dvc.yaml"
-TEMPLATES = {PIPELINE: "pipeline.yaml"}  # DVC takes every dvc.yaml of a clone for a pipeline to run
+TEMPLATES = {PIPELINE: "pipeline.yaml"}  # not named dvc.yaml: DVC runs every dvc.yaml of a clone
 
 
 def project_files() -> dict[str, str]:
-    """Every file of a new project, by its path there."""
+    """Every file of a new project, by its path."""
     prompts = sorted((PACKAGE / "prompts").glob("*.yaml"))
     params = (PROFILES / "micro.yaml").read_text(encoding="utf-8")
     return {
@@ -32,9 +32,9 @@ def _template(name: str) -> str:
 
 
 def write_files(folder: Path) -> list[str]:
-    """Write what is missing in `folder`; returns what was done, in lines.
+    """Write missing files to `folder`; returns lines that say what was done.
 
-    Raises ProjectError, before anything is written, where dvc.yaml is another one.
+    Raises ProjectError, before anything is written, if there is another dvc.yaml.
     """
     files = project_files()
     there = folder / PIPELINE
@@ -51,7 +51,7 @@ def write_files(folder: Path) -> list[str]:
 
 
 def _write(path: Path, text: str) -> bool:
-    """Write a file that is not there; returns whether it was not."""
+    """Write a file if it is missing; returns whether it was."""
     if path.exists():
         return False
     write_text(path, text)
@@ -59,7 +59,7 @@ def _write(path: Path, text: str) -> bool:
 
 
 def _add_lines(path: Path, text: str) -> bool:
-    """Write a file of single lines, or add those that it lacks; returns whether it lacked any."""
+    """Add missing lines to a file; returns whether any were missing."""
     old = path.read_text(encoding="utf-8") if path.exists() else ""
     new = [line for line in text.splitlines() if line not in old.splitlines()]
     if new:

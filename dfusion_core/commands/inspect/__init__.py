@@ -1,1 +1,1 @@
-"""`dfusion inspect`: what published outputs hold, as a tree for the terminal or as a picture."""
+"""`dfusion inspect`: the content of published outputs, as a tree in the terminal or as a picture."""

@@ -24,7 +24,7 @@ Values = NDArray[Any]
 
 
 def draw(data: StageData, name: str, rows: Sequence[int]) -> Image:
-    """A sheet of these rows of an array. Raises StoreError where its dimensions are not those of pictures."""
+    """A sheet of these rows of an array. Raises StoreError if its dimensions are not those of pictures."""
     array = data.array(name)
     row_name, *kind = dimensions(array)
     drawing = DRAWINGS.get(tuple(kind))
@@ -38,7 +38,7 @@ def draw(data: StageData, name: str, rows: Sequence[int]) -> Image:
 
 
 def _pictures(data: StageData, values: Values, rows: Sequence[int], titles: list[str]) -> list[Line]:
-    """Eight in a line, each with its row and, in as many lines as it takes, its prompt; small ones twice as large."""
+    """Eight per line, each with its row and prompt; small ones are doubled in size."""
     if max(values.shape[1:3]) < LARGE:
         values = values.repeat(2, axis=1).repeat(2, axis=2)
     letters = min(max(values.shape[1:3]), LARGEST) // WIDTH_OF_LETTER
@@ -50,7 +50,7 @@ def _pictures(data: StageData, values: Values, rows: Sequence[int], titles: list
 
 
 def _latents(data: StageData, values: Values, rows: Sequence[int], titles: list[str]) -> list[Line]:
-    """A line of x_T ... x_0 for each row."""
+    """A line x_T ... x_0 per row."""
     return [
         Line([Tile(picture, f"x_{len(row) - 1 - i}") for i, picture in enumerate(false_colours(row))], title)
         for row, title in zip(values, titles, strict=True)
@@ -58,7 +58,7 @@ def _latents(data: StageData, values: Values, rows: Sequence[int], titles: list[
 
 
 def _masks(data: StageData, values: Values, rows: Sequence[int], titles: list[str]) -> list[Line]:
-    """A line for each mask: the reference, then the mask of each timestep over it (in grey if there is no picture)."""
+    """A line per mask: the reference, then the mask of each timestep over it (in grey if there is no picture)."""
     pictures = _reference_pictures(data, rows)
     lines = []
     for number, (masks, title) in enumerate(zip(values, titles, strict=True)):
@@ -70,7 +70,7 @@ def _masks(data: StageData, values: Values, rows: Sequence[int], titles: list[st
 
 
 def _maps(data: StageData, values: Values, rows: Sequence[int], titles: list[str]) -> list[Line]:
-    """A line for each map: white is its largest value over all timesteps."""
+    """A line per map: white is its largest value over all timesteps."""
     return [Line(_by_timestep(grey(maps)), title) for maps, title in zip(values, titles, strict=True)]
 
 
@@ -112,7 +112,7 @@ DRAWINGS = {
 
 
 def _prompts(data: StageData, rows: Sequence[int]) -> list[str]:
-    """``: PROMPT`` for each row, where a table says so: of this output, or for targets the pairs of `extract`."""
+    """``: PROMPT`` for each row, from a table of this output, or for targets from the pairs of `extract`."""
     for output, tables in ((data, ("images", "references", "twins")), (_beside(data, "extract"), ("pairs",))):
         for name in tables:
             if output is not None and f"{name}.csv" in output.manifest["files"]:
@@ -131,7 +131,7 @@ def _reference_pictures(data: StageData, rows: Sequence[int]) -> Values | None:
 
 
 def _beside(data: StageData, stage: str) -> StageData | None:
-    """The output of another stage of the same round, if it is there and whole."""
+    """The output of another stage of the same round, if it exists and is complete."""
     try:
         return StageData(data.folder.parent / stage)
     except StoreError:

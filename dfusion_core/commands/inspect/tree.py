@@ -32,7 +32,7 @@ def locate(path: str | Path) -> tuple[Path, str]:
     """The published folder that `path` names, and the array in it, or "" for all.
 
     `path` is a stage's folder, its arrays.zarr, an array inside, or one of these below `runs/`: `r00/sample`.
-    Raises StoreError listing what there is.
+    Raises StoreError listing the existing ones.
     """
     for candidate in (Path(path), Path("runs", path)):
         for folder in (candidate, *candidate.parents):
@@ -58,7 +58,7 @@ def published() -> list[Path]:
 
 
 def tree(path: str | Path) -> "Tree":
-    """What `path` (see `locate`) holds: arrays with dimensions, type, unit, values; tables; files."""
+    """The content of `path` (see `locate`): arrays with dimensions, type, unit, values; tables; files."""
     from rich.markup import escape
     from rich.tree import Tree
 
@@ -89,7 +89,7 @@ def describe(data: StageData, name: str) -> str:
 
 
 def dimensions(array: "zarr.Array[Any]") -> tuple[str, ...]:
-    """The names of the axes; their numbers where there are no names."""
+    """The names of the axes, or their numbers without names."""
     names = getattr(array.metadata, "dimension_names", None) or [None] * array.ndim
     return tuple(name or str(axis) for axis, name in enumerate(names))
 

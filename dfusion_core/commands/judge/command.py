@@ -1,4 +1,4 @@
-"""`dfusion judge A B`: ask blind, then count."""
+"""`dfusion judge A B`: a blind comparison and its preference rates."""
 
 from __future__ import annotations
 

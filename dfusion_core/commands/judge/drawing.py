@@ -14,7 +14,7 @@ COLOURS = ("#9aa5b1", "#0b57d0", "#d5d9de")
 
 
 def draw_rates(file: Path, table: pd.DataFrame, names: tuple[str, str]) -> None:
-    """Write a PNG: of each template and of all the shares of answers for A, B and neither, with exact intervals."""
+    """Write a PNG: shares of answers for A, B and neither, by template and overall, with exact intervals."""
     from matplotlib.figure import Figure
 
     rows = table[(table.group != "labeller") & (table.answers > 0)].to_dict("records")

@@ -1,4 +1,4 @@
-"""Preference rates with exact intervals, and how far labellers agree."""
+"""Preference rates with exact intervals, and agreement of labellers."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ COLUMNS = ("group", "name", "answers", "a", "b", "ties", "rate", "low", "high")
 
 
 def votes(pairs: pd.DataFrame, answers: Sequence[Answer]) -> pd.DataFrame:
-    """What each labeller said first of each pair: split, prompt, labeller, pair, vote (A, B or tie).
+    """The first answer of each labeller about each pair: split, prompt, labeller, pair, vote (A, B or tie).
 
-    Repetitions measure consistency and are no further votes.
+    Repetitions measure consistency and are not votes.
     """
     different = pairs[pairs.a != pairs.b].to_dict("index")
     sides = {frozenset((pair["a"], pair["b"])): (number, pair) for number, pair in different.items()}
@@ -38,7 +38,7 @@ def rates(found: pd.DataFrame, template: str) -> pd.DataFrame:
     """Rows of COLUMNS: overall, by template and split, by labeller.
 
     rate: share of the answers that are no tie in which B is preferred, with the exact interval of Clopper and Pearson.
-    It treats answers as independent: those of one labeller about one prompt are less than that.
+    It assumes independent answers; those of one labeller about one prompt are not quite independent.
     """
     rows = [_rate("all", "all", found)]
     rows += [_rate("template", f"{template}, {split}", part) for split, part in found.groupby("split", sort=False)]
@@ -49,7 +49,7 @@ def rates(found: pd.DataFrame, template: str) -> pd.DataFrame:
 def agreement(found: pd.DataFrame) -> dict[str, Any]:
     """Cohen's kappa between each two labellers over the pairs that both judged, and their mean.
 
-    None where fewer than two labellers share a pair, or all they say is the same answer.
+    None if no two labellers share a pair, or if all answers are the same.
     """
     from sklearn.metrics import cohen_kappa_score
 

@@ -21,7 +21,7 @@ SAME = ["split", "prompt", "sample", "seed"]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Pairs of images of one prompt and seed: columns split, prompt, seed, a, b (hashes); a == b where they are equal.
+    """Pairs of images of one prompt and seed: columns split, prompt, seed, a, b (hashes); a == b if they are equal.
 
     template: of the prompts, from the name of the prompt file.
     """
@@ -33,7 +33,7 @@ class Comparison:
 
     @property
     def questions(self) -> list[Question]:
-        """What is asked: pairs of different pictures."""
+        """The questions: pairs of different pictures."""
         different = self.pairs[self.pairs.a != self.pairs.b]
         rows = zip(different.prompt, different.a, different.b, strict=True)
         return [Question(prompt, (a, b)) for prompt, a, b in dict.fromkeys(rows)]
@@ -60,7 +60,7 @@ def evaluated(name: str) -> StageData:
 def compared(a: str, b: str, count: int | None = None) -> Comparison:
     """The images of both, side by side. count: the first N images of each prompt.
 
-    Raises LabelError where they are not of the same prompts and seeds, or are one and the same.
+    Raises LabelError if they have different prompts or seeds, or are the same evaluation.
     """
     sides, pictures = [evaluated(name) for name in (a, b)], Pictures()
     tables = [side.table("images") for side in sides]

@@ -1,11 +1,11 @@
-"""Answers from and to other programs' tables.
+"""Import and export of answers as tables of other programs.
 
 pairs     image_0, image_1 (paths), prompt, answer (first, second, tie), labeller, time
 pickapic  caption, jpg_0, jpg_1 (paths), label_0, label_1 (1 and 0, or 0.5 each for a tie): the columns of Pick-a-Pic
           and of Diffusion-DPO
 
-Records of Argilla and tasks of Label Studio are taken in too (``foreign.py``). A path leads to a picture file; it is
-known by its pixels, so that only pictures of this round are taken. Exported pictures are PNG files in a folder beside
+Records of Argilla and tasks of Label Studio are imported too (``foreign.py``). Picture files are identified by their
+pixels, so that only pictures of this round are accepted. Exported pictures are PNG files in a folder beside
 the table.
 """
 
@@ -36,7 +36,7 @@ Row = Mapping[str, Any]
 
 
 def export_answers(out: Path, session: Session, pictures: Pictures, columns: str) -> str:
-    """Write the answers of a session with their pictures; a sentence about it. Raises LabelError."""
+    """Write the answers of a session with their pictures; returns a message. Raises LabelError."""
     if columns not in (PAIRS, PICKAPIC):
         raise LabelError(f"--columns: '{columns}' is not known.", f"Use {PAIRS} or {PICKAPIC}.")
     known = session.prompts
@@ -63,9 +63,9 @@ def export_answers(out: Path, session: Session, pictures: Pictures, columns: str
 
 
 def import_answers(file: Path, session: Session, pictures: Pictures) -> str:
-    """Take the answers about pictures of this session; a sentence about them. Raises LabelError for a bad table.
+    """Import the answers about pictures of this session; returns a message. Raises LabelError for an invalid table.
 
-    The same table taken in twice counts once.
+    A table that is imported twice counts once.
     """
     taken = known = foreign = 0
     for number, row in _answer_rows(file):
@@ -138,7 +138,7 @@ def _said(first: Any, second: Any) -> str | None:
 
 
 def _hash(path: Path, file: Path, number: int) -> str:
-    """The name of a picture file. Raises LabelError where it is none."""
+    """The hash of a picture file. Raises LabelError for other files."""
     import numpy as np
     from PIL import Image, UnidentifiedImageError
 
@@ -153,7 +153,7 @@ def _hash(path: Path, file: Path, number: int) -> str:
 
 
 def _answer_rows(file: Path) -> Iterator[tuple[int, Row]]:
-    """The answers of a table, with the number of the row that each stands in. Raises LabelError."""
+    """The answers of a table, with their row numbers. Raises LabelError."""
     for number, row in enumerate(_rows(file), 1):
         for one in plain_rows(row):
             yield number, one

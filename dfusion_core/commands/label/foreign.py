@@ -1,4 +1,4 @@
-"""Records of Argilla and tasks of Label Studio as plain rows: two pictures, an answer, who and when.
+"""Records of Argilla and tasks of Label Studio as plain rows: two pictures, an answer, labeller and time.
 
 Argilla       `dataset.records.to_list(flatten=True)`, as JSON: fields `image_0` and `image_1`; a question's answers
               stand in `NAME.responses` with `NAME.responses.users` and `NAME.responses.status`
@@ -25,7 +25,7 @@ RESPONSES = ".responses"
 
 
 def plain_rows(row: Row) -> Iterator[Row]:
-    """The answers in one record, a row each; a row that is no record of these programs as it is."""
+    """The answers in one record, one row each; other rows are returned unchanged."""
     if isinstance(row.get("annotations"), list) and isinstance(row.get("data"), dict):
         yield from _label_studio(row["data"], row["annotations"])
     elif questions := [key.removesuffix(RESPONSES) for key in row if str(key).endswith(RESPONSES)]:
@@ -71,12 +71,12 @@ def _local(path: Any) -> Any:
 
 
 def _meaning(said: Any) -> Any:
-    """The answer that a word stands for; what is not known is left, and refused with its row."""
+    """The answer of a word; unknown words are returned, and refused later with their row."""
     return MEANING.get(str(said).strip().lower(), said)
 
 
 def _name(who: Any) -> str | None:
-    """A labeller's name: Label Studio has numbers, or objects with an address."""
+    """A labeller's name: Label Studio has numbers, or objects with an e-mail address."""
     if isinstance(who, dict):
         who = who.get("email") or who.get("username") or who.get("id")
     return None if who is None else str(who)

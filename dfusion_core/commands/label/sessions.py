@@ -1,4 +1,4 @@
-"""What `dfusion label` asks about: the sampled images of a round, or the targets that were made of them."""
+"""The sessions of `dfusion label`: the sampled images of a round, or its targets."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a run will need, before it runs: images, rows, hours, memory and disk (`dfusion plan`)."""
+"""`dfusion plan`: images, rows, hours, memory and disk of a run, before it starts."""

@@ -1,4 +1,4 @@
-"""`dfusion plan`: what a run will need, as a table or as JSON, and whether it fits."""
+"""`dfusion plan`: the resources that a run needs, as a table or as JSON, and whether it fits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def plan(
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
 ) -> None:
-    """Before anything runs: images, updates, rows, hours, memory and disk; exit code 1 if it cannot fit."""
+    """Estimate images, updates, rows, hours, memory and disk of a run; exit code 1 if it cannot fit."""
     from ...params import load_everything
     from .estimate import make_plan
     from .verdict import problems
@@ -90,7 +90,7 @@ def as_dict(plan: Plan, wrong: list[Problem]) -> dict[str, Any]:
 
 
 def show(plan: Plan, wrong: list[Problem]) -> None:
-    """Print the plan for people."""
+    """Print the plan."""
     from rich.console import Console
     from rich.table import Table
 
@@ -128,7 +128,7 @@ def show(plan: Plan, wrong: list[Problem]) -> None:
 
 
 def heading(plan: Plan) -> list[str]:
-    """Model, device, round and run in a line each."""
+    """One line each for model, device, round and run."""
     work, costs, device = plan.work, plan.costs, plan.device
     source = "assumed from the name" if costs.architecture.assumed else "from its configuration"
     speed = (
@@ -148,7 +148,7 @@ def heading(plan: Plan) -> list[str]:
 
 
 def verdict(plan: Plan, wrong: list[Problem]) -> list[str]:
-    """What the disk must hold, and whether everything fits."""
+    """The needed disk, and whether everything fits."""
     disk, work = plan.disk, plan.work
     kept = f"; keys and values of {work.kept_kv} references {work.kept_kv * disk.of_reference / GIB:.3g} GiB a round"
     return [
@@ -159,7 +159,7 @@ def verdict(plan: Plan, wrong: list[Problem]) -> list[str]:
 
 
 def duration(seconds: float | None) -> str:
-    """In the unit that suits people."""
+    """A duration in a readable unit."""
     if seconds is None:
         return "unknown"
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):

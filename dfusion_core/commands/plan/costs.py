@@ -1,4 +1,4 @@
-"""What a row, a picture and a reference cost with the model, adapter and reward that the parameters name."""
+"""Costs of a row, a picture and a reference with the model, adapter and reward of the parameters."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SMALL = 10_000_000  # weights
 
 @dataclass(frozen=True)
 class Costs:
-    """FLOPs and bytes of one of each. Weights are in bytes as they lie on the device."""
+    """FLOPs and bytes of one of each. Bytes of weights are those on the device."""
 
     architecture: Architecture
     latent_size: networks.Size

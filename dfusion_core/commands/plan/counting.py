@@ -1,7 +1,7 @@
-"""What a network costs: FLOPs, bytes that autograd saves, bytes alive at once.
+"""Costs of a network: FLOPs, bytes saved by autograd, bytes alive at once.
 
-Counted on real tensors, or on torch's meta device, where operations know their shapes and compute nothing: there a
-network of any size is counted in seconds. A multiplication and an addition are two FLOPs.
+Counted on real tensors, or on torch's meta device, where operations compute only shapes, so that a network of any
+size is counted in seconds. A multiplication and an addition are two FLOPs.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ ON_CPU = {  # a CPU's own fused kernels, which torch's counter does not know; by
 class FusedAttention(TorchFunctionMode):
     """Count attention on the meta device as the fused kernels compute it.
 
-    There torch picks the unfused formula, which stores a score for every pair of tokens; CPUs and GPUs
-    have kernels that store queries, keys, values, the output and one number a query.
+    On the meta device torch uses the unfused formula, which stores a score for every pair of tokens; the kernels of
+    CPUs and GPUs store queries, keys, values, the output and one number per query.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -57,7 +57,7 @@ class FusedAttention(TorchFunctionMode):
 
 @contextmanager
 def fused_when_computed_again() -> Iterator[None]:
-    """What `FusedAttention` does, also where a backward pass computes a block again: modes do not reach in there."""
+    """`FusedAttention` for blocks that are recomputed in a backward pass, which modes do not reach."""
     usual = torch.nn.functional.scaled_dot_product_attention
 
     def fused(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -128,7 +128,7 @@ def training_costs(forward: Forward, parameters: Iterable[Parameter]) -> tuple[i
 def training_bytes(forward: Forward, parameters: Iterable[Parameter]) -> int:
     """The most bytes of intermediate results that are alive at once in ``forward`` and its backward pass.
 
-    It counts what blocks that are computed again hold meanwhile, which `saved_bytes` does not see.
+    It includes the intermediate results of recomputed blocks, which `saved_bytes` does not.
     """
     with ExitStack() as stack:
         stack.enter_context(fused_when_computed_again())
@@ -160,7 +160,7 @@ def _total(kept: dict[int, Tensor]) -> int:
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Follows the storages that operations make, from their birth until nothing refers to them."""
+    """Tracks the storages of operations, from their creation until they are freed."""
 
     def __init__(self, known: set[int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

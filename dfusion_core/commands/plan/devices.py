@@ -1,4 +1,4 @@
-"""What runs it: the device found here, measured, or one that is named, estimated from published figures."""
+"""Devices: the one of this machine, measured, or a named one, estimated from published figures."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Device:
-    """``memory`` in bytes; ``forward`` and ``training`` in FLOP/s, None where nothing is known; ``basis`` says where
-    they come from."""
+    """``memory`` in bytes; ``forward`` and ``training`` in FLOP/s, None if unknown; ``basis`` is their
+    origin."""
 
     name: str
     memory: int
@@ -58,7 +58,7 @@ PUBLISHED = {
 
 
 def named_device(name: str, dtype: torch.dtype) -> Device:
-    """A GPU of the list. Only 16-bit arithmetic has an estimate. Raises KeyError, whose text says what there is."""
+    """A GPU of the list. Only 16-bit arithmetic has an estimate. Raises KeyError listing the known names."""
     found = PUBLISHED.get(name.lower().replace(" ", ""))
     if found is None:
         raise KeyError(f"there is no '{name}', only {', '.join(PUBLISHED)}. {did_you_mean(name, PUBLISHED)}".rstrip())

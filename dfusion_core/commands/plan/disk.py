@@ -22,7 +22,7 @@ ADAPTER_COPIES = 3  # the adapter and AdamW's two moments, all fp32
 
 @dataclass(frozen=True)
 class Disk:
-    """Bytes of a run. Keys and values are apart: they are the large part that can be left out. ``copies`` is 2 where
+    """Bytes of a run. Keys and values are separate: they are large and optional. ``copies`` is 2 if
     DVC keeps a second copy."""
 
     stages: dict[str, int]  # of a round, in runs/
@@ -31,18 +31,18 @@ class Disk:
     free: int
 
     def of_round(self, kept: int) -> int:
-        """What a round with ``kept`` stored references leaves."""
+        """Bytes of a round with ``kept`` stored references."""
         return self.copies * (sum(self.stages.values()) + kept * self.of_reference)
 
     def need(self, rounds: int, kept: int) -> int:
-        """A whole run: the rounds, the evaluation of the base model, and the largest stage once more, because its
-        parts are still there while it is being published."""
+        """A whole run: the rounds, the evaluation of the base model, and the largest stage a second time, because its
+        parts exist beside the output while it is published."""
         largest = max(*self.stages.values(), kept * self.of_reference)
         return rounds * self.of_round(kept) + self.copies * self.stages["evaluate"] + largest
 
 
 def count_disk(work: Workload, costs: Costs, params: Everything) -> Disk:
-    """Bytes of every stage that leaves arrays, and the free space where the run will be. Tables are small beside it."""
+    """Bytes of every stage with arrays, and the free space. Tables are not counted."""
     rows = {
         "sample": work.images,
         "score": work.images,
@@ -66,7 +66,7 @@ def count_disk(work: Workload, costs: Costs, params: Everything) -> Disk:
 
 
 def dvc_copies(folder: Path) -> int:
-    """How often DVC has an output on the disk: once where the workspace is linked to its cache, else twice."""
+    """Copies of an output on the disk: one if the workspace is linked to DVC's cache, else two."""
     if not folder.is_dir():
         return 1
     config = configparser.ConfigParser()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of one round. ``seconds`` is None where the device's speed is unknown."""
+    """A stage of one round. ``seconds`` is None if the device's speed is unknown."""
 
     work: Work
     flops: int
@@ -53,9 +53,9 @@ class Plan:
 
 
 def make_plan(params: Everything, device_name: str = "") -> Plan:
-    """The plan for a named device, or for the one that the parameters choose on this machine, measured.
+    """The plan for a named device, or for the one of the parameters on this machine, measured.
 
-    Raises KeyError for a name that is not known, and DFusionError for parameters with which no run can begin.
+    Raises KeyError for an unknown name, and DFusionError for invalid parameters.
     """
     start_up = start_up_seconds()
     from ...models.device import pick_dtype
@@ -80,7 +80,7 @@ def make_plan(params: Everything, device_name: str = "") -> Plan:
 
 
 def check_thresholds(params: Everything) -> None:
-    """Raise MaskError now and not after the first round's sampling, if a prompt lacks the thresholds it needs."""
+    """Raise MaskError before sampling if a prompt has no thresholds and needs them."""
     from ...extraction.masks import thresholds
 
     for prompt in load_prompts(params.prompts.file).first(params.prompts.train_count, None).train:
@@ -88,12 +88,12 @@ def check_thresholds(params: Everything) -> None:
 
 
 def flops(work: Work, costs: Costs) -> int:
-    """FLOPs of a stage. Text encoders are left out: each prompt goes through once."""
+    """FLOPs of a stage. Text encoders are not counted: each prompt is encoded once."""
     return without_gradients(work, costs) + work.trained_rows * costs.trained_row_flops
 
 
 def without_gradients(work: Work, costs: Costs) -> int:
-    """Those of sampling, decoding and scoring."""
+    """FLOPs of sampling, decoding and scoring."""
     return work.rows * costs.row_flops + work.decoded * costs.decode_flops + work.scored * costs.score_flops
 
 

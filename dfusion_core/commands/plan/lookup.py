@@ -1,7 +1,7 @@
-"""Which network a model id stands for, without loading a weight and without a network connection.
+"""The network of a model id, without loading weights and without a network connection.
 
-A local folder and a cached Hub repository say it in their config.json files; a single .safetensors file by its tensors'
-shapes, or ``model.config`` does. For a Hub name that is not cached the published configurations are assumed.
+It is read from the config.json files of a local folder or a cached Hub repository, and from the shapes in a single
+.safetensors file or ``model.config``. For a Hub name that is not cached the published configurations are assumed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ...models.mmdit import TRANSFORMERS
 if TYPE_CHECKING:
     from ...params import Model
 
-# How the names of Hub repositories say which family they are; the first that is found counts.
+# Parts of names of Hub repositories and their families; the first match counts.
 NAMES = (
     ("flux", r"flux.*dev"),
     ("sd35-medium", r"diffusion-3\.5-medium"),
@@ -33,9 +33,9 @@ NAMES = (
 
 
 def find_architecture(model: Model) -> Architecture:
-    """The architecture of ``model.id`` with ``model.vae``. Raises ModelError where nothing tells it.
+    """The architecture of ``model.id`` with ``model.vae``. Raises ModelError if it is unknown.
 
-    An autoencoder on the Hub that is not cached is taken to be of the model's own size.
+    An autoencoder on the Hub that is not cached is assumed to have the size of the model's own.
     """
     found = _of_model(model)
     for name in ("config.json", "vae/config.json") if model.vae else ():
@@ -87,7 +87,7 @@ def _from_files(name: str, find: Callable[[str], Path]) -> Architecture:
 
 
 def _from_cache(repository: str, revision: str | None) -> Architecture | None:
-    """A Hub repository whose configurations were downloaded before; asks no server."""
+    """A Hub repository with cached configurations, without a request to a server."""
 
     def find(name: str) -> Path:
         return _cached_file(repository, name, revision)

@@ -11,26 +11,26 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 # Bytes for each weight of the adapter: itself, its gradient and AdamW's two moments, in fp32 or in 8 bits. Of small
-# matrices, which stay in 32 bits, there is too little to count.
+# matrices, which stay in 32 bits, are not counted.
 ADAM = {"adamw": 4 * 4, "adamw_8bit": 2 * 4 + 2}
 
 
 @dataclass(frozen=True)
 class Overhead:
-    """What comes on top of tensors: ``base`` bytes of libraries or a GPU's context, and the allocator's ``factor``."""
+    """Memory beside tensors: ``base`` bytes of libraries or a GPU's context, and the allocator's ``factor``."""
 
     base: int
     factor: float
 
 
 ON_GPU = Overhead(GIB // 2, 1.1)  # an assumption
-ON_CPU = Overhead(int(0.9 * GIB), 1.6)  # what the micro-world's stages were measured to take; see docs/planning.md
+ON_CPU = Overhead(int(0.9 * GIB), 1.6)  # measured on stages of the micro-world (docs/planning.md)
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of a stage's peak: ``fixed`` whatever the batch, and ``each`` for one more unit of ``knob``, the key of
-    params.yaml that sets the batch (empty where none does)."""
+    """Bytes of a stage's peak: ``fixed`` for any batch, and ``each`` per unit of ``knob``, the key of
+    params.yaml that sets the batch (empty if there is none)."""
 
     fixed: int
     each: int
@@ -40,7 +40,7 @@ class Memory:
 
     @property
     def peak(self) -> int:
-        """Bytes at the batch that is set."""
+        """Bytes at the set batch."""
         return self.overhead.base + int(self.overhead.factor * (self.fixed + self.batch * self.each))
 
     def largest(self, limit: int) -> int:
@@ -68,7 +68,7 @@ def stage_memory(params: Everything, costs: Costs, overhead: Overhead = ON_GPU) 
         "fuse": Memory(model + once, fusing, params.fuse.batch_size, "fuse.batch_size"),
         "adopt": scoring,
         "train": Memory(model + adam, training, params.train.micro_batch, "train.micro_batch"),
-        # The reward is loaded beside the model, once the images are there.
+        # The reward is loaded beside the model after the images are made.
         "evaluate": Memory(
             model + once + costs.reward_weights, drawing, params.evaluate.batch_size, "evaluate.batch_size"
         ),

@@ -30,7 +30,7 @@ def velocity_call(
 
 
 def text_tokens(kind: str, encoders: int, own: int) -> int:
-    """Tokens that a transformer of this class attends to. own: what its one CLIP reads, where it has no other."""
+    """Text tokens of a transformer of this class. own: the limit of its only text encoder, if it has one."""
     if kind.startswith("Flux"):
         return T5_TOKENS["flux"]
     return own if encoders == 1 else CLIP_TOKENS + T5_TOKENS["sd3"]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Size = tuple[int, int]  # (height, width) of a latent
 Network = Any  # diffusers' and open_clip's classes, whose attributes type checkers do not see
 META = torch.device("meta")
-TOKENS = 77  # of a prompt, where the text encoder's configuration does not say
+TOKENS = 77  # of a prompt, if it is not in the text encoder's configuration
 
 
 def build_unet(architecture: Architecture, dtype: torch.dtype, lora: Lora | None = None) -> Network:
@@ -81,8 +81,9 @@ def tokens_of(architecture: Architecture) -> int:
 def unet_call(
     unet: Network, rows: int, tokens: int, device: torch.device = META, size: Size | None = None
 ) -> Callable[[], Tensor]:
-    """A forward of ``rows`` latents of this size (None: the model's own), with SDXL's added conditions where the U-Net
-    has them."""
+    """A forward pass of ``rows`` latents of this size (None: the model's own), with SDXL's added conditions if the
+    U-Net has them.
+    """
     kind = {"device": device, "dtype": unet.dtype}
     x = torch.zeros(rows, unet.config.in_channels, *(size or _own(unet)), **kind)
     text = torch.zeros(rows, tokens, unet.config.cross_attention_dim, **kind)
@@ -105,7 +106,7 @@ def unet_call(
 def block_call(
     unet: Network, rows: int, tokens: int, device: torch.device = META, size: Size | None = None
 ) -> Callable[[], Tensor]:
-    """A forward of the U-Net's first block with attention alone, at the size that latents of this size have there."""
+    """A forward pass of the U-Net's first block with attention only, for latents of this size."""
     level, block = first_block(unet)
     channels, kind = unet.config.block_out_channels, {"device": device, "dtype": unet.dtype}
     inner = [side >> level for side in size or _own(unet)]

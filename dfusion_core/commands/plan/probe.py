@@ -1,4 +1,4 @@
-"""How fast this very device is at this very U-Net: a few timed passes with random weights."""
+"""Speed of this device on this network: a few timed passes with random weights."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Call = Callable[[], Tensor]
 def measured_device(params: Everything, costs: Costs, device: torch.device, dtype: torch.dtype) -> Device:
     """The device with its FLOP/s in this model's forward and training passes, at the parameters' batch sizes.
 
-    Where a pass of the whole U-Net would not fit or take long, its first block with attention is timed instead.
+    If a pass of the whole U-Net would not fit or take long, its first block with attention is timed instead.
     """
     name, memory = found_device(device)
     halves = costs.architecture.halves
@@ -65,7 +65,7 @@ def _busy(share: float) -> str:
 
 
 def _rows(wanted: int, flops: int, bytes_each: int, costs: Costs, device: torch.device) -> int:
-    """Rows of a timed pass; 0 where not the whole U-Net is timed."""
+    """Rows of a timed pass; 0 if only a block is timed."""
     if device.type == "cuda":
         room = torch.cuda.mem_get_info(device)[0] // 2 - costs.unet_weights
         return max(0, min(wanted, room // bytes_each))
@@ -104,7 +104,7 @@ def _part(costs: Costs, network: networks.Network, device: torch.device, *, trai
 
 
 def _trained(run: Call) -> Call:
-    """A forward pass and the way back to the adapter."""
+    """A forward pass and the backward pass to the adapter."""
 
     def both() -> Tensor:
         out = run()
@@ -132,7 +132,7 @@ def _seconds(run: Call, device: torch.device) -> float:
 
 
 def here(wanted: str, named: str) -> torch.device:
-    """The device that the parameters choose, or the kind of a named one. Raises ModelError for a GPU that is absent."""
+    """The device of the parameters, or the kind of a named one. Raises ModelError for a GPU that is absent."""
     from ...models.device import pick_device
 
     if named:

@@ -1,4 +1,4 @@
-"""How long a stage takes before its first row."""
+"""Time of a stage before its first row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a plan can run where it is to run, and if not, which parameters to change and to what."""
+"""Whether a run fits, and if not, which parameters to change."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Problem:
-    """What does not fit, and what would: ``changes`` maps keys of params.yaml to (value now, value that fits)."""
+    """What does not fit, and a fix: ``changes`` maps keys of params.yaml to (value now, value that fits)."""
 
     what: str
     changes: dict[str, tuple[int, int]]

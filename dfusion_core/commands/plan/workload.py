@@ -1,7 +1,7 @@
-"""How much there is to do, counted from the parameters alone: images, pairs, optimizer steps, rows of the U-Net.
+"""The workload of a round from the parameters: images, pairs, optimizer steps, rows of the network.
 
-A row is one latent that goes through the U-Net. Guidance doubles every latent; a fused target takes its reference
-along; training sends a winner and a loser through for every timestep of a pair.
+A row is one latent in a forward pass. Guidance doubles every latent; a fused target needs a row of its reference;
+training has a winner and a loser for every timestep of a pair.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PAIR = 2  # winner and loser
 
 @dataclass(frozen=True)
 class Work:
-    """What one stage does: rows without gradients, rows with, pictures decoded and pictures scored."""
+    """The work of one stage: rows without gradients, rows with, pictures decoded and pictures scored."""
 
     rows: int = 0
     trained_rows: int = 0
@@ -52,9 +52,9 @@ class Workload:
 
 
 def workload(params: Everything, halves: int = HALVES) -> Workload:
-    """Count a round; halves: rows of a latent, 1 for a model that is told the guidance.
+    """Count a round; halves: rows per latent, 1 if the guidance scale is an input of the network.
 
-    Raises PromptsError for a prompt file that is not there or has too few prompts.
+    Raises PromptsError for a prompt file that is missing or has too few prompts.
     """
     prompts = load_prompts(params.prompts.file).first(params.prompts.train_count, params.prompts.test_count)
     images = len(prompts.train) * params.sample.images_per_prompt
@@ -97,12 +97,12 @@ def _with_halves(work: Work, halves: int) -> Work:
 
 
 def _window(params: Everything) -> int:
-    """Timesteps that are fused."""
+    """Number of fused timesteps."""
     return params.fuse.first_t - params.fuse.last_t + 1
 
 
 def _timesteps(params: Everything) -> int:
-    """Timesteps of a pair that are trained on."""
+    """Number of trained timesteps of a pair."""
     return len(step_indices(params.train, params.sample.num_steps))
 
 
@@ -112,13 +112,13 @@ def _groups(params: Everything, pairs: int) -> int:
 
 
 def _fuse_rows(params: Everything, pairs: int, references: int, kept: int) -> int:
-    """Rows of what ``pairs`` asks ``fuse`` to make. A target begins at its base's stored latent at first_t."""
+    """Rows of ``fuse`` for the kind of ``pairs``. A target starts from its base's stored latent at first_t."""
     steps = params.sample.num_steps
     if params.pairs == "naive":
         return 0
     if params.pairs == "same_noise":
         return pairs * steps * HALVES
-    # K and V are read instead of made again only where a whole batch's references are stored. The references lie
+    # K and V are read instead of recomputed only if all references of a batch are stored. The references are stored
     # prompt by prompt, so those of the first prompts are.
     of_prompt = params.sample.images_per_prompt // 2
     stored = kept // (references * of_prompt // pairs) * of_prompt
@@ -130,9 +130,9 @@ def _fuse_rows(params: Everything, pairs: int, references: int, kept: int) -> in
 
 
 def _training(params: Everything, pairs: int) -> Work:
-    """Rows of the stage ``train``: micro-batches have one shape, the last of an update is filled up."""
+    """Rows of the stage ``train``: micro-batches have one shape, the last of an update is padded."""
     groups, size = _groups(params, pairs), params.train.micro_batch
     left, per_update = pairs - (groups - 1) * params.train.pairs_per_update, params.train.pairs_per_update
     filled = [-(-count * _timesteps(params) // size) * size for count in [per_update] * (groups - 1) + [left]]
-    before = size + sum(filled[1:])  # log p_old: the first update's own forward gives the rest of it
+    before = size + sum(filled[1:])  # log p_old: the rest is computed by the first update's forward pass
     return Work(rows=before * PAIR * HALVES, trained_rows=sum(filled) * PAIR * HALVES * params.train.inner_epochs)

@@ -1,4 +1,4 @@
-"""May a round be pruned? And DVC's record of what was."""
+"""Checks before pruning, and recording pruned outputs in DVC."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MADE_OF = {
 
 
 def require_spare(round: str) -> None:
-    """Raise StoreError where something of the round is still needed: it is unfinished, the last one, or out of date."""
+    """Raise StoreError if the round is still needed: it is unfinished, the last one, or out of date."""
     params = load_params("rounds")
     previous(params, round)
     finished = [name for name in in_order(params) if (output("evaluate", name) / MANIFEST).is_file()]
@@ -58,12 +58,12 @@ def require_spare(round: str) -> None:
 
 
 def begin(round: str) -> None:
-    """Note that pruning has begun, of these very outputs: pruning leaves their digests as they are."""
+    """Record that pruning of these outputs has begun; pruning does not change their digests."""
     write_text(_note(round), _digests(round))
 
 
 def has_begun(round: str) -> bool:
-    """Whether an earlier command began to prune these outputs, all of which were up to date then, and was stopped."""
+    """Whether an earlier command was interrupted while pruning these outputs, which were up to date then."""
     try:
         return _note(round).read_text(encoding="utf-8") == _digests(round)
     except FileNotFoundError:
@@ -71,7 +71,7 @@ def has_begun(round: str) -> bool:
 
 
 def end(round: str) -> None:
-    """All is done and recorded."""
+    """Record that pruning is complete."""
     _note(round).unlink(missing_ok=True)
 
 
@@ -90,14 +90,14 @@ def dvc_stages(round: str) -> list[str]:
 
 
 def is_recorded() -> bool:
-    """Whether DVC keeps a record of this project."""
+    """Whether this project has a dvc.lock."""
     return Path(LOCK).is_file() and Path(".dvc").is_dir()
 
 
 def require_unchanged(stages: Sequence[str]) -> None:
-    """Raise StoreError where DVC finds one of these stages changed.
+    """Raise StoreError if DVC finds one of these stages changed.
 
-    To record a pruned output that was out of date before would make it look up to date.
+    Recording a pruned output that was out of date would make it look up to date.
     """
     status = json.loads(_dvc("status", "--json", *stages) or "{}")
     if status:
@@ -105,7 +105,7 @@ def require_unchanged(stages: Sequence[str]) -> None:
 
 
 def record(stages: Sequence[str]) -> None:
-    """Note the outputs as they are now in dvc.lock."""
+    """Record the present outputs in dvc.lock."""
     _dvc("commit", "--force", "--quiet", *stages)
 
 

@@ -1,4 +1,4 @@
-"""`dfusion prune ROUND`: first what it would delete, then, with --apply, delete it."""
+"""`dfusion prune ROUND`: lists the files to delete; --apply deletes them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def prune(
     round: Annotated[str, typer.Argument(help="A finished round, as r00.")],
     apply: Annotated[bool, typer.Option("--apply", help="Delete; without it nothing is changed.")] = False,
 ) -> None:
-    """Free the disk of a finished round: trajectories, attention maps, keys and values."""
+    """Delete trajectories, attention maps, keys and values of a finished round."""
     from ...store.pruning import SPARE, prune_output, spare_files
     from . import checking
 

@@ -1,4 +1,4 @@
-"""Pieces of HTML. Whatever comes from a prompt, a path or a table is escaped here."""
+"""HTML elements. Texts from prompts, paths and tables are escaped here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-LARGEST = 224  # pixels of a picture; the page shows half as many, and a screen may have two for one
+LARGEST = 224  # pixels of a picture, twice its size on the page, for screens with a high resolution
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,7 +46,7 @@ dt { font-weight: 600; } dd { margin: 0 0 .3em; }
 
 
 class Number(str):
-    """A number in the digits in which it is to be shown."""
+    """A number as formatted text."""
 
 
 def text(value: object) -> str:
@@ -55,7 +55,7 @@ def text(value: object) -> str:
 
 
 def heading(title: str, note: str = "") -> str:
-    """A section's title, with a sentence on how to read it."""
+    """A section's title, with an explanation."""
     return f"<h2>{text(title)}</h2>" + paragraph(note)
 
 
@@ -65,7 +65,7 @@ def paragraph(note: str, kind: str = "note") -> str:
 
 
 def cell(value: Any) -> str:
-    """A table cell; numbers stand right, in one line, with at most four decimals."""
+    """A table cell; numbers are right-aligned, in one line, with at most four decimals."""
     if isinstance(value, Number):
         return f'<td class="number">{text(value)}</td>'
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -75,14 +75,14 @@ def cell(value: Any) -> str:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table with a header; a newline separates lines of a cell. One that is too wide for a screen scrolls."""
+    """A table with a header; a newline separates lines of a cell. Wide tables scroll."""
     head = "".join(f"<th>{text(name)}</th>" for name in columns)
     body = "".join("<tr>" + "".join(map(cell, row)) + "</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def terms(columns: Sequence[str], rows: Iterable[tuple[str, str, Sequence[Any]]]) -> str:
-    """A table with a quantity a row: (name, what it means, values)."""
+    """A table with a row per quantity: (name, meaning, values)."""
     head = "".join(f"<th>{text(name)}</th>" for name in ("", *columns))
     body = "".join(
         f'<tr><td class="term">{text(name)}<small>{text(meaning)}</small></td>' + "".join(map(cell, values)) + "</tr>"
@@ -92,7 +92,7 @@ def terms(columns: Sequence[str], rows: Iterable[tuple[str, str, Sequence[Any]]]
 
 
 def meanings(rows: Iterable[tuple[str, str]]) -> str:
-    """A list of names with what each means."""
+    """A list of names with their meanings."""
     inside = "".join(f"<dt>{text(name)}</dt><dd>{text(meaning)}</dd>" for name, meaning in rows)
     return f'<dl class="note">{inside}</dl>'
 
@@ -103,7 +103,7 @@ def frame(data: pd.DataFrame) -> str:
 
 
 def folded(title: str, content: str) -> str:
-    """Content that is shown when its title is clicked."""
+    """Folded content with a title."""
     return f"<details><summary>{text(title)}</summary>{content}</details>"
 
 
@@ -127,12 +127,12 @@ def pictures(images: Iterable[str], kind: str = "row") -> str:
 
 
 def chart(svg: str) -> str:
-    """A chart; two stand side by side where there is room."""
+    """A chart; two are side by side if there is space."""
     return f'<div class="chart">{svg}</div>'
 
 
 def document(title: str, parts: Iterable[str]) -> str:
-    """The whole page. It loads nothing from anywhere, and runs no script."""
+    """The whole page, without external files and scripts."""
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{text(title)}</title>'

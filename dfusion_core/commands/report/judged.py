@@ -1,4 +1,4 @@
-"""What people said of the run: the comparisons of `dfusion judge`, as in the paper's Figure 6."""
+"""The comparisons of `dfusion judge`, as in the paper's Figure 6."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEYS = ("a", "b", "rates", "agreement")
 
 
 def judged() -> str:
-    """A table and a picture of each comparison in results/judge; nothing where nobody judged. Raises StoreError."""
+    """A table and a picture of each comparison in results/judge; empty if there is none. Raises StoreError."""
     files = sorted((RESULTS / "judge").glob("*.json"))
     if not files:
         return ""

@@ -1,4 +1,4 @@
-"""The table of methods: what a study found, beside the run."""
+"""The table of methods of a study."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the run was made with: parameters, versions, code, model and reward, all from the manifests."""
+"""The origin of the run: parameters, versions, code, model and reward, from the manifests."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def summary(run: Run) -> str:
 
 
 def parameters(run: Run) -> str:
-    """Where the run's parameters differ from the paper and from today's params.yaml; all of them folded away."""
+    """Differences of the run's parameters from the paper and from the present params.yaml; all parameters folded."""
     today = [(one.row.key, one.value, json.dumps(one.today)) for one in run.parameters if one.differs_today]
     paper = [(one.row.key, one.value, json.dumps(one.row.default)) for one in run.parameters if one.differs_from_paper]
     every = [(one.row.key, one.row.description, [one.value]) for one in run.parameters]
@@ -64,7 +64,7 @@ def parameters(run: Run) -> str:
 
 
 def commit() -> str:
-    """The commit whose dvc.lock is today's, which holds the hashes of all outputs; empty outside of git and DVC."""
+    """The commit with the present dvc.lock, which holds the hashes of all outputs; empty without git and DVC."""
     if not Path(LOCK).is_file():
         return ""
     if _git("rev-parse", "--git-dir") is None:
@@ -76,7 +76,7 @@ def commit() -> str:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says; None where there is no git or no repository."""
+    """The output of git; None without git or a repository."""
     try:
         done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
     except OSError:
@@ -85,7 +85,7 @@ def _git(*arguments: str) -> str | None:
 
 
 def origin(run: Run) -> str:
-    """Versions, digests of the code of each stage, and what pins the model and the reward."""
+    """Versions, digests of the code of each stage, and hashes of the model and the reward."""
     pin = read_pin(adapter(INIT)) or {}
     rows = [
         *([("recorded in git", recorded)] if (recorded := commit()) else []),

@@ -17,7 +17,7 @@ from .scores import curves, learning, pairs_table, results
 
 def write_report(out: Path, studies: Sequence[Path] = ()) -> None:
     """Write the page about the run in this folder, with tables of the studies in ``studies``, and beside it a PNG of
-    the fixed seeds. Raises MissingStage naming what has to be run first, RewardError where rewards are mixed."""
+    the fixed seeds. Raises MissingStage naming the command to run first, RewardError if rewards are mixed."""
     run = read_run()
     parts = [summary(run), results(run), judged(), curves(run), fixed_seeds(run), pairs_table(run)]
     parts += [pairs(round) for round in run.shown] + [attention(run.rounds[-1]), learning(run)]

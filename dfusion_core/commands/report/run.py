@@ -1,4 +1,4 @@
-"""The run that a report is about: its finished rounds, their numbers, and the parameters that they were made with."""
+"""The run of a report: its finished rounds, their numbers and parameters."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROUNDS_SHOWN = 8  # with pictures; every round is in the tables and curves
 
 @dataclass(frozen=True)
 class Run:
-    """A run. ``rounds`` are the finished ones, in their order; ``unfinished`` those that params.yaml lists besides."""
+    """A run. ``rounds`` are the finished ones, in order; ``unfinished`` the others in params.yaml."""
 
     rounds: list[str]
     unfinished: list[str]
@@ -33,18 +33,18 @@ class Run:
 
     @cached_property
     def shown(self) -> list[str]:
-        """All rounds, or of many some at equal distances, from the first to the last."""
+        """All rounds, or of many a selection at equal distances, from the first to the last."""
         places = np.linspace(0, len(self.rounds) - 1, min(ROUNDS_SHOWN, len(self.rounds))).round().astype(int)
         return [self.rounds[place] for place in places]
 
     @cached_property
     def images_seen(self) -> dict[str, int]:
-        """Images sampled on the way to each round."""
+        """Images sampled up to each round."""
         return images_seen(self.previous)
 
     @property
     def way(self) -> list[str]:
-        """The rounds from the base model to the last one: others may have started from one of them."""
+        """The rounds from the base model to the last one, without branches."""
         return lineage(self.rounds[-1], self.previous)
 
     @property
@@ -58,7 +58,7 @@ class Run:
 
     @property
     def title(self) -> str:
-        """One line that tells runs apart."""
+        """A title that identifies the run."""
         return (
             f"D-Fusion run: {self.value('algo')} on {self.value('pairs')} pairs, {len(self.rounds)} rounds, seed "
             f"{self.value('seed')}"
@@ -71,7 +71,7 @@ class Run:
 
 
 def read_run() -> Run:
-    """The run in this folder. Raises MissingStage naming what has to be run first."""
+    """The run in this folder. Raises MissingStage naming the command to run first."""
     params = load_params("rounds")
     names = in_order(params)
     rounds = [name for name in names if (output("evaluate", name) / MANIFEST).is_file()]
@@ -87,8 +87,8 @@ def read_run() -> Run:
 
 
 def previous_rounds(params: Params, rounds: list[str]) -> dict[str, str]:
-    """The round whose adapter each round was trained from, by the digests in the manifests; what params.yaml says
-    where no finished round has it."""
+    """The round whose adapter each round was trained from, by the digests in the manifests, or by params.yaml
+    if no finished round has it."""
     digests = {read_stage("train", name).manifest["digest"]: name for name in (INIT, *rounds)}
     found = {}
     for name in rounds:

@@ -25,7 +25,7 @@ PROMPTS_SHOWN = 6  # a split, on the grid of fixed seeds
 
 
 def fixed_seeds(run: Run) -> str:
-    """The first image of some prompts, base first, then each round: the same noise all along."""
+    """The first image of some prompts from the same noise, by the base model, then by each round."""
     parts = [
         html.heading(
             "The same seeds, round by round",
@@ -51,7 +51,7 @@ def fixed_seeds(run: Run) -> str:
 
 
 def seeds_sheet(run: Run) -> bytes:
-    """The same as a PNG: a line for the base model and for each round, a column for each prompt."""
+    """The same as a PNG: a row for the base model and for each round, a column for each prompt."""
     first = _first_images(read_stage("evaluate", INIT).table("images"))
     lines = []
     for name in (INIT, *run.shown):
@@ -158,7 +158,7 @@ def attention(round: str) -> str:
 
 
 def items(extracted: StageData, prompt: str, count: int) -> list[str]:
-    """The items of a prompt; numbers where the prompt file is no longer the one that the round was made with."""
+    """The items of a prompt; numbers if the prompt file has changed since the round."""
     made = extracted.manifest["ingredients"]
     try:
         file = find_file(made["params"]["prompts"]["file"])

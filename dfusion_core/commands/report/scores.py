@@ -1,4 +1,4 @@
-"""Numbers of the run: results, curves, pairs and training, each quantity with its meaning."""
+"""Numbers of the run: results, curves, pairs and training, with the meaning of each quantity."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CURVES = ("margin", "winner_drift", "loser_drift")
 
 
 def results(run: Run) -> str:
-    """Base and rounds, a table a split."""
+    """Base and rounds, a table per split."""
     parts = [
         html.heading(
             "Results",
@@ -69,7 +69,7 @@ def curves(run: Run) -> str:
 
 
 def pairs_table(run: Run) -> str:
-    """The figures of the pairs, a quantity a row; all rounds below, where there are more than are shown."""
+    """The figures of the pairs with a row per quantity; all rounds below if not all are shown."""
     found = {round: read_json(pairs_result(round)) for round in run.rounds if pairs_result(round).is_file()}
     return html.heading("Pairs, round by round", "Means over the pairs that were made for training.") + _terms(
         PAIRS, found, [round for round in run.shown if round in found]
@@ -77,7 +77,7 @@ def pairs_table(run: Run) -> str:
 
 
 def learning(run: Run) -> str:
-    """How far the policy moved from the one before the round: update by update, and by timestep."""
+    """Distance of the policy from the one before the round, by update and by timestep."""
     tables = {round: read_stage("train", round).table("updates") for round in run.rounds}
     all_updates = pd.concat([table.assign(round=round) for round, table in tables.items()], ignore_index=True)
     numbers = numbered(run.previous, {round: len(table) for round, table in tables.items()})
@@ -113,7 +113,7 @@ def _by_timestep(round: str) -> str:
 
 
 def _terms(meanings: dict[str, str], found: dict[str, dict[Any, Any]], rounds: Sequence[str]) -> str:
-    """A row for each quantity that a round has, a column for each of ``rounds``; the others are folded away."""
+    """A row for each quantity that a round has, a column for each of ``rounds``; the others are folded."""
     keys = [key for key in meanings if any(key in values for values in found.values())]
     rows = [(name(key), meanings[key], [found[round].get(key) for round in rounds]) for key in keys]
     table = html.terms(rounds, rows)

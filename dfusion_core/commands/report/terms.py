@@ -1,4 +1,4 @@
-"""What the quantities in the report mean, by their column in the tables of the run."""
+"""Meanings of the quantities in the report, by column of the tables of the run."""
 
 from __future__ import annotations
 

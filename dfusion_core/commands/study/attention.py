@@ -42,7 +42,7 @@ Pictures = NDArray[np.uint8]  # (pair, row, column, 3)
 
 @dataclass(frozen=True)
 class Setting:
-    """The pairs that every variant is tried on, and the model. Pictures are (pair, row, column, 3)."""
+    """The pairs and the model of the study. Pictures are (pair, row, column, 3)."""
 
     params: Params
     policy: Policy
@@ -112,10 +112,10 @@ def targets(s: Setting, layers: Sequence[str], first: int, last: int, control: C
 
 
 def figures(s: Setting, target: Pictures) -> dict[str, float]:
-    """How well the targets score beside their bases, and how far they are from base and reference.
+    """Gain of the targets over their bases, and distances from base and reference.
 
-    ``from_reference_inside`` and ``from_base_outside`` are what fusion wants small: mean absolute difference of
-    pixels, 0 to 1, inside the mask (where it holds at half of the steps or more) and outside it.
+    ``from_reference_inside`` and ``from_base_outside`` are small if fusion works: mean absolute difference of
+    pixels, 0 to 1, inside the mask (that of at least half of the steps) and outside it.
     """
     inside = enlarge(s.mask.float().mean(dim=1).numpy() >= 0.5, target.shape[1:3])
     scores = score_images(s.reward, s.pairs[["prompt"]], target)
@@ -212,7 +212,7 @@ def study_heatmaps(s: Setting, folder: Path) -> None:
 
 
 def heat_lines(title: str, picture: Pictures, maps: NDArray[np.float32], words: Sequence[str]) -> list[Line]:
-    """A picture, then for each word its maps (step, y, x, token), every word on a scale of its own."""
+    """A picture, then for each word its maps (step, y, x, token), each word with its own scale."""
     lines = [Line([Tile(picture)], title)]
     for token, word in enumerate(words):
         tiles = [Tile(map, f"t = {len(maps) - i}") for i, map in enumerate(grey(maps[..., token]))]
@@ -221,7 +221,7 @@ def heat_lines(title: str, picture: Pictures, maps: NDArray[np.float32], words: 
 
 
 def study_attention(round: str, count: int, folder: Path) -> dict[str, pd.DataFrame]:
-    """All three, with their tables as CSV."""
+    """Run all three, and write their tables as CSV."""
     s = load_setting(round, count)
     folder.mkdir(parents=True, exist_ok=True)
     study_heatmaps(s, folder)

@@ -1,4 +1,4 @@
-"""`dfusion study`: run a grid of experiments, compare what is finished, look at attention control."""
+"""`dfusion study`: run a grid of experiments, compare finished cells, study attention control and gradients."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...runtime.entry import guarded
 
 app = typer.Typer(no_args_is_help=True, help="Compare settings: a grid of experiments from a file.")
 File = Annotated[Path, typer.Argument(help="The study, as studies/methods.yaml.")]
-STUDIES = Path("results/studies")  # nothing that is committed lies there
+STUDIES = Path("results/studies")  # not tracked by git
 Out = Annotated[
     Path | None,
     typer.Option("--out", "-o", help=f"Folder of its results; {STUDIES}/NAME by default.", show_default=False),
@@ -37,7 +37,7 @@ def run(
     ] = False,
     jobs: Annotated[int, typer.Option(min=1, help="With --direct: cells side by side.")] = 1,
 ) -> None:
-    """Run what is not finished yet; run it again after an interruption."""
+    """Run all unfinished cells; the same command continues after an interruption."""
     from .grid import load_study
     from .running import run_study
 
@@ -105,7 +105,7 @@ def gradients(
     pairs: Annotated[int, typer.Option(min=2, help="Pairs that gradients are taken of.")] = 48,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the table.")] = STUDIES / "gradients",
 ) -> None:
-    """Which way naive and fused pairs push the adapter, by timestep."""
+    """Gradients of naive and fused pairs with respect to the adapter, by timestep."""
     from .gradients import study_gradients
 
     print(study_gradients(round, pairs, out).round(4).to_string(index=False))

@@ -1,7 +1,7 @@
 """From a study's rows to its tables: mean gains over the base model, and differences from the baseline, with intervals.
 
-The unit that is repeated is a training (a seed), and each has its prompts: intervals take both as drawn anew and
-crossed (`evaluation/intervals.py`). A seed's images are the same for every method, so differences are paired.
+A repetition is a training (a seed), on the same prompts: trainings and prompts are crossed random factors of the
+intervals (`evaluation/intervals.py`). Evaluation seeds are the same for every method, so differences are paired.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ...evaluation.measures import CLIP, DIVERSITY, REWARD
 from .grid import Study, StudyError
 
 CELLS, PROMPTS = "cells.csv", "prompts.csv"
-REWARD_MODEL = "reward_model"  # the column of cells.csv that says which reward scored
+REWARD_MODEL = "reward_model"  # the column of cells.csv with the reward's identity
 QUESTION = f"95 % intervals: would {TRAININGS} gain as much (trainings and prompts are crossed, t)?"
 
 
@@ -27,14 +27,14 @@ def last_round(prompts: pd.DataFrame) -> pd.DataFrame:
 
 
 def compared_measures(prompts: pd.DataFrame) -> list[str]:
-    """The measures of prompts.csv that are compared: without CLIPScore where it is the reward itself."""
+    """The measures of prompts.csv that are compared: without CLIPScore if it is the reward itself."""
     measures = [name.removesuffix("_gain") for name in map(str, prompts) if name.endswith("_gain")]
     alone = CLIP in prompts and prompts[CLIP].equals(prompts[REWARD])
     return [name for name in measures if name != DIVERSITY and not (alone and name == CLIP)]
 
 
 def require_one_reward(cells: pd.DataFrame, study: Study) -> None:
-    """Raise StudyError where the cells' images were scored by different rewards, which cannot be compared."""
+    """Raise StudyError if the cells' images were scored by different rewards."""
     if REWARD_MODEL not in cells:  # of an earlier version
         return
     different = cells.dropna(subset=REWARD_MODEL).drop_duplicates(REWARD_MODEL)

@@ -1,9 +1,9 @@
 """A cell's stages one after the other in one process, without DVC, in a folder beside the workspace.
 
-In a grid of small cells most of the time goes into starting processes: eight a round, each of which imports torch and
-diffusers anew. The folder shows the working tree as it is, with `runs`, `results` and params.yaml of its own.
-Cells that differ in nothing but what is compared share it: a stage that is the same in the next cell is done already,
-and an interrupted cell goes on where it was. So they run one after the other, and those of other folders beside them.
+In a grid of small cells most of the time is the start of processes: eight per round, which import torch and
+diffusers. The folder has links to the working tree, and its own `runs`, `results` and params.yaml.
+Cells that differ only in the compared factor share it: stages with the same fingerprint run once, and an interrupted
+cell continues. Cells of one folder run one after the other, cells of different folders in parallel.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from .grid import Cell, StudyError
 from .outputs import Outputs
 
 PARAMS = "params.yaml"
-OWN = (PARAMS, "dvc.lock", str(RUNS), str(RESULTS))  # of the folder; everything else is the workspace's
-NOT_PASSED_ON = ("DFUSION_SCRATCH", "DVC_ROOT", "DVC_STAGE")  # a cell's work in progress lies in its own folder
-LINES = 20  # of a failed cell's output that its error quotes
+OWN = (PARAMS, "dvc.lock", str(RUNS), str(RESULTS))  # own names of the folder; the others are links to the workspace
+NOT_PASSED_ON = ("DFUSION_SCRATCH", "DVC_ROOT", "DVC_STAGE")  # a cell's scratch is in its own folder
+LINES = 20  # lines of a failed cell's output in the error
 
 
 class CellRun:
-    """A cell at work: a process with all its stages, and the lock on the folder that it works in."""
+    """A running cell: a process with all its stages, and the lock on its folder."""
 
     def __init__(self, study: str, cell: Cell, jobs: int) -> None:
-        """Take the folder. Raises StoreError if another process has it."""
+        """Lock the folder. Raises StoreError if another process holds it."""
         self.cell, self._jobs = cell, jobs
         self._base = Path(scratch_root().absolute(), "studies", study)
         self.folder = self._base / cell.group
@@ -42,7 +42,7 @@ class CellRun:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Show the workspace in the folder, write the cell's parameters and start the stages."""
+        """Link the workspace into the folder, write the cell's parameters and start the stages."""
         _show_workspace(self.folder)
         (self.folder / PARAMS).write_text(self.cell.params(read_yaml(Path(PARAMS)) or {}), encoding="utf-8")
         self._started = time.monotonic()
@@ -62,16 +62,16 @@ class CellRun:
 
     @property
     def ended(self) -> bool:
-        """Whether the stages are no longer at work."""
+        """Whether the stages have ended."""
         return self._process is not None and self._process.poll() is not None
 
     @property
     def seconds(self) -> float:
-        """Since its start."""
+        """Seconds since the start."""
         return time.monotonic() - self._started
 
     def outputs(self) -> Outputs:
-        """What the stages made. Raises StudyError if they failed."""
+        """The outputs of the stages. Raises StudyError if they failed."""
         assert self._process is not None
         if self._process.returncode:
             raise StudyError(
@@ -82,11 +82,11 @@ class CellRun:
         return Outputs(rounds, lambda path: (self.folder / path).read_text(encoding="utf-8"))
 
     def forget(self) -> None:
-        """Remove the folder, and with it what the next cell of the group would find done."""
+        """Remove the folder, with the finished stages of its group."""
         atomic.remove_folder(self.folder)
 
     def close(self) -> None:
-        """Stop the stages if they are still at work (what is finished is kept), and give the folder back."""
+        """Stop running stages (finished work is kept), and release the folder."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             self._process.wait()
@@ -106,7 +106,7 @@ class CellRun:
 
 
 def _show_workspace(folder: Path) -> None:
-    """Links to all that is in the current folder and neither hidden nor an output."""
+    """Make links to everything in the current folder that is neither hidden nor an output."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in Path.cwd().iterdir():
         link = folder / path.name
@@ -115,7 +115,7 @@ def _show_workspace(folder: Path) -> None:
 
 
 def _environment(jobs: int) -> dict[str, str]:
-    """The environment of a cell's process; several share the processor's cores, unless OMP_NUM_THREADS says how."""
+    """The environment of a cell's process; several share the CPU cores, unless OMP_NUM_THREADS is set."""
     passed = {name: value for name, value in os.environ.items() if name not in NOT_PASSED_ON}
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} if jobs > 1 else {}
     return threads | passed

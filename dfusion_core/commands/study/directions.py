@@ -1,15 +1,15 @@
-"""Does a step along the gradient of a round's pairs raise the score? A line search of one point per kind of pair.
+"""Steps along the gradients of a round's pairs: their effect on the score, for each kind of pair.
 
 The directions are sums over pairs and timesteps of the gradient of log p(winner) - log p(base) at the adapter that the
-round sampled with, where Eq. 6 and its logarithm agree up to a factor. All steps are of one length, and the images
-after each step have the same seeds as those before it, so differences are paired.
+round sampled with, where Eq. 6 and its logarithm agree up to a factor. All steps have the same length, and images
+before and after a step have the same seeds, so differences are paired.
 
 A target's step is x_{t-1} = mu_fused + sigma eps, and for one latent of n elements
 
     n grad log p(x_{t-1}) = (mu_fused - mu) grad mu / sigma^2 + eps grad mu / sigma
 
-with the first term = -grad KL(p_fused || p): it distils the fused policy into the plain one, whatever the target
-scores. The second has an expected value of zero. "distillation" is the first term alone.
+with the first term = -grad KL(p_fused || p): it distils the fused policy into the plain one, independent of the
+target's score. The expectation of the second is zero. "distillation" is the first term only.
 
 reads   sample/, extract/, fuse/, adopt/ of a round and the adapter it sampled with
 writes  directions.csv
@@ -58,8 +58,8 @@ def log_prob_gradient(
 ) -> Direction:
     """Gradient of the sum of log p(x_{t-1} | x_t, c) over trajectories (n, T + 1, c, h, w) and step indices.
 
-    ``rows``: (image, timestep) pairs in one forward. ``noise`` (n, T, c, h, w): the eps of every step; where it is
-    given the gradient is that of log p(x_{t-1} - sigma eps), the step that its own policy would take without noise.
+    ``rows``: (image, timestep) pairs in one forward. ``noise`` (n, T, c, h, w): the eps of every step; if it is
+    given, the gradient is that of log p(x_{t-1} - sigma eps), the step that its own policy would take without noise.
     """
     weights = list(trainable(policy.unet).values())
     total = [torch.zeros_like(weight) for weight in weights]
@@ -91,7 +91,7 @@ def scaled(direction: Direction, rms: float) -> Direction:
 def windows(names: Sequence[str], params: Params) -> dict[str, range]:
     """Step indices by the timesteps' name: "5-3" are t = 5, 4, 3. No names: the timesteps that `train` uses.
 
-    Raises ParamsError for what is not two of the timesteps T .. 1, the larger one first.
+    Raises ParamsError unless they are two of the timesteps T .. 1, the larger one first.
     """
     num_steps = params.sample.num_steps
     if not names:
@@ -149,7 +149,7 @@ def study_directions(
     folder: Path,
     timesteps: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """One row a direction, timesteps and length: paired gains over the images before the step, with 95 % intervals.
+    """One row per direction, timesteps and length: paired gains over the images before the step, with 95 % intervals.
 
     count: pairs of each prompt; images: of each training prompt; sizes: root mean squares of the change of a weight;
     timesteps: as for `windows`.
@@ -193,7 +193,7 @@ def _gains(after: pd.DataFrame, before: pd.DataFrame) -> dict[str, float]:
 
 
 def _images(policy: Policy, params: Params, reward: Scorer, plan: pd.DataFrame) -> pd.DataFrame:
-    """The plan's images under the policy as it is, scored."""
+    """The plan's images by the present policy, scored."""
     pictures = []
     for start in range(0, len(plan), params.evaluate.batch_size):
         part = plan.iloc[start : start + params.evaluate.batch_size]

@@ -14,7 +14,7 @@ from .grid import Study
 
 def draw_curves(prompts: pd.DataFrame, cells: pd.DataFrame, study: Study, split: str, file: Path) -> None:
     """Mean of each measure against images seen, one line a method, one column a group; bars are +-1 standard error
-    over the repetitions, and lines stand a little apart so that they can be told from each other."""
+    over the repetitions, and lines have a small horizontal offset."""
     repeat, *between = study.factors[:-1]
     some = prompts[prompts.split == split].merge(cells[["cell", "images_per_round"]], on="cell")
     some = some.assign(

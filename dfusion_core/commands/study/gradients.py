@@ -1,8 +1,8 @@
-"""Which way do pairs push the adapter? Gradients of log-prob(winner) - log-prob(base), pair by pair, by timestep.
+"""Gradients of log-prob(winner) - log-prob(base) with respect to the adapter, by pair and timestep.
 
-At the policy that sampled, an image of its own has an expected gradient of zero: what a sum over naive pairs
-(reference - base) leaves is their choice by reward. A fused target's steps were drawn by another policy, and
-their gradient has a part that is the same for all targets, whatever they score. `coherence` shows it.
+The expected gradient of an image that the policy sampled itself is zero: the sum over naive pairs (reference - base)
+comes from their selection by reward. A fused target's steps were sampled by another policy, and their gradient has a
+part that is common to all targets, independent of their scores. `coherence` measures it.
 
 reads   sample/, extract/, fuse/ of a round and the adapter it sampled with   writes  gradients.csv
 """
@@ -29,7 +29,7 @@ ALL = "all"  # the row over all timesteps that `train` uses
 
 
 def coherence(differences: torch.Tensor) -> float:
-    """sqrt(n) |mean| / rms of n gradients (n, weight): 1 on average for pure noise, sqrt(n) if all are the same."""
+    """sqrt(n) |mean| / rms of n gradients (n, weight): 1 on average for pure noise, sqrt(n) if all are equal."""
     rms = differences.square().sum(dim=1).mean().sqrt()
     return float(len(differences) ** 0.5 * differences.mean(dim=0).norm() / rms) if rms > 0 else 0.0
 
@@ -50,7 +50,7 @@ def gradients(policy: Policy, x: torch.Tensor, i: int, text: Text) -> torch.Tens
 
 
 def figures(naive: torch.Tensor, fused: torch.Tensor) -> dict[str, float]:
-    """Size and coherence of both kinds of differences (n, weight), and whether their means point the same way."""
+    """Norm and coherence of both kinds of differences (n, weight), and the cosine of their means."""
     cosine = torch.nn.functional.cosine_similarity(naive.mean(dim=0), fused.mean(dim=0), dim=0)
     return {
         "naive_norm": float(naive.norm(dim=1).mean()),
@@ -62,7 +62,7 @@ def figures(naive: torch.Tensor, fused: torch.Tensor) -> dict[str, float]:
 
 
 def study_gradients(round: str, count: int, folder: Path) -> pd.DataFrame:
-    """One row a timestep t, and one over all that are trained on. Raises MissingStage if nothing was fused."""
+    """One row per timestep t, and one over all trained timesteps. Raises MissingStage if nothing was fused."""
     params = load_params("model", "sample", "train", "rounds")
     sampled, fused = read_stage("sample", round), read_stage("fuse", round)
     if "x" not in fused.names:

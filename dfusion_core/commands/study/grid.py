@@ -1,14 +1,14 @@
 """The file of a study: factors with levels, each level a set of parameters; every combination is a cell.
 
     common: {evaluate.images_per_prompt: 12}         # in every cell, on top of params.yaml
-    factors:                                         # the first varies slowest
+    factors:                                         # the first is the repetition
       seed: {"0": {seed: 0}, "1": {seed: 1}}
       method:
         naive: {algo: dpo, pairs: naive}
         dfusion: {algo: dpo, pairs: dfusion}
-    baseline: naive                                  # the level of the last factor that the others are held against
+    baseline: naive                                  # the level of the last factor to compare with
 
-Keys are those of params.yaml; "~rounds.r01" takes one away and "+rounds.r02.prev" adds one, as in `dvc exp run -S`.
+Keys are those of params.yaml; "~rounds.r01" removes one and "+rounds.r02.prev" adds one, as in `dvc exp run -S`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Cell:
 
     @property
     def group(self) -> str:
-        """Its levels but the last, joined by hyphens: cells that differ in nothing but what is compared."""
+        """Its levels without the last, joined by hyphens: cells that differ only in the compared factor."""
         return "-".join([*self.levels.values()][:-1]) or "all"
 
     @property
@@ -72,7 +72,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Study:
-    """A study's name (that of its file), its cells in the order they run, and what is compared with what."""
+    """A study's name (that of its file), its cells in the order they run, and the compared factor."""
 
     name: str
     cells: list[Cell]
@@ -87,7 +87,7 @@ class Study:
 
 def load_study(file: Path, params: Path = Path("params.yaml")) -> Study:
     """The study of the file, with every cell's parameters checked. Raises StudyError or ParamsError."""
-    load_everything(params)  # what the cells change has to be valid itself
+    load_everything(params)  # params.yaml itself must be valid
     data = _read(file)
     factors: dict[str, dict[str, Any]] = data["factors"]
     cells = []
@@ -152,7 +152,7 @@ def _levels(where: str, levels: Any) -> dict[str, dict[str, Any]]:
 
 
 def _changes(where: str, changes: Any) -> dict[str, Any]:
-    """Parameters, none where nothing is said."""
+    """The parameters of a level; none if it is empty."""
     if changes is not None and not (isinstance(changes, dict) and all(isinstance(key, str) for key in changes)):
         raise StudyError(f"{where}: must be parameters (got {short(repr(changes))}).")
     return changes or {}
@@ -172,7 +172,7 @@ def _check(file: Path, cells: list[Cell], params: Path) -> None:
 
 
 def _change(content: dict[str, Any], key: str, value: Any) -> None:
-    """One change in place: set an existing key, add with "+", take away with "~"."""
+    """One change in place: set an existing key, add with "+", remove with "~"."""
     *parents, last = key.lstrip("+~").split(".")
     for parent in parents:
         if key.startswith("+"):

@@ -1,4 +1,4 @@
-"""Cells as processes, a given number of them side by side."""
+"""Cells as processes, a given number of them in parallel."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Keep = Callable[[Cell, Outputs, float], None]
 
 
 class Jobs:
-    """The cells of a study that are to run without DVC, up to ``jobs`` side by side.
+    """The cells of a study to run without DVC, up to ``jobs`` in parallel.
 
-    Cells of one group share a folder and run one after the other; a folder that another process works in is waited for.
-    ``is_done``: whether that process has meanwhile run the cell. ``keep`` gets what a cell made, and its seconds.
+    Cells of one group share a folder and run one after the other; a folder that another process uses is waited for.
+    ``is_done``: whether that process has run the cell. ``keep`` is called with a cell's outputs and seconds.
     """
 
     def __init__(
@@ -34,13 +34,13 @@ class Jobs:
         self._waiting = list(cells)
         self._running: list[CellRun] = []
         self._failed: list[str] = []
-        self._kept: set[str] = set()  # groups with a failed cell, whose folders stay to be looked at
-        self._waited_for: set[str] = set()  # groups in whose folders another process was met
+        self._kept: set[str] = set()  # groups with a failed cell, whose folders are kept
+        self._waited_for: set[str] = set()  # groups whose folders another process uses
 
     def run(self) -> list[str]:
-        """Run all cells; Ctrl-C and SIGTERM stop those at work.
+        """Run all cells; Ctrl-C and SIGTERM stop the running ones.
 
-        A failed cell does not keep others from running: its error is printed. Returns the names of the failed ones.
+        The error of a failed cell is printed, and the others continue. Returns the names of the failed ones.
         """
         with _sigterm_as_exit():
             try:
@@ -54,7 +54,7 @@ class Jobs:
         return self._failed
 
     def _start(self) -> None:
-        """Start waiting cells, in their order, as long as there are fewer than ``jobs`` at work."""
+        """Start waiting cells, in their order, while fewer than ``jobs`` are running."""
         for cell in list(self._waiting):
             if len(self._running) < self._jobs and not any(cell.group == run.cell.group for run in self._running):
                 run = self._take(cell)
@@ -68,7 +68,7 @@ class Jobs:
                     run.start()
 
     def _take(self, cell: Cell) -> CellRun | None:
-        """The cell's folder, unless another process has it or has run the cell."""
+        """Lock the cell's folder, unless another process uses it or has run the cell."""
         try:
             run = CellRun(self._study, cell, self._jobs)
         except StoreError as error:
@@ -83,7 +83,7 @@ class Jobs:
         return run
 
     def _finish(self) -> bool:
-        """Keep what the cells made that have ended; False if none has."""
+        """Store the outputs of cells that have ended; returns False if none has."""
         ended = [run for run in self._running if run.ended]
         for run in ended:
             try:
@@ -101,7 +101,7 @@ class Jobs:
 
 @contextmanager
 def _sigterm_as_exit() -> Iterator[None]:
-    """SIGTERM as an exception (SystemExit 143), as Ctrl-C is one, so that processes are not left behind."""
+    """Raise SystemExit 143 on SIGTERM, so that processes are stopped as with Ctrl-C."""
 
     def stop(number: int, frame: object) -> None:
         print(INTERRUPTED, file=sys.stderr)

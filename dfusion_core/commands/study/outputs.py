@@ -1,4 +1,4 @@
-"""What a finished cell has left, wherever it lies."""
+"""The outputs of a finished cell, in a folder or in DVC."""
 
 from __future__ import annotations
 

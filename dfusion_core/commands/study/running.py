@@ -1,4 +1,4 @@
-"""Running a study's cells, and keeping what the comparison needs."""
+"""Running a study's cells, and storing the rows of the comparison."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def run_study(study: Study, out: Path, only: str = "", direct: bool = False, job
     """Run every cell that has no row in ``out``/cells.csv yet, and of these only those whose name the regular
     expression ``only`` finds.
 
-    Each is `dvc exp run --temp`: the workspace stays as it is, and stages that another cell has run already come from
-    DVC's cache. ``direct``: without DVC, in a folder beside the workspace, ``jobs`` of them side by side. After each
-    cell its rows are in cells.csv and prompts.csv, so an interrupted study goes on where it was. Raises StudyError if
-    a cell fails.
+    Each is `dvc exp run --temp`: the workspace does not change, and stages that another cell has run come from DVC's
+    cache. ``direct``: without DVC, in a folder beside the workspace, ``jobs`` in parallel. After each cell its rows are
+    in cells.csv and prompts.csv, so that an interrupted study continues with the next cell. Raises StudyError if a cell
+    fails.
     """
     if jobs > 1 and not direct:
         raise StudyError(
@@ -56,7 +56,7 @@ def run_study(study: Study, out: Path, only: str = "", direct: bool = False, job
 
 
 def _wanted(study: Study, out: Path, only: str) -> list[Cell]:
-    """The cells to run. Raises StudyError if ``only`` is no regular expression."""
+    """The cells to run. Raises StudyError if ``only`` is not a regular expression."""
     try:
         chosen = re.compile(only)
     except re.error as error:
@@ -93,7 +93,7 @@ def _experiment(name: str, cell: Cell) -> Outputs:
 
 
 def _keep(out: Path, cell: Cell, found: Outputs, seconds: float) -> None:
-    """Add the cell's rows: figures of its pairs, and per round, split and prompt the means beside the base's."""
+    """Add the cell's rows: figures of its pairs, and per round, split and prompt means and gains over the base."""
     base = _images(found, INIT)
     prompts = [_by_prompt(base, base, INIT)] + [_by_prompt(_images(found, name), base, name) for name in found.rounds]
     row: dict[str, Any] = {
@@ -106,7 +106,7 @@ def _keep(out: Path, cell: Cell, found: Outputs, seconds: float) -> None:
     }
     row |= json.loads(found.read(pairs_result(found.rounds[-1])))
     labels = {"cell": cell.name, **cell.levels}
-    lock = Lock(out / ".lock", "the results of this study", wait=True)  # other clones may write there as well
+    lock = Lock(out / ".lock", "the results of this study", wait=True)  # other clones may write to the same file
     try:
         _append(out / PROMPTS, pd.concat([table.assign(**labels) for table in prompts]), list(cell.levels))
         _append(out / CELLS, pd.DataFrame([row]), list(cell.levels))
@@ -119,7 +119,7 @@ def _images(found: Outputs, round: str) -> pd.DataFrame:
 
 
 def _by_prompt(images: pd.DataFrame, base: pd.DataFrame, round: str) -> pd.DataFrame:
-    """One row a prompt: images, mean of each measure, and its mean gain over the base on the same seeds."""
+    """One row per prompt: images, mean of each measure, and its mean gain over the base on the same seeds."""
     measured = measures(images)
     gains = images[measured] - base[measured].to_numpy()
     table = images.assign(**{f"{name}_gain": gains[name] for name in measured})
@@ -129,12 +129,12 @@ def _by_prompt(images: pd.DataFrame, base: pd.DataFrame, round: str) -> pd.DataF
 
 
 def read_rows(file: Path, factors: list[str]) -> pd.DataFrame:
-    """The table, with levels as text (a seed's name is no number); empty if there is none yet."""
+    """The table, with levels as text (names of seeds are not numbers); empty if there is none."""
     return pd.read_csv(file, dtype=dict.fromkeys(factors, str)) if file.exists() else pd.DataFrame({"cell": []})
 
 
 def _append(file: Path, rows: pd.DataFrame, factors: list[str]) -> None:
-    """Add a cell's rows; those that an interrupted run left of it are replaced."""
+    """Add a cell's rows; those of an interrupted run are replaced."""
     before = read_rows(file, factors)
     before = before[~before.cell.isin(rows.cell)]
     rows = rows[["cell", *factors, *(name for name in rows if name not in ("cell", *factors))]]

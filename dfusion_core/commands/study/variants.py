@@ -1,9 +1,9 @@
-"""Other ways to control attention: the rivals of Eq. (5) in Appendix B, Figure 8. For study only.
+"""Other ways to control attention, which Appendix B (Figure 8) compares with Eq. (5). For studies only.
 
-The paper names what its panels inject but gives no formulas, and says of panels (d) to (f) only that they inject
-"additional components". What each does here is in `VARIANTS`. r is the reference, a the target that starts as the
+The paper says what its panels inject but gives no formulas, and for panels (d) to (f) only that they inject
+"additional components". `VARIANTS` has the formulas used here. r is the reference, a the target that starts as the
 base; A = softmax(Q K^T / sqrt(d)); M is the mask, by query position on the left of a product, by key position in
-brackets. References ride along in the batch (lock-step), and their own rows are never changed.
+brackets. References are in the same batch (lock-step), and their own rows are not changed.
 """
 
 from __future__ import annotations
@@ -89,13 +89,13 @@ def fused(p: Pair) -> Tensor:
 
 
 def _never_empty(keys: Tensor) -> Tensor:
-    """Rows without a key would be NaN in the softmax: they may look everywhere; `where` discards them."""
+    """Rows without a key would be NaN in the softmax; they attend to all keys, and `where` discards them."""
     return keys | ~keys.any(dim=-1, keepdim=True)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What is done in self-attention and what in cross-attention (None: nothing), with the panel of Figure 8."""
+    """The products of self-attention and cross-attention (None: unchanged), with the panel of Figure 8."""
 
     panel: str
     self_attention: Output | None = None
@@ -130,7 +130,7 @@ def variant(name: str) -> Variant:
 def controlling(
     network: Network, layers: Sequence[str], M: Tensor, name: str, *, reference_rows: Tensor, target_rows: Tensor
 ) -> Iterator[None]:
-    """Like `attention.fusing` in lock-step, with the variant ``name`` in place of Eq. (5). Raises ParamsError."""
+    """Like `attention.fusing` in lock-step, with the variant ``name`` instead of Eq. (5). Raises ParamsError."""
     wanted, grid = variant(name), Grid()
 
     def product(output: Output) -> Product:

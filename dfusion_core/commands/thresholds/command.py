@@ -1,4 +1,4 @@
-"""`dfusion thresholds`: propose thr_o of Eq. 4 for each item of a prompt file, to look at and to write down."""
+"""`dfusion thresholds`: proposes thr_o of Eq. 4 for each item of a prompt file."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def thresholds(
 
 
 def check_writable(given: Path, file: Path, chosen: Sequence[Prompt]) -> None:
-    """Before hours of sampling: can thresholds be written into this file at all? Raises PromptsError."""
+    """Check before sampling that thresholds can be written to this file. Raises PromptsError."""
     from .writing import with_thresholds
 
     if file != given:
@@ -59,7 +59,7 @@ def check_writable(given: Path, file: Path, chosen: Sequence[Prompt]) -> None:
             f"thresholds: {given} is a file of the installed package, which is not changed.",
             f"Copy it from {file} into this folder, and set prompts.file to the copy.",
         )
-    different = (1 / n for n in count(2))  # what is shared between prompts shows when it gets different values
+    different = (1 / n for n in count(2))  # different values reveal those shared between prompts
     with_thresholds(file, [tuple(next(different) for _ in prompt.items) for prompt in chosen])
 
 
@@ -108,7 +108,7 @@ def _print_table(found: Found) -> None:
 
 
 def _finish(file: Path, found: Found, write: bool, mode: str) -> None:
-    """Write the thresholds or say how, and whether the pipeline would use them."""
+    """Write the thresholds, or print how to, and whether the pipeline uses them."""
     from .writing import write_thresholds
 
     if write:

@@ -1,4 +1,4 @@
-"""The sheet to judge thresholds by: for each item the pictures, its map over them, and what the mask takes."""
+"""The sheet of thresholds: for each item pictures, maps, and masks."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .measuring import Measured, Proposal
 
 SHOWN = 4  # images of a prompt
 TILE = 128  # pixels
-OUTSIDE = 0.2  # brightness of what no step's mask takes
+OUTSIDE = 0.2  # brightness outside of all masks
 Pixels = NDArray[np.uint8]  # (image, row, column, 3)
 
 
 def draw_thresholds(found: Sequence[tuple[Measured, Sequence[Proposal]]], file: Path) -> None:
-    """Write the sheet as PNG: a line per prompt and item, three tiles per image.
+    """Write the sheet as PNG: a row per prompt and item, three tiles per image.
 
-    The map is the mean over the fused steps. In the third tile the picture is as bright as the share of fused steps
-    whose mask holds there.
+    The map is the mean over the fused steps. In the third tile brightness is the share of fused steps whose mask
+    includes the position.
     """
     lines = []
     for measured, proposals in found:

@@ -1,4 +1,4 @@
-"""A few images of each prompt with the maps of its items, and the thresholds that these suggest."""
+"""A few images of each prompt with the maps of its items, and thresholds computed from them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ...prompts.reach import check_reach
 from ...prompts.reading import Prompt
 from .otsu import otsu
 
-SEEDS = "thresholds"  # in the place of a round: images that no round samples
+SEEDS = "thresholds"  # instead of a round, for images that no round samples
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Measured:
 
 @dataclass(frozen=True)
 class Proposal:
-    """What the maps of one item suggest. All thresholds are attention probabilities.
+    """The proposal for one item. All thresholds are attention probabilities.
 
     ``separability``: 0 to 1, how clearly the map's values fall into two groups. ``relative``:
-    extract.relative_threshold times the mean of the maps. ``covered``: per image the share of positions and steps that
-    the mask takes at ``threshold``.
+    extract.relative_threshold times the mean of the maps. ``covered``: per image the share of positions and steps
+    inside the mask at ``threshold``.
     """
 
     item: str

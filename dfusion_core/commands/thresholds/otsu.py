@@ -1,4 +1,4 @@
-"""Otsu's threshold: where to cut values in two so that the two parts differ most."""
+"""Otsu's threshold, which separates values into two groups."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 
 def otsu(values: NDArray[Any]) -> tuple[float, float]:
-    """The threshold that maximises the variance between the values below it and those at or above it, and how well it
-    separates them: that variance as a share of the whole variance, 0 to 1 (N. Otsu, 1979).
+    """The threshold that maximises the variance between the values below it and those at or above it, and the
+    separability: that variance as a share of the total variance, 0 to 1 (N. Otsu, 1979).
 
     values: any shape, at least one. Every cut between two different values is tried, without a histogram; the threshold
-    is halfway between the two. Values that are all equal have themselves as the threshold, and separability 0.
+    is halfway between the two. If all values are equal, they are the threshold, and separability is 0.
     """
     ordered = np.sort(np.asarray(values, np.float64).ravel())
     if ordered[0] == ordered[-1]:

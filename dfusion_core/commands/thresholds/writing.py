@@ -1,7 +1,7 @@
-"""Thresholds written into a prompt file: only the places that change are edited, all else stays as it is.
+"""Writing thresholds to a prompt file: only the changed values are edited.
 
-YAML's own parser says where each value begins and ends in the text. So comments, order and layout are kept, and after
-the edit the file is read again and must say what was meant.
+The YAML parser reports the positions of values in the text, so that comments, order and layout are kept. After the
+edit the text is read again and must have the intended content.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from ...prompts.reading import PromptFile, checked_prompts
 from ...store.atomic import write_bytes
 
 Thresholds = Sequence[tuple[float, ...]]
-Edit = tuple[int, int, str]  # from, to, what comes there
+Edit = tuple[int, int, str]  # from, to, replacement
 
 
 def write_thresholds(file: Path, thresholds: Thresholds) -> None:
-    """Give the first training prompts of ``file`` these thresholds, one tuple a prompt. Raises PromptsError."""
+    """Give the first training prompts of ``file`` these thresholds, one tuple per prompt. Raises PromptsError."""
     write_bytes(file, with_thresholds(file, thresholds).encode())
 
 
 def with_thresholds(file: Path, thresholds: Thresholds) -> str:
     """The text of ``file`` with these thresholds.
 
-    Raises PromptsError where editing would not give that: values that are shared through YAML anchors.
+    Raises PromptsError if values are shared through YAML anchors, so that editing is not possible.
     """
     text = file.read_bytes().decode()
     before = checked_prompts(parse_yaml(text), file.name)
@@ -49,7 +49,7 @@ def with_thresholds(file: Path, thresholds: Thresholds) -> str:
 
 
 def _says(text: str, before: PromptFile, thresholds: Thresholds) -> bool:
-    """Whether the text holds the prompts of before with these thresholds."""
+    """Whether the text has the same prompts with these thresholds."""
     count = len(thresholds)
     changed = [
         replace(prompt, thresholds=values) for prompt, values in zip(before.train[:count], thresholds, strict=True)
@@ -74,7 +74,7 @@ def _value(mapping: MappingNode, key: str) -> Node | None:
 
 
 def _edits(text: str, entry: Node, values: tuple[float, ...]) -> Iterator[Edit]:
-    """What gives one entry its thresholds."""
+    """The edits that give one entry its thresholds."""
     new = json.dumps(list(values))
     if isinstance(entry, ScalarNode):
         prompt = json.dumps(entry.value, ensure_ascii=False)
@@ -92,7 +92,7 @@ def _edits(text: str, entry: Node, values: tuple[float, ...]) -> Iterator[Edit]:
 
 
 def _appended(text: str, entry: MappingNode, new: str) -> Edit:
-    """A last key: behind a comma in {...}, else on a line of its own."""
+    """A last key: after a comma in {...}, else on a new line."""
     end = _end(text, entry.value[-1][1])
     if entry.flow_style:
         return end, end, f", {new}"
@@ -102,7 +102,7 @@ def _appended(text: str, entry: MappingNode, new: str) -> Edit:
 
 
 def _end(text: str, node: Node) -> int:
-    """Where a value ends; the parser's end of a block value is where the next one begins."""
+    """The end of a value; the parser's end of a block value is the beginning of the next one."""
     while isinstance(node, CollectionNode) and not node.flow_style and node.value:
         last = node.value[-1]
         node = last[1] if isinstance(last, tuple) else last

@@ -1,1 +1,1 @@
-"""Trains the built-in model from seeds: one module per step of the pipeline in this folder's dvc.yaml."""
+"""Training of the built-in model: one module per step of the pipeline in this folder's dvc.yaml."""

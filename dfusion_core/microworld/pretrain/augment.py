@@ -1,7 +1,7 @@
-"""Pictures as a model trained on drawings should meet them: drawn, decoded, a little blurred, a little noisy.
+"""Augmented pictures: drawn or decoded, slightly blurred and noisy.
 
-Samples of the diffusion model are not crisp; a reward or an oracle that only knows crisp drawings would read the
-autoencoder's softness as content.
+Samples of the diffusion model are not crisp; a reward or an oracle that is trained on crisp drawings only would
+interpret the autoencoder's blur as content.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ class Pictures:
         )
 
     def draw(self, rows: torch.Tensor, seed: int) -> Batch:
-        """What `show` needs for these rows: which are decoded (half of those that can be), and how all are softened."""
+        """Random choices of `show` for these rows: which are decoded (half of those that can be), and the
+        augmentations.
+        """
         n, g = len(rows), torch.Generator().manual_seed(seed)
         return {
             "rows": rows,

@@ -1,8 +1,8 @@
-"""What the U-Net is told of a training picture: its caption, sometimes a near miss of it, sometimes nothing.
+"""Captions of training pictures: true, replaced by a near miss, or empty.
 
-Captions of pictures from the web are wrong now and then, and a model trained on them knows every word and still shows
-the wrong thing. Here a caption is replaced by one of its near misses, which differ in one factor, all equally likely,
-with the probability `wrong_captions` of params.yaml; then one caption in ten is empty, for classifier-free guidance.
+A model that is trained on wrong captions knows every word and still shows the wrong thing. A caption is replaced by one
+of its near misses, which differ in one factor and are equally likely, with the probability `wrong_captions` of
+params.yaml; then one caption in ten is empty, for classifier-free guidance.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Captions:
         )
 
     def told(self, caption: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """What is said of pictures with these captions, (n,) of numbers."""
+        """Numbers (n,) of the captions for pictures with these true captions."""
         n, width = len(caption), self.misses.shape[1]
         miss = self.misses[caption, torch.randint(width, (n,), generator=generator)]
         said = torch.where(torch.rand(n, generator=generator) < self.wrong[caption], miss, caption)

@@ -1,7 +1,7 @@
 """Train the micro-CLIP in open_clip's format: a modified ResNet and a two-layer text transformer.
 
-Each picture is asked to pick its caption among those of its batch and near misses of them; where two prompts describe
-the same picture both count as right.
+Each picture selects its caption among those of its batch and their near misses; if two prompts describe
+the same picture, both are right.
 
 reads  build/data, weights/tokenizer   writes  weights/clip
 """
@@ -91,7 +91,7 @@ def near_miss_accuracy(model: open_clip.CLIP, tokens: torch.Tensor, texts: list[
 
 
 class Shards:
-    """What a shard holds: pictures, and the prompts among which each has to find its own."""
+    """Shards: pictures, and the prompts from which each selects its own."""
 
     def __init__(self, pictures: Pictures, texts: list[str]) -> None:
         number = {text: i for i, text in enumerate(texts)}

@@ -1,4 +1,4 @@
-"""Draw the pictures that everything in the micro-world learns from.
+"""Draw the training pictures of the micro-world.
 
 writes  build/data/COMPOSITION/images.npy (scene, 64, 64, 3) uint8, captions.json, labels.json
 """
@@ -20,7 +20,7 @@ from .settings import settings
 
 SEED = 7
 TRAIN, HELD_OUT = 36_000, 2_000
-MALFORMED = 6_000  # pictures with an unnameable shape: only the oracle sees them, to learn what "wrong" is
+MALFORMED = 6_000  # pictures with an unnameable shape, for the oracle's class "other"
 SHARE = {"behaviour": 0.36, "attribute": 0.28, "relation": 0.36}
 SPLITS = {
     "train": (0, TRAIN),
@@ -30,7 +30,7 @@ SPLITS = {
 
 
 def scene(index: int, malformed: bool, composition: str) -> Scene:
-    """The index-th scene: a function of the arguments alone."""
+    """The index-th scene, a function of the arguments."""
     rng, how = np.random.default_rng([SEED, int(malformed), index]), COMPOSITIONS[composition]
     template = str(rng.choice(list(SHARE), p=list(SHARE.values())))
     if not malformed:
@@ -48,17 +48,17 @@ def _row(job: tuple[int, bool, str]) -> tuple[np.ndarray, str, dict[str, int]]:
 
 
 def data_folder(composition: str) -> Path:
-    """Where the pictures of a composition are."""
+    """The folder of the pictures of a composition."""
     return settings().build_folder / "data" / composition
 
 
 def latents_file(composition: str) -> Path:
-    """Where `vae` writes the latents of a composition's training pictures."""
+    """The file of the latents of a composition's training pictures, written by `vae`."""
     return settings().build_folder / "latents" / f"{composition}.npy"
 
 
 def decoded_file() -> Path:
-    """Where `vae` writes pictures of the chosen composition as they come out of the autoencoder."""
+    """The file of decoded pictures of the chosen composition, written by `vae`."""
     return settings().build_folder / "latents" / "decoded.npy"
 
 

@@ -11,7 +11,7 @@ import torch
 
 from .settings import settings
 
-WORKERS = 2  # shards of a batch; fixed, because a shard's number decides what is in it
+WORKERS = 2  # shards per batch; fixed, because the content of a shard depends on its number
 Batch = dict[str, torch.Tensor]
 Gradients = list[torch.Tensor]
 
@@ -38,8 +38,8 @@ def fit(
     """Minimise ``loss_of(batch_at(number))`` by AdamW with gradient clipping at 1; prints a line every 100 steps.
 
     A step's gradient is the mean over the shards ``step * WORKERS`` and following. ``batch_at`` draws a shard on the
-    CPU as a function of its number; ``loss_of`` takes tensors on the device of the parameters. ``merged`` says that the
-    mean of two shards' losses is the loss of their rows together; a GPU then takes them as one batch.
+    CPU as a function of its number; ``loss_of`` takes tensors on the device of the parameters. ``merged``: the
+    mean of two shards' losses is the loss of their union; a GPU then computes them as one batch.
     """
     weights = [p for p in parameters if p.requires_grad]
     steps = min(steps, settings().most_steps)
@@ -72,8 +72,8 @@ def _gradients(
 
 
 class Threads:
-    """One thread a shard with single-threaded operators. On a small model that is faster than splitting every operator
-    over the cores, and it does not collapse when another program wants a core."""
+    """One thread per shard with single-threaded operators. For a small model this is faster than parallel
+    operators, and less sensitive to other programs."""
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class Device:
     def __enter__(self) -> Device:
         try:
             self.capture()
-        except RuntimeError as error:  # slower, but the same
+        except RuntimeError as error:  # slower, with equal results
             print(f"no graph: {error}", flush=True)
             self.graph = None
         return self
@@ -138,7 +138,7 @@ class Device:
         self.pool.shutdown(cancel_futures=True)
 
     def draw(self, step: int) -> list[Batch]:
-        """The batches of a step: one, or one a shard."""
+        """The batches of a step: one, or one per shard."""
         shards = [self.batch_at(number) for number in range(step * WORKERS, (step + 1) * WORKERS)]
         if self.merged:
             shards = [{key: torch.cat([shard[key] for shard in shards]) for key in shards[0]}]
@@ -151,7 +151,7 @@ class Device:
         self.found = list(torch.autograd.grad(self.loss, self.weights))
 
     def capture(self) -> None:
-        """Record one step, after a few to warm up on a stream of their own."""
+        """Record one step, after some warm-up steps on a separate stream."""
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -178,6 +178,6 @@ class Device:
 
 
 def rows_at(step: int, batch: int, count: int, seed: int = 0) -> torch.Tensor:
-    """Row numbers (batch,) of a shard: a function of its number, so any shard can be drawn alone."""
+    """Row numbers (batch,) of a shard: a function of its number."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
     return torch.randint(0, count, (batch,), generator=generator)

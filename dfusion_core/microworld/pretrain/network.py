@@ -1,8 +1,8 @@
-"""The U-Net (diffusers ``UNet2DConditionModel``), what its batches hold and what it minimises, for both its trainings.
+"""The U-Net (diffusers ``UNet2DConditionModel``), its batches and its loss, for both trainings.
 
 Noise prediction on cached latents; in `unet.py` with captions that are sometimes wrong (`captions.py`) and with the
 transfer objective (`transfer.py`). Min-SNR weighting (Hang et al. 2023, gamma 5), exponential moving average of the
-weights. Attention is never supervised.
+weights. Attention is not supervised.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .loop import Batch, fit, rows_at
 from .settings import settings
 from .text import CONTEXT, prompts
 
-HALF = 16  # references of a shard, and as many bases
+HALF = 16  # references per shard, and as many bases
 EMA, GAMMA = 0.998, 5.0
 
 
@@ -76,7 +76,7 @@ def min_snr_weight(abar: torch.Tensor) -> torch.Tensor:
 
 
 def following(average: UNet2DConditionModel, model: UNet2DConditionModel) -> Callable[[int], None]:
-    """What is done after a step: the averaged weights move towards the model's, slower as training goes on."""
+    """The callback after a step: updates the averaged weights, with a rate that decreases during training."""
     ours, theirs = list(average.parameters()), list(model.parameters())
 
     @torch.no_grad()
@@ -87,10 +87,10 @@ def following(average: UNet2DConditionModel, model: UNet2DConditionModel) -> Cal
 
 
 class Shards:
-    """What a shard holds: HALF references and as many bases, and what they are told.
+    """Shards of HALF references and as many bases, with their captions.
 
     ``caption`` (n,) is the number of each latent's caption. Shards with a transfer give both the same caption and
-    timestep; in the others the two halves have nothing to do with one another and M is empty. ``seed``: of all shards.
+    timestep; in the others the two halves are independent and M is empty. ``seed``: of all shards.
     """
 
     def __init__(self, caption: torch.Tensor, captions: Captions, transfer_share: float, seed: int) -> None:
@@ -124,7 +124,7 @@ class Objective:
         self.transfer = transfer.Transfer(unet)
 
     def __call__(self, batch: Batch) -> torch.Tensor:
-        """Weighted squared error of the noise that leads to the wanted images."""
+        """Weighted squared error of the noise of the target images."""
         rows, text, timestep, noise = (
             batch[k].transpose(0, 1).flatten(0, 1) for k in ("rows", "text", "timestep", "noise")
         )
@@ -138,7 +138,7 @@ class Objective:
 
 
 def write_index(folder: Path) -> None:
-    """The pipeline's table of contents."""
+    """Write model_index.json."""
     index = {
         "_class_name": "StableDiffusionPipeline",
         "_diffusers_version": "0.42.0",
@@ -177,7 +177,7 @@ def train(
     caption = torch.tensor([number[c] for c in load_captions(composition)])
     latents = torch.from_numpy(np.load(latents_file(composition)))
     unet.to(on)
-    if on.type == "cpu":  # convolutions there are faster with channels last
+    if on.type == "cpu":  # convolutions on it are faster with channels last
         unet.to(memory_format=torch.channels_last)
     average = copy.deepcopy(unet).requires_grad_(False)
     fit(

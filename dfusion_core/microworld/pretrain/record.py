@@ -1,4 +1,4 @@
-"""What a training step made, for the pipeline that rebuilds the model: hashes of its files, and its figures."""
+"""Records of a training step for DVC: hashes of its files, and its figures."""
 
 from __future__ import annotations
 

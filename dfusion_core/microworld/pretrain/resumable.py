@@ -1,4 +1,4 @@
-"""Training that goes on where it was interrupted."""
+"""Resumable training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EVERY = 100  # steps between checkpoints
 class Progress:
     """Checkpoints of a model, its averaged weights and AdamW's moments in one safetensors file; a line at each.
 
-    What a step learns from must be a function of its number.
+    The batch of a step must be a function of its number.
     """
 
     def __init__(
@@ -38,10 +38,10 @@ class Progress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Nothing to do: an unfinished stretch is done again."""
+        """No clean-up: steps after the last checkpoint are repeated."""
 
     def remaining(self, steps: int) -> Iterator[int]:
-        """The numbers of the steps still to do."""
+        """Numbers of the remaining steps."""
         yield from range(self.done, steps)
 
     def say(self, step: int, steps: int, loss: float) -> None:
@@ -54,7 +54,7 @@ class Progress:
             self.save(step + 1)
 
     def save(self, done: int) -> None:
-        """Write the checkpoint beside the old one, then put it in its place."""
+        """Write the checkpoint atomically."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         tensors = {
             f"{name}.{key}": value

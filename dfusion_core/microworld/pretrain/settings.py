@@ -1,4 +1,4 @@
-"""What can be chosen in pretraining: params.yaml of this folder, or the file that DFUSION_PRETRAIN names."""
+"""Settings of pretraining: params.yaml of this folder, or the file in DFUSION_PRETRAIN."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Settings:
     """``wrong_captions`` (by template) and ``transfer_share`` are probabilities, ``flow_true_share`` is of the steps;
     paths are relative to this folder.
 
-    ``most_steps`` cuts every part's training short, to try the code.
+    ``most_steps`` limits the steps of every part, to test the code.
     """
 
     composition: str
@@ -46,28 +46,28 @@ class Settings:
 
     @property
     def weights_folder(self) -> Path:
-        """Where the parts are written."""
+        """The folder of the weights."""
         return (HERE / self.weights).resolve()
 
     @property
     def flow_weights_folder(self) -> Path:
-        """Where the transformer is written, with copies of the parts that it shares with the U-Net."""
+        """The folder of the transformer, with copies of the parts that it shares with the U-Net."""
         return (HERE / self.flow_weights).resolve()
 
     @property
     def build_folder(self) -> Path:
-        """Where data between the steps is written."""
+        """The folder of intermediate data."""
         return (HERE / self.build).resolve()
 
     @property
     def on(self) -> torch.device:
-        """Where parts are trained."""
+        """The device of the training."""
         name = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
         return torch.device(name)
 
 
 @cache
 def settings() -> Settings:
-    """The settings of this process. Raises TypeError for a key that there is not."""
+    """The settings of this process. Raises TypeError for an unknown key."""
     file = Path(os.environ.get("DFUSION_PRETRAIN", HERE / "params.yaml"))
     return Settings(**read_yaml(file))

@@ -1,8 +1,8 @@
 """Train the tokenizer and the text encoder (transformers ``CLIPTokenizer``, ``CLIPTextModel``).
 
-A word's output is asked to say what the phrase around it has said so far ("a blue and dotted square": at *square*
-it is blue + dotted + square), and the start, end and padding tokens to say nothing. So the U-Net can learn what a
-picture shows only by attending to the words that name it; where it attends is left to it.
+The target of a word's output is the sum of the codes of its phrase so far ("a blue and dotted square": at *square*
+it is blue + dotted + square); start, end and padding tokens have a constant target. The U-Net can therefore learn the
+content of a picture only by attending to words; the positions at which it attends are not supervised.
 
 reads  nothing   writes  weights/tokenizer, weights/text_encoder
 """
@@ -24,7 +24,7 @@ from .settings import settings
 CONTEXT, WIDTH = 16, 96
 STEPS, BATCH, LR = 1_500, 32, 2e-3
 START, END = "<|startoftext|>", "<|endoftext|>"
-SILENT = {"a", "an", "and", "the", "on", "of"}  # function words: they say nothing themselves
+SILENT = {"a", "an", "and", "the", "on", "of"}  # function words, without a code
 BOUNDARY = {"holding", "wearing", "riding", "kicking", "climbing", "above", "below", "left", "right"}
 
 
@@ -66,7 +66,7 @@ def code(word: str) -> torch.Tensor:
 
 
 def said_so_far(words: list[str]) -> list[torch.Tensor]:
-    """For each word the sum of the codes its phrase has named so far; verbs and relations open a phrase."""
+    """For each word the sum of the codes of its phrase so far; verbs and relations begin a phrase."""
     total, out = torch.zeros(WIDTH), []
     for word in words:
         total = code("<second>").clone() if word in BOUNDARY else total
@@ -76,7 +76,7 @@ def said_so_far(words: list[str]) -> list[torch.Tensor]:
 
 
 def targets(prompt: str) -> torch.Tensor:
-    """What the encoder should output (CONTEXT, WIDTH), each row of zero mean and unit variance."""
+    """Targets of the encoder (CONTEXT, WIDTH), each row of zero mean and unit variance."""
     rows = [code("<silent>")] * CONTEXT
     words = prompt.split()
     rows[1 : 1 + len(words)] = said_so_far(words)

@@ -1,7 +1,7 @@
 """Train the U-Net for the second time, and assemble the Stable-Diffusion-format folder.
 
-Pictures are composed as params.yaml says, captions are sometimes wrong (`captions.py`), and in some batches
-self-attention carries what a place looks like (`transfer.py`).
+The composition is that of params.yaml, captions are sometimes wrong (`captions.py`), and some batches have the
+transfer objective (`transfer.py`).
 
 reads   build/words, build/latents, build/data, weights/{text_encoder,tokenizer}
 writes  weights/{unet,scheduler,model_index.json}

@@ -15,8 +15,8 @@ from .record import record
 from .settings import settings
 
 STEPS, BATCH, LR = 1_500, 16, 2e-3
-DECODED = 8_000  # pictures of the training split that are kept decoded, for augmentation
-KL_WEIGHT = 2e-3  # per latent element: enough that the latents' noise teaches the decoder some tolerance
+DECODED = 8_000  # decoded pictures of the training split, for augmentation
+KL_WEIGHT = 2e-3  # per latent element: large enough that the decoder tolerates noise in latents
 
 
 def build() -> AutoencoderKL:

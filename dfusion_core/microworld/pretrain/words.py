@@ -1,6 +1,6 @@
-"""Train the U-Net for the first time: scattered pictures with true captions, noise prediction alone.
+"""Train the U-Net for the first time: scattered pictures with true captions, noise prediction only.
 
-It learns the words, and to put a thing anywhere. `unet.py` goes on from here.
+`unet.py` continues from these weights.
 
 reads  build/latents, build/data, weights/{text_encoder,tokenizer}   writes  build/words
 """
