@@ -73,5 +73,5 @@ def vega_scripts() -> str:
             "Install it with 'pip install vl-convert-python', or run 'dvc plots show', whose page needs a network.",
         ) from error
     fitting = [version for version in vl_convert.get_vegalite_versions() if version.startswith(VEGA_LITE)]
-    scripts: str = vl_convert.javascript_bundle(vl_version=fitting[-1] if fitting else None)
+    scripts: str = vl_convert.javascript_bundle(None, vl_version=fitting[-1] if fitting else None)
     return scripts.replace("</script", "<\\/script")

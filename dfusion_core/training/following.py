@@ -150,7 +150,7 @@ class _Wandb:
             name=f"{experiment} {round}",
             group=experiment,
             config={"fingerprint": key, **load_everything().model_dump(mode="json", include=SHARED)},
-            dir=str(folder),
+            dir=str(folder.absolute()),  # its service may have been started in another folder
             settings=wandb.Settings(silent=True),
         )
 
