@@ -14,6 +14,7 @@ from .measures.round import whole_round
 from .measures.sampling import sampling
 from .measures.training import training_images, training_pairs
 from .measures.utilisation import idle, utilisation
+from .pipeline.planning import plan_of_default
 from .pipeline.processes import two_processes
 from .pipeline.rounds import cost_of_images, many_rounds, very_many_rounds
 from .pipeline.startup import imports, start_up
@@ -45,6 +46,7 @@ GATES: dict[str, Measure] = {
     "graph": many_rounds,
     "graph300": very_many_rounds,
     "images": cost_of_images,
+    "plan": plan_of_default,
 }
 EXACT = {"P1", "P9", "P11", "P12", "P13", "P14"}  # counted: nothing is timed where no other gate is asked for
 COMPARISONS = (fusing, sampling, training_pairs, training_images, whole_round)
@@ -55,6 +57,7 @@ PIPELINE = (
     "graph",
     "graph300",
     "images",
+    "plan",
 )  # through the stages; minutes, so only where they are named
 DEFAULT = tuple(name for name in GATES if name not in PIPELINE)
 

@@ -2,7 +2,7 @@
 
 reads   adapter of the round, the prompts' texts; the base model's evaluation if ROUND is not "init"
 writes  evaluate/  picture (one row per image), images.csv, grid.png, reward.json; results/rounds/ROUND.json;
-        results/grids/ROUND.png for ``dvc plots``
+        results/grids/ROUND.png for ``dvc plots``; the same picture to what params.yaml's ``tracking.to`` names
 """
 
 from __future__ import annotations
@@ -40,15 +40,19 @@ def evaluate(round: str) -> None:
     if round != "init":
         inputs["base"] = output("evaluate", "init")
     with open_stage("evaluate", round=round, params=params, inputs=inputs) as run:
-        if not run.done:
+        made = not run.done
+        if made:
             grade(run, round, params, prompts)
     if not leads():
         return
     from dfusion_core.evaluation.results import write_round_result
+    from dfusion_core.training.following import show_grid
 
     evaluated = read_stage("evaluate", round)
     write_round_result(round, evaluated, read_stage("evaluate", "init"))
     write_bytes(grid_result(round), evaluated.path("grid.png").read_bytes())
+    if made:
+        show_grid(round, run.fingerprint, grid_result(round))
 
 
 def grade(run: StageRun, round: str, params: Params, prompts: PromptFile) -> None:

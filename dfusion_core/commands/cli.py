@@ -21,6 +21,7 @@ from .judge.command import judge
 from .label.command import label
 from .picture import picture
 from .plan.command import plan
+from .plots import plots
 from .profile import profile
 from .prune.command import prune
 from .study.command import app as study
@@ -34,7 +35,7 @@ app = typer.Typer(
 app.add_typer(study, name="study")
 for command in study.registered_commands:
     command.cls = InProject
-for function in (inspect, compare, picture, export, thresholds, plan, doctor, label, judge, prune):
+for function in (inspect, compare, picture, plots, export, thresholds, plan, doctor, label, judge, prune):
     app.command(cls=InProject)(function)
 for function in (init, profile):  # these make a project
     app.command()(function)

@@ -6,24 +6,22 @@ Files of diffusers, kohya's tools and peft are read; the reference model of the 
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from ..errors import ModelError, one_line
 from .added import OTHER_LORA as INSTEAD
 from .added import SETTINGS
 from .configs import read_config
+from .lora_files import Tensors, read_lora_file, split
+from .text_lora import is_for_text, merge_text_lora
 
 if TYPE_CHECKING:
     from ..params import Model
 
 PEFT = "base_model.model."  # before the names of its tensors
-DOWN = re.compile(r"[._](lora_A|lora_down|lora\.down|lora_linear_layer\.down|to_\w+_lora\.down)\.(default\.)?weight$")
-KNOWN = re.compile(r"\.(lora_A|lora_B|lora_down|lora_up|down|up)\.(default\.)?weight$|\.alpha$|\.lora_(A|B)$")
 PLAIN = {"use_dora": False, "use_rslora": False, "bias": "none", "modules_to_save": None, "lora_bias": False}
 
 
@@ -32,48 +30,53 @@ def merge_base_lora(model: Model, pipeline: Any, files: dict[str, Path], dtype: 
 
     Raises ModelError if the file is not a plain LoRA, or if a part of it matches no layer.
     """
-    tensors, file = _read(model, files), files["weights.safetensors"]
-    parts = [part for part in ("unet", "text_encoder", "text_encoder_2") if getattr(pipeline, part, None) is not None]
+    file = files["weights.safetensors"]
+    tensors, header = read_lora_file(str(model.lora), file)
+    if all(name.startswith(PEFT) for name in tensors):
+        tensors = _from_peft(model, tensors, files)
+    text = {name: tensor for name, tensor in tensors.items() if is_for_text(name)}
+    plain = {name: tensor for name, tensor in tensors.items() if name not in text}
     try:
-        if all(name.startswith(PEFT) for name in tensors):
-            pipeline.load_lora_weights(_from_peft(model, tensors, files))
-        else:  # the file itself: its header may have alpha
-            pipeline.load_lora_weights(file.parent, weight_name=file.name, use_safetensors=True, local_files_only=True)
-        used = sum(_matrices(getattr(pipeline, part)) for part in parts)
+        used = merge_text_lora(pipeline, text, header)
+        if plain:
+            _load_unet(pipeline, plain, file if header else None)
+            used += _matrices(pipeline.unet)
     except Exception as error:  # foreign tensors make diffusers and peft raise any kind of exception
         raise ModelError(
             f"model.lora: '{model.lora}' does not fit '{model.id}': {one_line(error)}.", INSTEAD
         ) from error
-    given = sum(bool(DOWN.search(name)) for name in tensors)
+    given = len({split(name)[0] for name in tensors})
     if not given or used != given:
         raise ModelError(
             f"model.lora: of the {given} layers of '{model.lora}' {used} are in '{model.id}'; it was made for another "
             "kind of model.",
             INSTEAD,
         )
-    pipeline.fuse_lora([part for part in parts if _matrices(getattr(pipeline, part))], safe_fusing=True)
-    pipeline.unload_lora_weights()
-    for part in (*parts, "vae"):
-        getattr(pipeline, part).to(dtype)
+    if plain:
+        pipeline.fuse_lora(["unet"], safe_fusing=True)
+        pipeline.unload_lora_weights()
+    for part in ("unet", "text_encoder", "text_encoder_2", "vae"):
+        if getattr(pipeline, part, None) is not None:
+            getattr(pipeline, part).to(dtype)
 
 
-def _read(model: Model, files: dict[str, Path]) -> dict[str, torch.Tensor]:
-    """The tensors of a plain LoRA."""
-    file = files["weights.safetensors"]
-    try:
-        with safe_open(file, "pt") as opened:
-            tensors = {name: opened.get_tensor(name).float() for name in opened.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        raise ModelError(f"model.lora: {file} cannot be read: {one_line(error)}.", INSTEAD) from error
-    for name, tensor in tensors.items():
-        if not KNOWN.search(name):
-            raise ModelError(f"model.lora: {file} has {name}, which no plain LoRA has.", INSTEAD)
-        if not tensor.isfinite().all():
-            raise ModelError(f"model.lora: {file} is damaged: {name} is NaN or infinite.", INSTEAD)
-    return tensors
+def _load_unet(pipeline: Any, tensors: Tensors, file: Path | None) -> None:
+    """Put the LoRA beside the U-Net's weights. file: where a header says its alpha.
+
+    The text encoders are not diffusers' to load: it goes through transformers, which asks for a newer peft.
+    """
+    if file is None:
+        pipeline.load_lora_weights(tensors)
+        return
+    found, alphas, settings = pipeline.lora_state_dict(
+        file.parent, weight_name=file.name, use_safetensors=True, local_files_only=True, return_lora_metadata=True
+    )
+    unet = {name: tensor.float() for name, tensor in found.items() if not is_for_text(name)}
+    settings = {name: value for name, value in (settings or {}).items() if not is_for_text(name)}
+    pipeline.load_lora_into_unet(unet, alphas, pipeline.unet, metadata=settings or None, _pipeline=pipeline)
 
 
-def _from_peft(model: Model, tensors: dict[str, torch.Tensor], files: dict[str, Path]) -> dict[str, torch.Tensor]:
+def _from_peft(model: Model, tensors: Tensors, files: dict[str, Path]) -> Tensors:
     """peft's tensors in diffusers' names, with alpha / rank multiplied into B (1 without settings)."""
     if SETTINGS not in files:
         raise ModelError(

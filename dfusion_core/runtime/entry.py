@@ -6,8 +6,8 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from .ranks import leads
@@ -84,6 +84,19 @@ def leave_imports_uncollected() -> None:
     """
     gc.disable()
     atexit.register(gc.freeze)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage collection meanwhile, and none of these objects later or at the end: for a short command."""
+    enabled = gc.isenabled()
+    leave_imports_uncollected()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if enabled:
+            gc.enable()
 
 
 def guarded(function: Callable[..., None]) -> Callable[..., None]:

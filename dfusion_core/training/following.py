@@ -1,7 +1,7 @@
-"""Live curves of training in the folder live, for dvclive, TensorBoard or Weights & Biases.
+"""Curves of training while it runs, and each round's grid of pictures, for dvclive, TensorBoard or Weights & Biases.
 
-No result depends on them. Each start of a stage writes the curves of its round again from the saved history, so that
-the curves of a resumed run have no gaps and no duplicates.
+No result depends on them. Each start of a stage writes the curves of its round anew from the saved history, so that a
+resumed run has neither a gap nor an update twice. All is in the folder live.
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ from ..runtime.ranks import leads
 
 Row = Mapping[str, float]  # one optimizer step, as in updates.csv
 SHARED = {"algo", "pairs", "seed", "lora", "sample", "extract", "fuse", "pairing", "adopt", "train"}  # no paths
+GRID = "fixed_seeds"  # name of the pictures
 PROJECT = "dfusion"  # in Weights & Biases, where $WANDB_PROJECT names none
 
 
 class Follower(Protocol):
-    """A writer of curves."""
+    """Where curves and pictures go."""
 
     def show(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def show_picture(self, file: Path) -> None: ...
 
     def close(self) -> None: ...
 
@@ -50,6 +53,21 @@ def following(round: str, key: str, history: Sequence[Row]) -> Iterator[Callable
         for row in history:
             show(row)
         yield show
+    finally:
+        follower.close()
+
+
+def show_grid(round: str, key: str, file: Path) -> None:
+    """Show the evaluation pictures of ROUND, a PNG file, where ``tracking.to`` says: a run of its own, `ROUND.grid`.
+
+    key: the fingerprint of the evaluation. Raises ParamsError where the package is not installed or does not start.
+    """
+    to = load_everything().tracking.to
+    if to == "none" or not leads():
+        return
+    follower = _start(to, f"{round}.grid", key)
+    try:
+        follower.show_picture(file)
     finally:
         follower.close()
 
@@ -91,6 +109,9 @@ class _Dvclive:
             self.live.log_metric(name, value, timestamp=False)
         self.live.make_summary()
 
+    def show_picture(self, file: Path) -> None:
+        self.live.log_image(f"{GRID}.png", str(file))
+
     def close(self) -> None:
         self.live.end()
 
@@ -105,6 +126,13 @@ class _TensorBoard:
         for name, value in values.items():
             self.writer.add_scalar(f"train/{name}", value, step)
         self.writer.flush()
+
+    def show_picture(self, file: Path) -> None:
+        import numpy as np
+        from PIL import Image
+
+        with Image.open(file) as picture:
+            self.writer.add_image(GRID, np.asarray(picture.convert("RGB")), 0, dataformats="HWC")
 
     def close(self) -> None:
         self.writer.close()
@@ -122,12 +150,17 @@ class _Wandb:
             name=f"{experiment} {round}",
             group=experiment,
             config={"fingerprint": key, **load_everything().model_dump(mode="json", include=SHARED)},
-            dir=str(folder),
+            dir=str(folder.absolute()),  # its service may have been started in another folder
             settings=wandb.Settings(silent=True),
         )
 
     def show(self, step: int, values: Mapping[str, float]) -> None:
         self.run.log({f"train/{name}": value for name, value in values.items()}, step=step)
+
+    def show_picture(self, file: Path) -> None:
+        import wandb
+
+        self.run.log({GRID: wandb.Image(str(file))})
 
     def close(self) -> None:
         self.run.finish()

@@ -60,6 +60,7 @@ def test_help_of_dfusion() -> None:
         "doctor",
         "report",
         "compare",
+        "plots",
         "label",
         "judge",
         "prune",

@@ -60,7 +60,7 @@ def is_permissive(text: str) -> bool:
 
 
 def test_every_licence_is_known() -> None:
-    found = required("dfusion-pipeline", ("8bit", "inspect", "s3", "tensorboard", "tour", "wandb", ""), {})
+    found = required("dfusion-pipeline", ("8bit", "inspect", "plots", "s3", "tensorboard", "tour", "wandb", ""), {})
     assert len(found) > 50
     unknown = {
         name: licence(one)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import struct
@@ -10,8 +11,10 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from steps import change, content, forget, run
 
 from dfusion_core.errors import ParamsError
@@ -113,9 +116,62 @@ def test_curves_of_a_run_that_was_stopped(project: Path, to: str, monkeypatch: p
     assert content(Path("runs/r00/train/adapter")) == adapter
 
 
+def picture_in_tensorboard(folder: Path) -> Image.Image:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    (one,) = events.Images(following.GRID)
+    return Image.open(io.BytesIO(one.encoded_image_string))
+
+
+def picture_in_dvclive(folder: Path) -> Image.Image:
+    (file,) = folder.rglob(f"{following.GRID}.png")
+    return Image.open(file)
+
+
+def picture_in_wandb(folder: Path) -> Image.Image:
+    """The file that the offline run's log names."""
+    from wandb.proto import wandb_internal_pb2
+
+    (log,) = folder.rglob("*.wandb")
+    found = []
+    for data in wandb_records(log.read_bytes()):
+        record = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
+        record.ParseFromString(data)
+        if record.WhichOneof("record_type") == "history":
+            row = {".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
+            found += [row[name] for name in row if name.startswith(following.GRID)]
+    named = [one["path"] if isinstance(one, dict) else one for one in found]
+    (place,) = {one for one in named if isinstance(one, str) and one.endswith(".png")}
+    return Image.open(log.parent / "files" / place)
+
+
+PICTURES = {"tensorboard": picture_in_tensorboard, "dvclive": picture_in_dvclive, "wandb": picture_in_wandb}
+
+
+@pytest.mark.few(1)
+@pytest.mark.parametrize("to", PICTURES)
+def test_the_grid_of_a_round(project: Path, to: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a run of its own beside the curves, pixel by pixel the published one, and made once."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    change(tracking={"to": to})
+    forget("evaluate")
+    run("evaluate")
+    folder = following.live_folder(to, "r00.grid")
+    shown = np.asarray(PICTURES[to](folder).convert("RGB"))
+    published = np.asarray(Image.open("runs/r00/evaluate/grid.png").convert("RGB"))
+    assert np.array_equal(shown, published) and published.std() > 1
+    shutil.rmtree("live")
+    run("evaluate")
+    assert not Path("live").exists()
+
+
 def test_off_by_default(project: Path) -> None:
     forget("train")
+    forget("evaluate")
     run("train")
+    run("evaluate")
     assert not Path("live").exists()
 
 

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from dfusion_core.commands.plan.costs import count_costs, counted_on
 from dfusion_core.commands.plan.counting import forward_flops, saved_bytes, training_flops, working_bytes
+from dfusion_core.commands.plan.lookup import find_architecture
 from dfusion_core.commands.plan.networks import (
-    build_reward,
+    add_adapter,
     build_unet,
     build_vae,
     decode_call,
     parameters,
-    reward_call,
     text_parameters,
     unet_call,
 )
+from dfusion_core.commands.plan.rewards import KNOWN as REWARDS
+from dfusion_core.commands.plan.rewards import count_reward, reward_costs
 from dfusion_core.models.architectures import KNOWN
-from dfusion_core.params import Lora
+from dfusion_core.params import Lora, Model, load_everything
 
+ROOT = Path(__file__).parents[2]
 MIB, FP32 = 2**20, 4
 ROWS, WIDE, NARROW, RANK = 5, 8, 3, 2
 
@@ -85,19 +91,43 @@ def test_attention_keeps_no_scores() -> None:
     assert 4 * tokens * width * FP32 <= kept < 5 * tokens * width * FP32 + tokens * FP32
 
 
-def test_meta_device_agrees_with_real_tensors() -> None:
-    """The U-Net of the micro-world, on both."""
-    from dfusion_core.commands.plan.lookup import find_architecture
-    from dfusion_core.commands.plan.networks import materialise
-    from dfusion_core.params import Model
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_meta_device_agrees_with_real_tensors(checkpointing: bool) -> None:
+    """The networks of the micro-world: FLOPs are equal, bytes but for what a kernel keeps beside its output."""
+    params = load_everything(ROOT / "params.yaml")
+    model = params.model.model_copy(update={"gradient_checkpointing": checkpointing})
+    params = params.model_copy(update={"model": model})
+    meta, real = (vars(count_costs(params, torch.float32, torch.device(where))) for where in ("meta", "cpu"))
+    for name, value in meta.items():
+        if name in ("row_working", "decode_working", "trained_row_saved"):
+            assert real[name] == pytest.approx(value, rel=0.001), name
+        else:
+            assert real[name] == value, name
 
-    architecture, found = find_architecture(Model()), []
-    for device in ("meta", "cpu"):
-        unet = build_unet(architecture, torch.float32, Lora())
-        if device == "cpu":
-            materialise(unet, torch.device("cpu"))
-        found.append(saved_bytes(unet_call(unet, 2, 16, torch.device(device)), unet.parameters()))
-    assert found[0] == pytest.approx(found[1], rel=0.01)
+
+def test_flops_are_those_of_a_row_times_the_rows() -> None:
+    """What the probe of this machine takes for granted."""
+    unet = build_unet(find_architecture(Model()), torch.float32)
+    assert forward_flops(unet_call(unet, 3, 16)) == 3 * forward_flops(unet_call(unet, 1, 16))
+    add_adapter(unet, Lora(rank=2, targets=("to_v",)))
+    assert training_flops(unet_call(unet, 3, 16)) == 3 * training_flops(unet_call(unet, 1, 16))
+
+
+def test_only_small_networks_are_counted_on_the_cpu() -> None:
+    small, large = (build_unet(one, torch.float32) for one in (find_architecture(Model()), KNOWN["sd15"]))
+    cpu, meta = torch.device("cpu"), torch.device("meta")
+    assert counted_on(small, torch.float32, cpu) == cpu
+    for network, dtype, device in (
+        (large, torch.float32, cpu),
+        (small, torch.float16, cpu),
+        (small, torch.float32, torch.device("cuda")),
+    ):
+        assert counted_on(network, dtype, device) == meta
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_known_rewards_cost_what_is_counted(name: str) -> None:
+    assert count_reward(name) == REWARDS[name] == reward_costs(name)
 
 
 # --- Stable Diffusion at full size: GFLOP of multiplications and additions, counted independently of this program ---
@@ -120,9 +150,8 @@ def test_other_parts_cost_what_is_published() -> None:
     vae = build_vae(sd21, torch.float16)
     assert round(forward_flops(decode_call(vae, (64, 64))) / 1e9, 3) == 2514.519
     assert text_parameters(sd21) == 340_387_840
-    clip, size, features = build_reward("ViT-H-14")
-    assert (parameters(clip), size, features) == (986_109_441, 224, 1024)
-    assert round(forward_flops(reward_call(clip, size)) / 1e9, 3) == 334.590
+    clip = count_reward("ViT-H-14")
+    assert (clip.parameters, clip.features) == (986_109_441, 1024) and round(clip.flops / 1e9, 3) == 334.590
 
 
 @pytest.mark.slow

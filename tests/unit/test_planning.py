@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +18,14 @@ from dfusion_core.commands.plan.disk import Disk, dvc_copies
 from dfusion_core.commands.plan.estimate import Plan, Stage, seconds
 from dfusion_core.commands.plan.lookup import find_architecture
 from dfusion_core.commands.plan.memory import Memory, stage_memory
+from dfusion_core.commands.plan.probe import _busy, share_of_core
 from dfusion_core.commands.plan.verdict import disk_full, problems, too_large
 from dfusion_core.commands.plan.workload import Work, workload
 from dfusion_core.commands.profile import fill
 from dfusion_core.errors import ModelError
 from dfusion_core.models.architectures import KNOWN
 from dfusion_core.params import Model, load_everything
+from dfusion_core.runtime.entry import uncollected
 from dfusion_core.testing import tiny_params
 
 ROOT = Path(__file__).parents[2]
@@ -161,6 +164,18 @@ def test_seconds_are_flops_over_speed(sd21: tuple[Any, Costs]) -> None:
     work = Work(rows=10, trained_rows=5, decoded=3, scored=2)
     assert seconds(work, costs, device, start_up=7.0) == 7 + (20 + 30 + 2) / 4 + 30 / 3
     assert seconds(work, costs, replace(device, training=None), 7.0) is None
+
+
+def test_another_program_on_the_core_is_named() -> None:
+    assert 0 < share_of_core() <= 1
+    assert "70%" in _busy(0.3) and _busy(0.95) == ""
+
+
+def test_garbage_is_collected_again_after_a_plan() -> None:
+    assert gc.isenabled()
+    with uncollected():
+        assert not gc.isenabled()
+    assert gc.isenabled()
 
 
 # --- which model ---

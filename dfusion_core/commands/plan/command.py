@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...runtime.entry import guarded
+from ...runtime.entry import guarded, uncollected
 
 if TYPE_CHECKING:
     from .estimate import Plan, Stage
@@ -38,7 +38,8 @@ def plan(
 
     everything = load_everything(params)
     try:
-        found = make_plan(everything, device)
+        with uncollected():
+            found = make_plan(everything, device)
     except KeyError as error:
         raise typer.BadParameter(f"--device: {error.args[0]}") from None
     wrong = problems(found)

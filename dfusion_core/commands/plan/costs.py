@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...models.size import latent_size
+from ...models.size import latent_size, picture_scale
 from . import counting, networks
 from .lookup import find_architecture
 from .mmdit import velocity_call
+from .rewards import reward_costs
 
 if TYPE_CHECKING:
     from ...models.architectures import Architecture
     from ...params.sections import Everything
+
+
+SMALL = 10_000_000  # weights
 
 
 @dataclass(frozen=True)
@@ -39,45 +43,51 @@ class Costs:
     kv: dict[str, tuple[int, int, int]]  # (head, token, channel) of each array of a reference's keys and values
 
 
-def count_costs(params: Everything, dtype: torch.dtype) -> Costs:
-    """Count everything on the meta device. Raises ModelError, LayerError, ParamsError and RewardError."""
+def count_costs(params: Everything, dtype: torch.dtype, device: torch.device = networks.META) -> Costs:
+    """Count everything: on the meta device, or small networks on a CPU. The costs are equal to some bytes.
+
+    A network is built once and each kind of pass goes through it once, because counting takes time.
+    Raises ModelError, LayerError, ParamsError and RewardError.
+    """
     architecture = find_architecture(params.model)
-    unet = networks.build_unet(architecture, dtype)
     size = latent_size(params.sample, architecture.unet, architecture.vae)
-    row = row_call(architecture, unet, size)
-    adapted = networks.build_unet(architecture, dtype, params.lora)
-    if params.model.gradient_checkpointing:
-        adapted.enable_gradient_checkpointing()
-    trained_row = row_call(architecture, adapted, size)
-    vae = networks.build_vae(architecture, dtype)
-    decode = networks.decode_call(vae, size)
-    clip, picture_size, features = networks.build_reward(params.reward.model)
-    score = networks.reward_call(clip, picture_size)
-    working = counting.working_bytes(row, unet.parameters())
-    saved = (
-        counting.training_bytes(trained_row, adapted.parameters()) - working
-        if params.model.gradient_checkpointing
-        else counting.saved_bytes(trained_row, adapted.parameters())
-    )
+    network, vae = networks.build_unet(architecture, dtype), networks.build_vae(architecture, dtype)
+    where = counted_on(network, dtype, device)
+    for one in (network, vae):
+        networks.materialise(one, where)
+    row, decode = row_call(architecture, network, size, device=where), networks.decode_call(vae, size, where)
+    reward = reward_costs(params.reward.model)
+    weights = networks.parameters(network)
+    row_flops, row_working = counting.forward_costs(row, network.parameters())
+    decode_flops, decode_working = counting.forward_costs(decode, vae.parameters())
+    maps, kv = _shapes(params, network, row)
+    networks.add_adapter(network, params.lora, checkpointing=params.model.gradient_checkpointing)
+    trained_flops, saved = _training(params, network, row, row_working)
     each, width = dtype.itemsize, torch.float32.itemsize
     return Costs(
         architecture=architecture,
         latent_size=size,
-        unet_weights=networks.parameters(unet) * each,
+        unet_weights=weights * each,
         other_weights=networks.parameters(vae) * vae.dtype.itemsize + networks.text_parameters(architecture) * each,
-        adapter_parameters=networks.parameters(adapted) - networks.parameters(unet),
-        row_flops=counting.forward_flops(row),
-        trained_row_flops=counting.training_flops(trained_row),
-        row_working=working,
+        adapter_parameters=networks.parameters(network) - weights,
+        row_flops=row_flops,
+        trained_row_flops=trained_flops,
+        row_working=row_working,
         trained_row_saved=saved,
-        decode_flops=counting.forward_flops(decode),
-        decode_working=counting.working_bytes(decode, vae.parameters()),
-        reward_weights=networks.parameters(clip) * width,
-        score_flops=counting.forward_flops(score),
-        score_working=counting.working_bytes(score, clip.parameters()),
-        sizes=_sizes(params, architecture, unet, size, row, decode) | {"feature": features},
-        kv=_kv(params, unet, row),
+        decode_flops=decode_flops,
+        decode_working=decode_working,
+        reward_weights=reward.parameters * width,
+        score_flops=reward.flops,
+        score_working=reward.working,
+        sizes=_sizes(params, architecture, size, maps) | {"feature": reward.features},
+        kv=kv,
     )
+
+
+def counted_on(network: networks.Network, dtype: torch.dtype, device: torch.device) -> torch.device:
+    """The CPU where that is the device and a row takes next to no time; operations on the meta device take longer."""
+    small = networks.parameters(network) <= SMALL and dtype == torch.float32
+    return device if device.type == "cpu" and small else networks.META
 
 
 def row_call(
@@ -94,47 +104,49 @@ def row_call(
     return networks.unet_call(network, rows, tokens, device, size)
 
 
-def _sizes(
-    params: Everything,
-    architecture: Architecture,
-    unet: networks.Network,
-    latent: networks.Size,
-    row: counting.Forward,
-    decode: counting.Forward,
-) -> dict[str, int]:
-    """Sizes of the schema's dimensions, as in the stages."""
-    from ...attention.control import capturing
+def _training(params: Everything, network: networks.Network, row: counting.Forward, working: int) -> tuple[int, int]:
+    """FLOPs of a trained row, and the bytes that it adds to what a forward pass holds anyway."""
+    if not params.model.gradient_checkpointing:
+        return counting.training_costs(row, network.parameters())
+    return counting.training_flops(row), counting.training_bytes(row, network.parameters()) - working
 
-    with counting.FusedAttention(), torch.no_grad(), capturing(unet, params.sample.maps) as tap:
-        row()
-        map_y, map_x = tap.maps().shape[1:3]
-        picture_rows, picture_columns = decode().shape[-2:]
-    steps = params.sample.num_steps
+
+def _shapes(
+    params: Everything, network: networks.Network, row: counting.Forward
+) -> tuple[tuple[int, int], dict[str, tuple[int, int, int]]]:
+    """Height and width of a row's captured maps, and its keys and values in the fused layers, by the stages' code."""
+    from ...attention.control import capturing, recording_kv
+    from ...attention.layers import fused_layers
+
+    layers = fused_layers(network, params.fuse.layers)
+    with counting.FusedAttention(), torch.no_grad():
+        with capturing(network, params.sample.maps) as maps:
+            row()
+        with recording_kv(network, layers) as tap:
+            row()
+    shapes = {
+        f"{name}/{which}": tensor.shape[1:]
+        for name, both in tap.kv.items()
+        for which, tensor in zip("KV", both, strict=True)
+    }
+    height, width = maps.maps().shape[1:3]
+    return (height, width), {name: (shape[0], shape[1], shape[2]) for name, shape in shapes.items()}
+
+
+def _sizes(
+    params: Everything, architecture: Architecture, latent: networks.Size, maps: networks.Size
+) -> dict[str, int]:
+    """Sizes of the schema's dimensions."""
+    steps, scale = params.sample.num_steps, picture_scale(architecture.vae)
     return {
         "state": steps + 1,
         "i": steps,
         "channel": architecture.vae["latent_channels"],
         "height": latent[0],
         "width": latent[1],
-        "map_y": map_y,
-        "map_x": map_x,
-        "row": picture_rows,
-        "column": picture_columns,
+        "map_y": maps[0],
+        "map_x": maps[1],
+        "row": latent[0] * scale,
+        "column": latent[1] * scale,
         "rgb": 3,
     }
-
-
-def _kv(params: Everything, unet: networks.Network, row: counting.Forward) -> dict[str, tuple[int, int, int]]:
-    """Shapes of one row's keys and values in the fused layers."""
-    from ...attention.control import recording_kv
-    from ...attention.layers import fused_layers
-
-    layers = fused_layers(unet, params.fuse.layers)
-    with counting.FusedAttention(), torch.no_grad(), recording_kv(unet, layers) as tap:
-        row()
-    shapes = {
-        f"{name}/{which}": tensor.shape[1:]
-        for name, both in tap.kv.items()
-        for which, tensor in zip("KV", both, strict=True)
-    }
-    return {name: (shape[0], shape[1], shape[2]) for name, shape in shapes.items()}

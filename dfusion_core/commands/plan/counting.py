@@ -22,6 +22,24 @@ from torch.utils.flop_counter import FlopCounterMode
 Forward = Callable[[], Tensor]
 
 
+def _attention(query: Any, key: Any, value: Any, *others: Any, **named: Any) -> int:
+    """Two products, of the shapes (row, head, token, channel) of what the kernel is given."""
+    rows, heads, tokens, width = query
+    return int(2 * rows * heads * tokens * key[2] * (width + value[3]))
+
+
+def _attention_backward(out: Any, query: Any, key: Any, value: Any, *others: Any, **named: Any) -> int:
+    """Five products: the scores once more, and the gradients of scores, query, key and value."""
+    rows, heads, tokens, width = query
+    return int(2 * rows * heads * tokens * key[2] * (3 * width + 2 * value[3]))
+
+
+ON_CPU = {  # a CPU's own fused kernels, which torch's counter does not know; by the shapes of what they are given
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+
+
 class FusedAttention(TorchFunctionMode):
     """Count attention on the meta device as the fused kernels compute it.
 
@@ -56,46 +74,55 @@ def fused_when_computed_again() -> Iterator[None]:
 
 def forward_flops(forward: Forward) -> int:
     """FLOPs of ``forward`` without gradients."""
-    with FusedAttention(), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with FusedAttention(), torch.no_grad(), FlopCounterMode(display=False, custom_mapping=ON_CPU) as counter:
         forward()
     return int(counter.get_total_flops())
 
 
 def training_flops(forward: Forward) -> int:
-    """FLOPs of ``forward`` and of its backward pass to the parameters that require gradients."""
-    with fused_when_computed_again(), FlopCounterMode(display=False) as counter:
+    """FLOPs of ``forward`` and of going back from its output to the parameters that require gradients."""
+    with fused_when_computed_again(), FlopCounterMode(display=False, custom_mapping=ON_CPU) as counter:
         out = forward()
         out.backward(torch.empty_like(out))
     return int(counter.get_total_flops())
 
 
 def saved_bytes(forward: Forward, parameters: Iterable[Parameter]) -> int:
-    """Bytes that autograd keeps between ``forward`` and its backward pass: the limit of a micro-batch.
+    """Bytes that autograd keeps between ``forward`` and its backward pass: what limits a micro-batch.
 
-    A storage counts once, with any number of views; storages of parameters do not count.
+    A storage counts once, however many saved tensors are views of it; the parameters' own storages do not count,
+    because they are there anyway.
     """
-    known = {_key(p) for p in parameters}
-    kept: dict[int, Tensor] = {}  # keeps the tensors, so that no storage is freed and its key reused
-
-    def pack(tensor: Tensor) -> Tensor:
-        if _key(tensor) not in known:
-            kept.setdefault(_key(tensor), tensor)
-        return tensor
-
-    with FusedAttention(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with FusedAttention(), _saving({_key(p) for p in parameters}) as kept:
         out = forward()
-    del out  # the graph is alive until here, so that saved tensors are not freed before
-    return sum(int(tensor.untyped_storage().nbytes()) for tensor in kept.values())
+    del out  # the graph lives until here, so that what it saved could not be freed before
+    return _total(kept)
 
 
 def working_bytes(forward: Forward, parameters: Iterable[Parameter]) -> int:
     """The most bytes of intermediate results that are alive at once in ``forward`` without gradients."""
+    return forward_costs(forward, parameters)[1]
+
+
+def forward_costs(forward: Forward, parameters: Iterable[Parameter]) -> tuple[int, int]:
+    """`forward_flops` and `working_bytes` of one pass."""
     with ExitStack() as stack:
         stack.enter_context(FusedAttention())
         stack.enter_context(torch.no_grad())
+        counter = stack.enter_context(FlopCounterMode(display=False, custom_mapping=ON_CPU))
         alive = stack.enter_context(_LiveBytes({_key(p) for p in parameters}))
         forward()
-    return int(alive.most)
+    return int(counter.get_total_flops()), int(alive.most)
+
+
+def training_costs(forward: Forward, parameters: Iterable[Parameter]) -> tuple[int, int]:
+    """`training_flops` and `saved_bytes` of one pass there and back."""
+    with fused_when_computed_again(), FlopCounterMode(display=False, custom_mapping=ON_CPU) as counter:
+        with _saving({_key(p) for p in parameters}) as kept:
+            out = forward()
+        saved = _total(kept)
+        out.backward(torch.empty_like(out))
+    return int(counter.get_total_flops()), saved
 
 
 def training_bytes(forward: Forward, parameters: Iterable[Parameter]) -> int:
@@ -109,6 +136,27 @@ def training_bytes(forward: Forward, parameters: Iterable[Parameter]) -> int:
         out = forward()
         out.backward(torch.empty_like(out))
     return int(alive.most)
+
+
+@contextmanager
+def _saving(known: set[int]) -> Iterator[dict[int, Tensor]]:
+    """What autograd saves meanwhile, each storage once, without the known ones.
+
+    The tensors are held too, so that no storage is freed and its key used again.
+    """
+    kept: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if _key(tensor) not in known:
+            kept.setdefault(_key(tensor), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield kept
+
+
+def _total(kept: dict[int, Tensor]) -> int:
+    return sum(int(tensor.untyped_storage().nbytes()) for tensor in kept.values())
 
 
 class _LiveBytes(TorchDispatchMode):

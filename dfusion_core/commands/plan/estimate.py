@@ -66,7 +66,7 @@ def make_plan(params: Everything, device_name: str = "") -> Plan:
     where = here(params.model.device, device_name)
     dtype = pick_dtype(params.model.dtype, where)
     named = named_device(device_name, dtype) if device_name else None
-    costs = count_costs(params, dtype)
+    costs = count_costs(params, dtype, where)
     work = workload(params, costs.architecture.halves)
     device = named or measured_device(params, costs, where, dtype)
     memory = stage_memory(params, costs, ON_GPU if where.type == "cuda" else ON_CPU)

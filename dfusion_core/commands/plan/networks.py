@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ...errors import RewardError, did_you_mean
-from ...models.builtin import reward_source
 from ...models.lora import add_lora, keep_in_fp32
 from .mmdit import text_tokens
 
@@ -31,9 +27,16 @@ def build_unet(architecture: Architecture, dtype: torch.dtype, lora: Lora | None
 
     unet = _built(getattr(diffusers, architecture.kind), architecture.unet, dtype)
     if lora is not None:
-        add_lora(unet, lora, seed=0)
-        keep_in_fp32(unet)
+        add_adapter(unet, lora)
     return unet
+
+
+def add_adapter(network: Network, lora: Lora, *, checkpointing: bool = False) -> None:
+    """Make of the frozen network, in place, what ``train`` trains."""
+    add_lora(network, lora, seed=0)
+    keep_in_fp32(network)
+    if checkpointing:
+        network.enable_gradient_checkpointing()
 
 
 def build_vae(architecture: Architecture, dtype: torch.dtype) -> Network:
@@ -62,42 +65,6 @@ def text_parameters(architecture: Architecture) -> int:
             encoder = getattr(transformers, kind)(settings(**config))
         total += parameters(encoder)
     return total
-
-
-def build_reward(name: str) -> tuple[Network, int, int]:
-    """The reward's CLIP without data, the height of its pictures, and the width of its embeddings.
-
-    Raises RewardError for a name that open_clip does not know.
-    """
-    import open_clip
-
-    config = _reward_config(reward_source(name))
-    custom = config.get("custom_text") or "hf_model_name" in config["text_cfg"]
-    kind = open_clip.CustomTextCLIP if custom else open_clip.CLIP
-    arguments = {key: value for key, value in config.items() if key != "custom_text"}
-    with META:
-        network = kind(**arguments)
-    size = config["vision_cfg"].get("image_size", 224)
-    return network.eval().requires_grad_(False), max(size) if isinstance(size, list) else size, config["embed_dim"]
-
-
-def _reward_config(source: str) -> Config:
-    import open_clip
-
-    if source.startswith("local-dir:"):
-        file = Path(source.removeprefix("local-dir:"), "open_clip_config.json")
-        try:
-            config: Config = json.loads(file.read_text())["model_cfg"]
-            return config
-        except (OSError, ValueError, KeyError) as error:
-            raise RewardError(f"plan: reward.model: {file} cannot be read: {error}.", "Set reward.model.") from error
-    found: Config | None = open_clip.get_model_config(source)
-    if found is None:
-        raise RewardError(
-            f"plan: reward.model: open_clip knows no architecture '{source}'.",
-            did_you_mean(source, open_clip.list_models()) or "Set reward.model.",
-        )
-    return found
 
 
 def parameters(network: Network) -> int:
@@ -159,14 +126,17 @@ def _own(unet: Network) -> Size:
 
 
 def first_block(unet: Network) -> tuple[int, Network]:
-    """The first down block with attention, and its index."""
+    """The first down block with attention, and which one it is."""
     return next((k, block) for k, block in enumerate(unet.down_blocks) if hasattr(block, "attentions"))
 
 
 def materialise(network: Network, device: torch.device) -> None:
-    """Give a network without data small random weights on the device, in place, in the memory format of
-    ``load_policy``.
+    """Give a network without data small random weights on the device, in place, laid out as ``load_policy`` does.
+
+    On the meta device there is nothing to give.
     """
+    if device == META:
+        return
     network.to_empty(device=device)
     if device.type == "cpu":
         network.to(memory_format=torch.channels_last)
@@ -175,23 +145,12 @@ def materialise(network: Network, device: torch.device) -> None:
             parameter.normal_(std=0.02)
 
 
-def decode_call(vae: Network, size: Size) -> Callable[[], Tensor]:
+def decode_call(vae: Network, size: Size, device: torch.device = META) -> Callable[[], Tensor]:
     """Decoding of one latent of this size."""
-    latent = torch.zeros(1, vae.config.latent_channels, *size, device=META, dtype=vae.dtype)
+    latent = torch.zeros(1, vae.config.latent_channels, *size, device=device, dtype=vae.dtype)
 
     def decode() -> Tensor:
         out: Tensor = vae.decode(latent).sample
         return out
 
     return decode
-
-
-def reward_call(clip: Network, size: int) -> Callable[[], Tensor]:
-    """The embedding of one picture."""
-    picture = torch.zeros(1, 3, size, size, device=META)
-
-    def embed() -> Tensor:
-        out: Tensor = clip.encode_image(picture)
-        return out
-
-    return embed
