@@ -58,13 +58,8 @@ def nodes(origin: Path, place: Path) -> Path:
     folder = place / "nodes"
     folder.mkdir()
     give(folder)
-    for together in [
-        ["code"],
-        ["prompts"],
-        ["init"],
-        ["evaluate_base", "sample@r00"],
-        *([stage] for stage in STAGES[4:]),
-    ]:
+    beside = ["evaluate_base", "sample@r00"]
+    for together in [["code"], ["prompts"], ["init"], beside, *([stage] for stage in STAGES[5:])]:
         for stage in together:
             run_on_a_node(stage, origin, folder)
         for stage in together:
