@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ...errors import DFusionError, ModelError, one_line
 from ...models.size import latent_size
 from . import counting, networks
 from .lookup import find_architecture
@@ -42,6 +43,21 @@ class Costs:
 def count_costs(params: Everything, dtype: torch.dtype) -> Costs:
     """Count everything on the meta device. Raises ModelError, LayerError, ParamsError and RewardError."""
     architecture = find_architecture(params.model)
+    try:
+        return _counted(params, dtype, architecture)
+    except DFusionError:
+        raise
+    except (
+        Exception
+    ) as error:  # what odd configurations make diffusers, transformers and open_clip raise is of any kind
+        raise ModelError(
+            f"plan: the configurations of model.id '{params.model.id}' or reward.model '{params.reward.model}' make no "
+            f"network: {one_line(error) or type(error).__name__}.",
+            "Look at the model itself with 'dfusion doctor'.",
+        ) from error
+
+
+def _counted(params: Everything, dtype: torch.dtype, architecture: Architecture) -> Costs:
     unet = networks.build_unet(architecture, dtype)
     size = latent_size(params.sample, architecture.unet, architecture.vae)
     row = row_call(architecture, unet, size)

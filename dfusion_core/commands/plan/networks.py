@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Size = tuple[int, int]  # (height, width) of a latent
 Network = Any  # diffusers' and open_clip's classes, whose attributes type checkers do not see
 META = torch.device("meta")
+ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection", "CLIPModel", "T5EncoderModel")
 TOKENS = 77  # of a prompt, where the text encoder's configuration does not say
 
 
@@ -57,6 +58,8 @@ def text_parameters(architecture: Architecture) -> int:
     total = 0
     for config in architecture.text:
         kind = (config.get("architectures") or ["CLIPTextModel"])[0]
+        if kind not in ENCODERS:
+            raise ValueError(f"a text encoder is a {kind}, and not one of {', '.join(ENCODERS)}")
         settings = transformers.T5Config if kind.startswith("T5") else transformers.CLIPTextConfig
         with META:
             encoder = getattr(transformers, kind)(settings(**config))
@@ -89,7 +92,7 @@ def _reward_config(source: str) -> Config:
         try:
             config: Config = json.loads(file.read_text())["model_cfg"]
             return config
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise RewardError(f"plan: reward.model: {file} cannot be read: {error}.", "Set reward.model.") from error
     found: Config | None = open_clip.get_model_config(source)
     if found is None:
