@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import unicodedata
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -23,6 +24,7 @@ from ..params.strict_yaml import read_yaml
 
 COLUMNS = ("prompt", "items", "thresholds", "split")
 SPLITS = ("train", "test")
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 def read_data(path: Path) -> Any:
@@ -78,10 +80,9 @@ def _cells(row: dict[Any, Any], line: int) -> dict[str, Any]:
 
 
 def _number(text: str, line: int) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"line {line}: the threshold '{short(text)}' is no number; they are separated by ;") from None
+    if not NUMBER.fullmatch(text):  # float() reads 0_1 as 1
+        raise ValueError(f"line {line}: the threshold '{short(text)}' is no number; they are separated by ;")
+    return float(text)
 
 
 def _json(text: str) -> Any:
