@@ -12,17 +12,14 @@ where the number is that of inputs for each of the targets below.
 
 from __future__ import annotations
 
-import os
 import random
-import re
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from mutations import Mutation, as_json, as_yaml, by_bytes, by_nodes, by_words, from_nothing
+from outcomes import INPUTS, outcome
 from steps import reseal
 
 from dfusion_core.adoption.tables import target_table
@@ -41,8 +38,6 @@ from dfusion_core.store import read_stage
 from dfusion_core.training.advantages import advantages, extend
 from dfusion_core.training.trajectories import load_pairs
 
-INPUTS = int(os.environ.get("DFUSION_FUZZ", "25"))  # of each target
-SECONDS = {signal.ITIMER_PROF: 2.0, signal.ITIMER_REAL: 60.0}  # of the processor; at all, for one that only waits
 STUDY = """\
 common: {evaluate.images_per_prompt: 1, "~rounds.r01": null}
 factors:
@@ -52,10 +47,6 @@ factors:
     dfusion: {pairs: dfusion, algo: ddpo, "+rounds.r02.prev": r00}
 baseline: naive
 """
-
-
-class TooLongError(BaseException):
-    """An input took longer than it may; no `except Exception` hides it."""
 
 
 class Target(NamedTuple):
@@ -148,35 +139,6 @@ TARGETS = {
 }
 
 
-@contextmanager
-def limited() -> Iterator[None]:
-    def stop(*_: Any) -> None:
-        raise TooLongError
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGPROF, signal.SIGALRM)}
-    for timer, seconds in SECONDS.items():
-        signal.setitimer(timer, seconds)
-    try:
-        yield
-    finally:
-        for timer in SECONDS:
-            signal.setitimer(timer, 0)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def outcome(target: Target) -> str:
-    """ "read", "refused", or what is wrong with how it was dealt with."""
-    try:
-        with limited():
-            target.read()
-    except DFusionError as error:
-        return "refused" if re.search(target.names, error.message) else f"does not name the file: {error}"
-    except BaseException as error:
-        return f"{type(error).__name__}: {str(error)[:200]}"
-    return "read"
-
-
 @pytest.mark.few(3)
 @pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.filterwarnings("ignore")  # a parser's remarks on what it was given
@@ -185,7 +147,7 @@ def test_broken_input_is_refused_by_name(project: Path, name: str) -> None:
     target = TARGETS[name]
     file = Path(target.file)
     valid, there = file.read_bytes(), sorted(Path().rglob("*"))
-    assert outcome(target) in ("read", "refused")  # `reward` ends in a comparison that fails
+    assert outcome(target.read, target.names) in ("read", "refused")  # `reward` ends in a comparison that fails
     ways = [by_bytes, by_words, from_nothing, *([target.nodes] * 2 if target.nodes else [by_words])]
     count, wrong = {"read": 0, "refused": 0}, []
     for number in range(INPUTS):
@@ -194,7 +156,7 @@ def test_broken_input_is_refused_by_name(project: Path, name: str) -> None:
         file.write_bytes(broken)
         if target.file.startswith("runs/") and name != "manifest":
             reseal(file.parts[2], file.parts[1])
-        found = outcome(target)
+        found = outcome(target.read, target.names)
         if found in count:
             count[found] += 1
         else:
