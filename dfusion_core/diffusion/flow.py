@@ -72,7 +72,8 @@ def shifted(sigma: Tensor, config: Mapping[str, Any], tokens: int) -> Tensor:
     if not config["use_dynamic_shifting"]:
         shift = float(config["shift"])
         return shift * sigma / (1 + (shift - 1) * sigma)
-    _check_dynamic(config)
+    if not config["base_image_seq_len"] < config["max_image_seq_len"]:
+        raise ValueError("scheduler_config.json has a base_image_seq_len that is not below max_image_seq_len")
     slope = (config["max_shift"] - config["base_shift"]) / (config["max_image_seq_len"] - config["base_image_seq_len"])
     mu = config["base_shift"] + slope * (tokens - config["base_image_seq_len"])
     factor = math.exp(mu) if config["time_shift_type"] == "exponential" else float(mu)
@@ -139,11 +140,3 @@ def _check_numbers(given: Mapping[str, Any]) -> None:
         value = given.get(key, least)
         if type(value) not in (int, float) or not least <= value <= most:
             raise ValueError(f"scheduler_config.json has {key} {value!r}, and not a number from {least} to {most}")
-
-
-def _check_dynamic(config: Mapping[str, Any]) -> None:
-    """Raise ValueError where the shift cannot be told from the number of tokens."""
-    if not config["base_image_seq_len"] < config["max_image_seq_len"]:
-        raise ValueError("scheduler_config.json has a base_image_seq_len that is not below max_image_seq_len")
-    if config["time_shift_type"] not in ("exponential", "linear"):
-        raise ValueError(f"scheduler_config.json has time_shift_type {config['time_shift_type']!r}")
