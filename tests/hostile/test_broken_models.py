@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 from mutations import Mutation, as_json, by_bytes, by_nodes, by_words, from_nothing
 from outcomes import INPUTS, outcome
 from safetensors.torch import save_file
@@ -24,7 +25,8 @@ from dfusion_core.models.loading import load_pipeline
 from dfusion_core.models.policy import load_policy
 from dfusion_core.models.size import own_side
 from dfusion_core.params.sections import Model, Sample
-from dfusion_core.testing import tiny_flux, tiny_model, tiny_sd3
+from dfusion_core.testing import TOKENS, tiny_flux, tiny_model, tiny_sd3, tiny_sdxl
+from dfusion_core.tiny_parts import words
 
 FLOW = {"num_train_timesteps": 1000, "shift": 3.0, "use_dynamic_shifting": True}
 DDIM = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
@@ -54,7 +56,7 @@ def test_a_schedule_of_a_flow_that_is_none(changes: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"beta_start": 0.0}, {"beta_end": float("nan")}, {"beta_start": float("nan")}], ids=str
+    ("key", "value"), [("beta_start", 0.0), ("beta_end", float("nan")), ("beta_start", float("nan"))]
 )
 def test_a_schedule_of_ddim_without_a_density(key: str, value: float) -> None:
     with pytest.raises(ValueError, match=key):
@@ -72,6 +74,41 @@ def test_a_side_that_is_none(file: str, side: Any) -> None:
     with pytest.raises(ModelError, match=f"{file} has sample_size") as caught:
         own_side(configs["transformer"], configs["vae"])
     assert f"{file}/config.json" in caught.value.hint
+
+
+def encoder(width: int, **more: Any) -> Any:
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    sizes = {"hidden_size": width, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CLIPTextConfig(vocab_size=words(), max_position_embeddings=TOKENS, **sizes, **more)
+    return (CLIPTextModelWithProjection if more else CLIPTextModel)(config)
+
+
+@pytest.mark.parametrize(
+    ("write", "part", "other", "said"),
+    [
+        (tiny_model, "text_encoder", lambda: encoder(32), "text of width 16, and gets 32"),
+        (tiny_sdxl, "text_encoder_2", lambda: encoder(16, projection_dim=8), "a pooled prompt of width 16, and gets 8"),
+        (tiny_sd3, "text_encoder_2", lambda: encoder(32, projection_dim=16), "at most 40, and gets 48"),
+        (tiny_flux, "text_encoder", lambda: encoder(32), "a pooled prompt of width 16, and gets 32"),
+        (tiny_model, "vae", lambda: vae_of(8), "latents, of so many channels 4, and gets 8"),
+    ],
+)
+def test_a_part_of_another_model(
+    tmp_path: Path, write: Callable[..., Path], part: str, other: Callable[[], Any], said: str
+) -> None:
+    """Whole in itself, but not what the network takes: named where the model is loaded, and not in the first step."""
+    model = write(tmp_path / "model")
+    shutil.rmtree(model / part)
+    other().save_pretrained(model / part)
+    with pytest.raises(ModelError, match=said):
+        load_pipeline(Model(id=str(model), device="cpu"))
+
+
+def vae_of(channels: int) -> Any:
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(block_out_channels=(8,), latent_channels=channels, norm_num_groups=4)
 
 
 class Target(NamedTuple):
@@ -143,6 +180,8 @@ def test_broken_files_of_a_model(workspace: Path, name: str) -> None:
         find_architecture(given)
         load_pipeline(given)
         policy = load_policy(given, Sample(num_steps=3), None)
+        text = policy.embed(["a heart"])
+        policy.predict_noise(torch.zeros(1, *policy.latent_shape), 0, text)
         assert bool(policy.schedule.std.isfinite().all()) and min(policy.latent_shape) > 0
 
     assert outcome(read, target.names) == "read"
