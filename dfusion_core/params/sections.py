@@ -143,9 +143,14 @@ class Reward(Section):
     plugins: dict[str, Annotated[float, Field(ge=-LARGE, le=LARGE)]] = ours(
         {}, "further rewards with their weights: {NAME or module:Class: weight}, see docs/rewards.md"
     )
-    human: float = ours(0.0, "weight of people's preferences, given with dfusion label (docs/labels.md); 0 asks nobody")
+    human: float = ours(
+        0.0,
+        "weight of people's preferences, given with dfusion label (docs/labels.md); 0 asks nobody",
+        ge=-LARGE,
+        le=LARGE,
+    )
     human_answers: float = ours(
-        1.0, "share of the answers that make an order reliable (docs/labels.md) for which score waits", gt=0
+        1.0, "share of the answers that make an order reliable (docs/labels.md) for which score waits", gt=0, le=1000
     )
     human_targets: Literal["people", "head"] = ours(
         "people",

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from mutations import Mutation, as_json, as_yaml, by_bytes, by_nodes, by_words, from_nothing
 from outcomes import INPUTS, outcome
-from steps import reseal
+from steps import reseal, run
 
 from dfusion_core.adoption.tables import target_table
 from dfusion_core.commands.inspect.tree import describe
@@ -33,8 +34,11 @@ from dfusion_core.pairing.plan import pair_plan, twin_plan
 from dfusion_core.params import load_params, resolved
 from dfusion_core.params.sections import Adopt
 from dfusion_core.prompts.reading import load_prompts
+from dfusion_core.prompts.texts import texts_input
 from dfusion_core.rewards.identity import read_identity, require_same_reward
 from dfusion_core.store import read_stage
+from dfusion_core.store.derived import require_noted
+from dfusion_core.store.paths import PROMPTS_RESULT
 from dfusion_core.training.advantages import advantages, extend
 from dfusion_core.training.trajectories import load_pairs
 
@@ -49,6 +53,15 @@ baseline: naive
 """
 
 
+MADE = {  # beside what the project has
+    "study.yaml": STUDY,
+    "p.txt": "a [cat] on a [mat]\n# a remark\na [dog]\n",
+    "p.csv": 'prompt,items,thresholds,split\na cat on a mat,cat;mat,0.1;0.2,train\n"dog, a",dog,0.3,\na fox,,,test\n',
+    "p.json": '{"train": [{"prompt": "a cat", "items": ["cat"], "thresholds": [0.1]}, "a [dog]"], "test": ["a fox"]}',
+    "p.jsonl": '{"prompt": "a cat", "items": ["cat"]}\n"a [dog]"\n{"prompt": "a fox", "split": "test"}\n',
+}
+
+
 class Target(NamedTuple):
     """A file of the finished tiny project, what reads it, how it is mutated, and what an error has to name."""
 
@@ -60,6 +73,12 @@ class Target(NamedTuple):
 
 def params() -> Any:
     return load_params("model", "rounds"), resolved()
+
+
+def noted() -> Any:
+    """What a stage that samples compares with what DVC has compared."""
+    prompts = texts_input(load_params("prompts").prompts)
+    require_noted("sample", {"prompts": prompts}, {"prompts": prompts.digest()})
 
 
 def scores() -> Any:
@@ -115,6 +134,11 @@ YAML, JSON = by_nodes(as_yaml), by_nodes(as_json)
 TARGETS = {
     "params": Target("params.yaml", params, YAML, r"^params\.yaml"),
     "prompts": Target("prompts.yaml", lambda: load_prompts("prompts.yaml").first(1, None), YAML, r"^prompts: "),
+    **{
+        f"prompts{ending}": Target(f"p{ending}", partial(load_prompts, f"p{ending}"), nodes, r"^prompts: p")
+        for ending, nodes in ((".txt", None), (".csv", None), (".json", JSON), (".jsonl", None))
+    },
+    "noted prompts": Target(str(PROMPTS_RESULT), noted, JSON, r"results/prompts\.json"),
     "study": Target("study.yaml", lambda: load_study(Path("study.yaml")), YAML, r"^study\.yaml"),
     "images": Target("runs/r00/sample/images.csv", scores, None, r"sample/images\.csv|score/scores\.csv"),
     "scores": Target("runs/r00/score/scores.csv", scores, None, r"score/scores\.csv"),
@@ -143,7 +167,9 @@ TARGETS = {
 @pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.filterwarnings("ignore")  # a parser's remarks on what it was given
 def test_broken_input_is_refused_by_name(project: Path, name: str) -> None:
-    Path("study.yaml").write_text(STUDY)
+    for made, text in MADE.items():
+        Path(made).write_text(text)
+    run("prompts")
     target = TARGETS[name]
     file = Path(target.file)
     valid, there = file.read_bytes(), sorted(Path().rglob("*"))
