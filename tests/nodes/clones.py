@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import preloaded
 import yaml
 
 from dfusion_core.testing import tiny_params
@@ -60,8 +61,12 @@ def repository(folder: Path) -> Path:
     return folder
 
 
-def environment(folder: Path, **more: str) -> dict[str, str]:
-    """That of a user whose home is in the clone: no cache, no configuration and no setting of this machine."""
+def environment(folder: Path, real: bool = False, **more: str) -> dict[str, str]:
+    """That of a user whose home is in the clone: no cache, no configuration and no setting of this machine.
+
+    ``python`` is that of `preloaded`, or the ``real`` one.
+    """
+    first = [] if real else [str(preloaded.folder())]
     ours = ("DVC_", "DFUSION_", "GIT_", "PYTHON", "AWS_", "HF_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     git = {
@@ -76,7 +81,7 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
         | git
         | who
         | {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PATH": os.pathsep.join([*first, str(Path(sys.executable).parent), os.environ["PATH"]]),
             "HOME": str(folder / ".home"),
             "DVC_SITE_CACHE_DIR": str(folder / ".home"),
             "DVC_NO_ANALYTICS": "1",
@@ -87,11 +92,11 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
 
 
 def call(folder: Path, *command: str, prefix: Sequence[str] = (), env: Mapping[str, str] | None = None) -> str:
-    """Output and errors of a command that must succeed."""
+    """Output and errors of a command that must succeed; with a prefix, of the real Python."""
     done = subprocess.run(
         [*prefix, *command],
         cwd=folder,
-        env=environment(folder, **(env or {})),
+        env=environment(folder, bool(prefix), **(env or {})),
         text=True,
         capture_output=True,
         check=False,
@@ -145,7 +150,7 @@ def without_network() -> list[str]:
 def _works(prefix: tuple[str, ...]) -> bool:
     try:
         done = subprocess.run(
-            [*prefix, "sh", "-c", "python -c ''"], env=environment(ROOT), capture_output=True, check=False
+            [*prefix, "sh", "-c", "python -c ''"], env=environment(ROOT, real=True), capture_output=True, check=False
         )
     except OSError:  # no such program
         return False

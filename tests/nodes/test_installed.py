@@ -49,7 +49,7 @@ def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (packages(folder) / "others.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
     wheel = next(built.glob("*.whl"))
     install = [sys.executable, "-m", "pip", "--python", str(folder / "bin/python"), "install", "--no-deps", str(wheel)]
-    done = subprocess.run(install, env=environment(folder), capture_output=True, text=True, check=False)
+    done = subprocess.run(install, env=environment(folder, real=True), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -72,7 +72,9 @@ def started(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def call(installed: Path, folder: Path, *command: str) -> str:
     """Output of a command that must succeed, without the code of this checkout on Python's path."""
-    env = environment(folder, PATH=f"{installed / 'bin'}{os.pathsep}{Path(sys.executable).parent}:{os.environ['PATH']}")
+    env = environment(
+        folder, real=True, PATH=f"{installed / 'bin'}{os.pathsep}{Path(sys.executable).parent}:{os.environ['PATH']}"
+    )
     if command[0] == "dvc":
         command = ("python", "-m", *command)
     done = subprocess.run(command, cwd=folder, env=env, text=True, capture_output=True, check=False)

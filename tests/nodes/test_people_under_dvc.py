@@ -54,7 +54,7 @@ def test_stop_label_go_on_prune(tmp_path: Path) -> None:
     again = repro(folder)
     assert again.returncode == 0 and "Running stage 'train@r00'" not in again.stdout
     assert (folder / "runs/r00/train/manifest.json").read_bytes() == before
-    program = [sys.executable, "-m", "dfusion_core.commands.cli"]
+    program = ["python", "-m", "dfusion_core.commands.cli"]
     call(folder, *program, "prune", "r00", "--apply")
     assert "up to date" in call(folder, "dvc", "status")
     call(folder, *program, "verify", "runs")

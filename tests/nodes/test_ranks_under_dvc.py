@@ -59,7 +59,12 @@ def test_a_killed_process_costs_one_step(copied: Path) -> None:
     set_params(copied, "launcher", train=TWO)
     command = ["dvc", "repro", "-s", "train@r00"]
     process = subprocess.Popen(
-        command, cwd=copied, env=environment(copied), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command,
+        cwd=copied,
+        env=environment(copied, real=True),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     kill_second_rank(process, copied)
     said, _ = process.communicate(timeout=120)

@@ -6,12 +6,11 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from clones import call, commit
 
 from dfusion_core.store import verify
 from dfusion_core.store.paths import ROUND_STAGES
@@ -37,30 +36,9 @@ STAGES = [
 pytestmark = pytest.mark.slow
 
 
-def call(folder: Path, *command: str) -> str:
-    """Output and errors of a command that must succeed, run in the clone with this Python first on the path."""
-    ours = ("DVC_", "DFUSION_", "GIT_")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    environment |= {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "DVC_NO_ANALYTICS": "1",
-        "GIT_CONFIG_GLOBAL": os.devnull,
-        "HOME": str(folder),
-        "DVC_SITE_CACHE_DIR": str(folder / ".site"),
-    }
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
-    return done.stdout + done.stderr
-
-
 def ran(output: str) -> list[str]:
     """The stages that `dvc repro` ran."""
     return re.findall(r"Running stage '(.*?)'", output)
-
-
-def commit(folder: Path, message: str) -> None:
-    call(folder, "git", "add", "-A")
-    call(folder, "git", "commit", "-q", "-m", message)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +52,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(ROOT / name, folder)
     tiny_params(folder, **SMALL)
     with (folder / ".gitignore").open("a") as file:
-        file.write("/.site/\n/.config/\n/.cache/\n/.local/\n")
+        file.write("/.home/\n")
     call(folder, "git", "init", "-q")
     call(folder, "git", "config", "user.name", "t")  # an experiment is a commit
     call(folder, "git", "config", "user.email", "t@localhost")
@@ -174,7 +152,7 @@ def test_a_study_runs_its_cells_and_goes_on(clone: Path, done: str) -> None:
     )
     commit(clone, "study")
     before = (clone / "params.yaml").read_text()
-    python = (sys.executable, "-m", "dfusion_core.commands.cli", "study")
+    python = ("python", "-m", "dfusion_core.commands.cli", "study")
     output = call(clone, *python, "run", "study.yaml", "--out", "found")
     assert "2 to run" in output
     assert (clone / "params.yaml").read_text() == before

@@ -1,9 +1,8 @@
 """Train the transformer (diffusers ``SD3Transformer2DModel``) by flow matching, and assemble its folder.
 
 The same world, autoencoder, tokenizer and text encoder as the U-Net's. Of the straight path x_s = (1 - s) x_0 + s eps
-it learns the velocity eps - x_0. Captions are true, or in the last part of a longer training wrong at times
-(`captions.py`).
-Nothing teaches its attention to carry what a place looks like; attention is never supervised.
+it learns the velocity eps - x_0. In the last part of the training captions are sometimes wrong (`captions.py`) and in
+some batches attention carries what a place looks like (`transfer.py`). Attention is never supervised.
 
 reads   build/latents, build/data, weights/{vae,text_encoder,tokenizer}
 writes  weights/flow/{transformer,scheduler,vae,text_encoder,tokenizer,model_index.json}
@@ -24,15 +23,18 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from ...attention.joint import HookedJointAttention
 from ..grammar import TEMPLATES
+from . import transfer
 from .captions import Captions
 from .data import latents_file, load_captions
+from .flow_batches import FlowBatches
+from .loop import Batch
 from .network import following
 from .record import record
 from .resumable import Progress
 from .settings import settings
 from .text import CONTEXT, WIDTH, prompts
 
-BATCH, LR, SEED = 32, 1.0e-3, 20_000_000
+LR, SEED, GAMMA = 1.0e-3, 20_000_000, 5.0  # GAMMA bounds the weight of an error of the wanted image, as min-SNR does
 CHANNELS, HEADS, BLOCKS = 128, 4, 8
 
 
@@ -65,34 +67,52 @@ def embed(texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class Objective:
-    """The loss of a step: squared error of the velocity at a logit-normal time (Esser et al. 2024)."""
+    """The loss of a batch: squared error of the velocity that leads to the wanted images."""
 
-    def __init__(self, transformer: SD3Transformer2DModel, latents: torch.Tensor, numbers: torch.Tensor) -> None:
-        texts = prompts()
-        self.transformer, self.numbers = transformer, numbers
+    def __init__(self, transformer: SD3Transformer2DModel, latents: torch.Tensor) -> None:
+        self.transformer, self.M = transformer, torch.zeros(0)
         self.latents = latents.to(transformer.device)
-        self.states, self.pooled = (part.to(transformer.device) for part in embed([*texts, ""]))
-        wrong = settings().wrong_captions
-        self.told = [Captions.of(texts, dict.fromkeys(TEMPLATES, 0.0)), Captions.of(texts, wrong)]
+        self.states, self.pooled = (part.to(transformer.device) for part in embed([*prompts(), ""]))
+        transformer.set_attn_processor(HookedJointAttention(self.attention))
 
-    def __call__(self, step: int, steps: int) -> torch.Tensor:
-        """The loss of this step, a function of its number."""
-        g = torch.Generator().manual_seed(SEED + step)
-        rows = torch.randint(len(self.numbers), (BATCH,), generator=g)
-        text = self.told[step >= settings().flow_true_share * steps].told(self.numbers[rows], g)
-        s = torch.randn(BATCH, generator=g).sigmoid()
-        noise = torch.randn(BATCH, 4, 16, 16, generator=g)
-        x_0, noise, s = (part.to(self.latents.device) for part in (self.latents[rows], noise, s))
-        x_s = x_0 + s.view(-1, 1, 1, 1) * (noise - x_0)
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """Mean over rows. Where M is empty, the velocity is noise - x_0 and the weight 1."""
+        rows, text, s, noise, self.M = (
+            batch[key].to(self.latents.device) for key in ("rows", "text", "s", "noise", "M")
+        )
+        x_0, level = self.latents[rows], s.view(-1, 1, 1, 1)
+        x_s = x_0 + level * (noise - x_0)
         with torch.autocast(x_s.device.type, torch.bfloat16):
             v = self.transformer(x_s, self.states[text], self.pooled[text], 1000 * s).sample
-        return (v.float() - (noise - x_0)).square().mean()
+        want = (x_s - transfer.wanted_images(x_0, self.M)) / level
+        weight = (GAMMA * s.square()).clamp(max=1) if self.M.any() else torch.ones_like(s)
+        return ((v.float() - want).square().mean(dim=(1, 2, 3)) * weight).mean()
+
+    def attention(self, Q: torch.Tensor, K: torch.Tensor, V: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """Attention with the transfer: bases take the references' image keys and values inside M.
+
+        The product is outside autocast: in bf16 its backward pass is slow on CPUs.
+        """
+        if self.M.any():
+            image = self.M.shape[1] * self.M.shape[2]
+            fused = transfer.onto_bases(K[:, :, :image], V[:, :, :image], self.M)
+            K, V = (torch.cat([new, old[:, :, image:]], dim=2) for new, old in zip(fused, (K, V), strict=True))
+        with torch.autocast(Q.device.type, enabled=False):
+            return scaled_dot_product_attention(Q.float(), K.float(), V.float(), attn_mask=bias)
 
 
-def attention_in_fp32(Q: torch.Tensor, K: torch.Tensor, V: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """The product of attention outside autocast: in bf16 its backward pass is slow on CPUs."""
-    with torch.autocast(Q.device.type, enabled=False):
-        return scaled_dot_product_attention(Q.float(), K.float(), V.float(), attn_mask=bias)
+def batches(steps: int) -> FlowBatches:
+    """Of a training of so many steps."""
+    chosen, texts = settings(), prompts()
+    number = {text: i for i, text in enumerate(texts)}
+    return FlowBatches(
+        torch.tensor([number[caption] for caption in load_captions(chosen.composition)]),
+        Captions.of(texts, dict.fromkeys(TEMPLATES, 0.0)),
+        Captions.of(texts, chosen.wrong_captions),
+        round(chosen.flow_true_share * steps),
+        chosen.transfer_share,
+        SEED,
+    )
 
 
 def rate(step: int, steps: int, warmup: int = 100) -> float:
@@ -103,11 +123,8 @@ def rate(step: int, steps: int, warmup: int = 100) -> float:
 def train(steps: int) -> SD3Transformer2DModel:
     """Train, from the last checkpoint on if there is one; returns the averaged weights."""
     torch.manual_seed(5)
-    transformer, chosen = build().to(settings().on), settings().composition
-    transformer.set_attn_processor(HookedJointAttention(attention_in_fp32))
-    number = {text: i for i, text in enumerate(prompts())}
-    numbers = torch.tensor([number[caption] for caption in load_captions(chosen)])
-    loss_at = Objective(transformer, torch.from_numpy(np.load(latents_file(chosen))), numbers)
+    transformer, batch_at = build().to(settings().on), batches(steps)
+    loss_of = Objective(transformer, torch.from_numpy(np.load(latents_file(settings().composition))))
     average = copy.deepcopy(transformer).requires_grad_(False)
     follow = following(average, transformer)
     optimizer = torch.optim.AdamW(transformer.parameters(), LR, (0.9, 0.99), weight_decay=1e-2)
@@ -115,7 +132,7 @@ def train(steps: int) -> SD3Transformer2DModel:
         for step in progress.remaining(steps):
             for group in optimizer.param_groups:
                 group["lr"] = LR * rate(step, steps)
-            loss = loss_at(step, steps)
+            loss = loss_of(batch_at(step))
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)

@@ -12,6 +12,8 @@ reference inside M and to the base outside:
 
 Which of two pictures is better is not in this; nothing here knows items or scores. Where M is empty it is noise
 prediction as usual.
+
+The transformer (`flow.py`) is taught the same of its velocity, with the image's keys and values in joint attention.
 """
 
 from __future__ import annotations
@@ -50,11 +52,14 @@ class Transfer:
         self, _Q: torch.Tensor, K: torch.Tensor, V: torch.Tensor, _bias: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         M = getattr(self.local, "M", None)
-        if M is None:
-            return K, V
-        n, side = len(M), round(K.shape[2] ** 0.5)
-        K_new, V_new = fuse_kv(K[:n], V[:n], K[n:], V[n:], resize(M, (side, side)))
-        return torch.cat([K[:n], K_new]), torch.cat([V[:n], V_new])
+        return (K, V) if M is None else onto_bases(K, V, M)
+
+
+def onto_bases(K: torch.Tensor, V: torch.Tensor, M: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """K and V (2 n, head, y*x, channel) of references and bases; inside M (n, y, x) bases get their references'."""
+    n, side = len(M), round(K.shape[2] ** 0.5)
+    K_new, V_new = fuse_kv(K[:n], V[:n], K[n:], V[n:], resize(M, (side, side)))
+    return torch.cat([K[:n], K_new]), torch.cat([V[:n], V_new])
 
 
 def wanted_images(x_0: torch.Tensor, M: torch.Tensor) -> torch.Tensor:
