@@ -7,6 +7,7 @@ needed by a model that this program can use, so a folder that has one is refused
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -135,7 +136,9 @@ def check_numbers(file: Path, config: Any, name: str = "model.id") -> None:
     """
     for key, value in _items(config):
         for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, int | float) and not abs(one) <= MOST:  # NaN is not
+            if isinstance(one, int | float) and (
+                one != one or MOST < abs(one) < math.inf
+            ):  # DPM solvers have -Infinity
                 raise ModelError(
                     f"{name}: {file} has {key} = {short(str(one))}, and no model has such a number.", AGAIN
                 )

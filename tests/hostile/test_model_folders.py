@@ -173,6 +173,14 @@ def test_a_reward_that_is_not_whole_or_hostile(world: Path, case: str) -> None:
     assert not list(world.rglob("ran"))
 
 
+def test_infinity_is_a_number_of_some_schedulers(world: Path) -> None:
+    """DPM solvers are saved with it, and their betas are those of DDIM."""
+    file = "model/scheduler/scheduler_config.json"
+    edit(file, _class_name="DPMSolverMultistepScheduler", lambda_min_clipped=float("-inf"))()
+    edit("model/model_index.json", scheduler=["diffusers", "DPMSolverMultistepScheduler"])()
+    load_policy(Model(id="model", device="cpu"), Sample(num_steps=4), None)
+
+
 class Nameless:
     def __init__(self, device: torch.device) -> None: ...
     def __call__(self, pictures: torch.Tensor, prompts: Any) -> torch.Tensor:
