@@ -87,7 +87,9 @@ def _from_files(name: str, find: Callable[[str], Path]) -> Architecture:
 
 
 def _read(file: Path, key: str = "model.id") -> Config:
-    """A configuration, checked as where the model is loaded. Raises ModelError."""
+    """A configuration, checked as where the model is loaded. Raises ModelError, and OSError where there is none."""
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no {file}")
     found = read_config(file, key)
     if not isinstance(found, dict):
         raise ModelError(f"{key}: {file} holds no object of JSON.", "Get this file once more.")
