@@ -62,6 +62,9 @@ def schedule(scheduler: Any, num_steps: int, eta: float) -> Schedule:
     if config.prediction_type == "epsilon" and bool((abar_t <= 0).any()):
         raise ValueError("a zero-SNR first step needs v_prediction: x_0 cannot be told from epsilon there")
     std = eta * ((1 - abar_prev) / (1 - abar_t) * (1 - abar_t / abar_prev)).sqrt()
+    if eta and not bool((std.isfinite() & (std > 0)).all()):
+        given = ", ".join(f"{key} {config[key]!r}" for key in ("beta_start", "beta_end", "beta_schedule"))
+        raise ValueError(f"{given} in scheduler_config.json leave a step without noise, and without a density")
     return Schedule(timesteps, abar_t, abar_prev, std, eta, config.prediction_type)
 
 

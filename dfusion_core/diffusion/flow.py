@@ -22,6 +22,14 @@ from torch import Tensor
 from .tables import Steps, at_least_fp32, take
 
 LAST_SIGMA = 0.03  # level at which the last step ends, about the noise that DDIM leaves in an image of Stable Diffusion
+NUMBERS = {  # of a scheduler's config, with their limits
+    "num_train_timesteps": (1, 1_000_000),
+    "shift": (1e-3, 1e3),
+    "base_shift": (-100, 100),
+    "max_shift": (-100, 100),
+    "base_image_seq_len": (1, 1_000_000),
+    "max_image_seq_len": (1, 1_000_000),
+}
 OTHER_PATHS = ("invert_sigmas", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "stochastic_sampling")
 
 
@@ -64,9 +72,13 @@ def shifted(sigma: Tensor, config: Mapping[str, Any], tokens: int) -> Tensor:
     if not config["use_dynamic_shifting"]:
         shift = float(config["shift"])
         return shift * sigma / (1 + (shift - 1) * sigma)
+    if not config["base_image_seq_len"] < config["max_image_seq_len"]:
+        raise ValueError("scheduler_config.json has a base_image_seq_len that is not below max_image_seq_len")
     slope = (config["max_shift"] - config["base_shift"]) / (config["max_image_seq_len"] - config["base_image_seq_len"])
     mu = config["base_shift"] + slope * (tokens - config["base_image_seq_len"])
     factor = math.exp(mu) if config["time_shift_type"] == "exponential" else float(mu)
+    if not 0 < factor < math.inf:
+        raise ValueError(f"scheduler_config.json shifts the levels of {tokens} image tokens by the factor {factor}")
     return factor / (factor + (1 / sigma - 1))
 
 
@@ -113,9 +125,18 @@ def _config(scheduler: Any) -> dict[str, Any]:
     if "beta_schedule" in given or "shift" not in given:
         name = given.get("_class_name") or type(scheduler).__name__
         raise ValueError(f"the scheduler ({name}) is no rectified flow: FlowMatchEulerDiscreteScheduler is needed")
+    _check_numbers(given)
     config = dict(FlowMatchEulerDiscreteScheduler.from_config(given).config)
     if other := [name for name in OTHER_PATHS if config[name]] or (
         ["shift_terminal"] if config["shift_terminal"] else []
     ):
         raise ValueError(f"scheduler_config.json sets {', '.join(other)}, which this sampler has no room for")
     return config
+
+
+def _check_numbers(given: Mapping[str, Any]) -> None:
+    """Raise ValueError for a number in the file that is none, or that no model has."""
+    for key, (least, most) in NUMBERS.items():
+        value = given.get(key, least)
+        if type(value) not in (int, float) or not least <= value <= most:
+            raise ValueError(f"scheduler_config.json has {key} {value!r}, and not a number from {least} to {most}")

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ..errors import LabelError
-from ..labels.answers import ANSWERS, FIRST, SKIP, UNDO, Answer, append, read_answers
+from ..labels.answers import ANSWERS, FIRST, SKIP, UNDO, Answer, append, moment, read_answers
 from ..labels.asking import ORDER, PAIR, Asker, Pair, Progress, Question
 from ..labels.consistency import Consistency, consistency
 
@@ -137,7 +137,7 @@ class Session:
 
 def pace(times: Sequence[str]) -> float:
     """Median seconds between the last answers, without pauses."""
-    moments = [datetime.fromisoformat(one) for one in times[-RECENT - 1 :]]
+    moments = [found for one in times[-RECENT - 1 :] if (found := moment(one)) is not None]
     gaps = [(after - before).total_seconds() for before, after in zip(moments, moments[1:], strict=False)]
     working = [gap for gap in gaps if 0 < gap < PAUSE]
     return statistics.median(working) if working else GUESS

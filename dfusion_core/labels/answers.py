@@ -17,6 +17,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
+from datetime import UTC, datetime
 from pathlib import Path
 
 from ..errors import StoreError, short
@@ -75,6 +76,15 @@ def effective(lines: Sequence[Answer]) -> list[Answer]:
         else:
             found.setdefault(line.id, []).append(line)
     return [line for group in found.values() for line in group]
+
+
+def moment(text: str) -> datetime | None:
+    """The time in a line, in UTC where it names no zone; None where it is none."""
+    try:
+        found = datetime.fromisoformat(text)
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
 
 
 def append(path: Path, lines: Sequence[Answer]) -> bool:

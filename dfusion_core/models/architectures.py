@@ -172,6 +172,11 @@ KNOWN = {
 }
 
 
+# Keys of a checkpoint that are markers and no weights, as user interfaces know them; EDM is another process.
+EDM = {"edm_mean", "edm_std", "edm_vpred.sigma_max", "edm_vpred.sigma_min"}
+MARKS = {"v_pred", "ztsnr"} | EDM
+
+
 def family_of_file(file: Path) -> str:
     """The family of a checkpoint, by shapes: SDXL has a second text encoder; SD 1 and 2 differ in its width. Raises
     ModelError.
@@ -200,4 +205,4 @@ def marks(file: Path) -> tuple[set[str], dict[str, str]]:
     from safetensors import safe_open
 
     with safe_open(file, "pt") as opened:
-        return {name for name in opened.keys() if name in ("v_pred", "ztsnr")}, dict(opened.metadata() or {})  # noqa: SIM118
+        return {name for name in opened.keys() if name in MARKS}, dict(opened.metadata() or {})  # noqa: SIM118

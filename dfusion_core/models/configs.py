@@ -7,12 +7,13 @@ not need these keys, so a folder that has one is refused.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import ModelError, one_line
+from ..errors import ModelError, one_line, short
 
 LARGEST = 64 * 2**20  # largest JSON file in bytes; the largest tokenizers have about 30 MB
 RUNS_CODE = {"auto_map", "trust_remote_code", "custom_pipelines", "custom_pipeline", "code_revision"}
@@ -27,6 +28,8 @@ FETCHES = {
 }
 PLAIN_ATTENTION = (None, "eager", "sdpa")
 INSTEAD = "Set model.id to a copy of the model without it."
+AGAIN = "Get this file once more from where the model came."
+MOST = 10_000_000  # of what a configuration counts: the largest vocabularies have some 300,000 entries
 
 # model_index.json: the allowed classes of each part. Parts that are not loaded (None is passed for them) may be of any
 # class of these libraries.
@@ -49,16 +52,26 @@ PAIRS: dict[str, tuple[tuple[str, str], ...]] = {
 }
 
 
-def read_config(file: Path) -> Any:
-    """The JSON of a file. Raises ModelError if the file is missing, too large, or not JSON."""
+def read_config(file: Path, key: str = "model.id") -> Any:
+    """The JSON of a file that ``key`` of params.yaml leads to.
+
+    Raises ModelError if the file is missing, too large, or not JSON, and if an object has a key twice: libraries
+    silently take one of the two values.
+    """
     try:
         if file.stat().st_size > LARGEST:
             raise ValueError(f"it has more than {LARGEST >> 20} MiB")
-        return json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_object)
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(
-            f"model.id: {file} cannot be read: {one_line(error)}.", "Get this file of the model once more."
-        ) from error
+        raise ModelError(f"{key}: {file} cannot be read: {one_line(error)}.", AGAIN) from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
+        raise ValueError(f"an object has the key '{short(twice)}' twice")
+    return found
 
 
 def check_configs(folder: Path, names: Iterable[str]) -> None:
@@ -74,6 +87,8 @@ def check_configs(folder: Path, names: Iterable[str]) -> None:
             if not isinstance(found, dict):
                 raise ModelError(f"model.id: {folder / name} is no object of JSON.", INSTEAD)
             check_keys(folder / name, found)
+            if not name.startswith("tokenizer"):  # there a length without a limit is a huge number
+                check_numbers(folder / name, found)
 
 
 def check_index(file: Path) -> None:
@@ -93,22 +108,40 @@ def check_index(file: Path) -> None:
             raise ModelError(f"model.id: {file}: {what}.", INSTEAD)
 
 
-def check_keys(file: Path, config: Any = None) -> None:
-    """Raise ModelError for a key, at any depth, that makes a library execute or download something."""
-    for key, value in _items(read_config(file) if config is None else config):
+def check_keys(file: Path, config: Any, name: str = "model.id") -> None:
+    """Raise ModelError for a key, at any depth, that makes a library execute or download something.
+
+    config: the content of ``file``; name: the key of params.yaml that leads to it.
+    """
+    for key, value in _items(config):
         if key in RUNS_CODE and value not in (None, False, {}, []):
             raise ModelError(
-                f"model.id: {file} has {key} = {json.dumps(value)[:80]}, which would run code of others.", INSTEAD
+                f"{name}: {file} has {key} = {json.dumps(value)[:80]}, which would run code of others.", INSTEAD
             )
         if key in FETCHES and value not in PLAIN_ATTENTION and value is not False:
             raise ModelError(
-                f"model.id: {file} has {key} = {json.dumps(value)[:80]}, which this program does not use.", INSTEAD
+                f"{name}: {file} has {key} = {json.dumps(value)[:80]}, which this program does not use.", INSTEAD
             )
     if file.name == "adapter_config.json":
         raise ModelError(
-            f"model.id: {file}: this part was saved with a LoRA beside its weights.",
+            f"{name}: {file}: this part was saved with a LoRA beside its weights.",
             "Merge it first (peft: merge_and_unload) and save the model again.",
         )
+
+
+def check_numbers(file: Path, config: Any, name: str = "model.id") -> None:
+    """Raise ModelError for a number that no model has: a library would make room for so many values.
+
+    config: the content of ``file``; name: the key of params.yaml that leads to it.
+    """
+    for key, value in _items(config):
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, int | float) and (
+                one != one or MOST < abs(one) < math.inf
+            ):  # DPM solvers have -Infinity
+                raise ModelError(
+                    f"{name}: {file} has {key} = {short(str(one))}, and no model has such a number.", AGAIN
+                )
 
 
 def _known_pair(part: str, pair: list[Any]) -> bool:

@@ -17,6 +17,7 @@ from .single_file import load_single_file
 from .source import Source, locate
 from .vae import load_vae
 from .whole import check_vocabulary, check_whole
+from .widths import check_widths
 
 if TYPE_CHECKING:
     from ..params import Model
@@ -46,6 +47,7 @@ def load_pipeline(model: Model, source: Source | None = None) -> Any:
         ) from error
     check_kind(model, pipeline)
     check_whole(model, pipeline, source)
+    check_widths(model, pipeline)
     if source.vae is not None:
         pipeline.vae = load_vae(model, source.vae, pipeline.vae, dtype)
     if lora:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError, did_you_mean
-from .architectures import KNOWN, family_of_file, marks
+from .architectures import EDM, KNOWN, family_of_file, marks
 from .builtin import MODEL_INDEX, local_path
 from .clip_vocabulary import END, clip_tokenizer
 from .configs import check_configs
@@ -50,7 +50,9 @@ SCHEDULER = {
 # Metadata of a file: keys of its state dict, and entries of its header.
 FLAGS = {"ss_v_parameterization": "v_prediction", "ss_zero_terminal_snr": "ztsnr"}
 SPEC = ("modelspec.prediction_type", "modelspec.predict_key", "modelspec.architecture", "prediction_type", *FLAGS)
+PREDICTS = SPEC[:2] + ("prediction_type",)
 V_WORDS = re.compile(r"\bv(?:[-_ ]?pred(?:iction)?)?\b|velocity")
+PREDICTED = re.compile(rf"eps|noise|{V_WORDS.pattern}")
 ZERO_WORDS = re.compile(r"ztsnr|zero[-_ ]?(?:terminal[-_ ]?)?snr")
 FOLDERS = ("unet", "vae", "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 FILES = (
@@ -118,26 +120,42 @@ def config_files(folder: Path) -> dict[str, Path]:
 def read_markers(file: Path, model: Model) -> Reading:
     """The file's metadata: keys ``v_pred`` and ``ztsnr``, and the header's ``modelspec`` entries.
 
-    ``model.config`` takes precedence. Raises ModelError if the prediction type of a 2.x model is unknown, and if the
-    two contradict each other.
+    ``model.config`` takes precedence where the metadata is silent or contradictory. Raises ModelError if the prediction
+    type of a 2.x model is unknown, if the two contradict each other, and for a prediction that is neither noise nor a
+    velocity.
     """
     family, (keys, header) = family_of_file(file), marks(file)
     said = {name: header[name] for name in SPEC if name in header}
     read = (*(f"key {name}" for name in sorted(keys)), *(f"{name} = {value}" for name, value in said.items()))
     text = " ".join(_meaning(name, value) for name, value in said.items())
-    is_v = "v_pred" in keys or bool(V_WORDS.search(text))
-    is_epsilon = not is_v and "epsilon" in text
+    is_v, is_epsilon = "v_pred" in keys or bool(V_WORDS.search(text)), bool(re.search(r"\beps(?:ilon)?\b", text))
+    zero = "ztsnr" in keys or bool(ZERO_WORDS.search(text))
+    _check_known(model, keys, said, read)
     if model.config is not None:
-        _check_named(model, family, is_v, is_epsilon, read)
-        return Reading(model.config, "ztsnr" in keys or bool(ZERO_WORDS.search(text)), read, ())
+        _check_named(model, family, is_v and not is_epsilon, is_epsilon and not is_v, read)
+        return Reading(model.config, zero and model.config.endswith("-v"), read, ())
+    if is_v and is_epsilon or zero and not is_v:
+        raise ModelError(
+            f"model.config: what '{model.id}' says of itself does not agree: {', '.join(read)}.",
+            f"Set model.config to {family} (it predicts noise) or {family}-v (a velocity).",
+        )
     if family == "sd21" and not (is_v or is_epsilon):  # two models of one shape: at 512 pixels and at 768
         raise ModelError(
             f"model.config: '{model.id}' is a Stable Diffusion 2.x model; its weights do not tell what it predicts.",
             "Set model.config to sd21 (512 pixels, 'base') or sd21-v (768 pixels, v-prediction).",
         )
-    zero = is_v and ("ztsnr" in keys or bool(ZERO_WORDS.search(text)))
     assumed = () if is_v or is_epsilon else (f"epsilon: no marker says otherwise (else set model.config: {family}-v)",)
     return Reading(f"{family}-v" if is_v else family, zero, read, assumed)
+
+
+def _check_known(model: Model, keys: set[str], said: dict[str, str], read: tuple[str, ...]) -> None:
+    """Raise ModelError for a file that says it is of another process: EDM, a flow."""
+    other = [name for name in PREDICTS if said.get(name, "").strip() and not PREDICTED.search(said[name].lower())]
+    if keys & EDM or other:
+        raise ModelError(
+            f"model.id: '{model.id}' predicts neither noise nor a velocity of DDIM ({', '.join(read)}).",
+            "Set model.id to a model that was trained with epsilon or v-prediction.",
+        )
 
 
 def _meaning(name: str, value: str) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ParamsError
+from ..errors import ModelError, ParamsError
 
 if TYPE_CHECKING:
     from ..params import Sample
 
+LARGEST_SIDE = 1024  # of a latent: pictures of 8192 pixels
 FLUX_PATCH = 2  # side of the squares of a latent that are one token of FLUX; not in its config
 
 
@@ -44,10 +45,19 @@ def latent_size(sample: Sample, network: Mapping[str, Any], vae: Mapping[str, An
 
 
 def own_side(network: Mapping[str, Any], vae: Mapping[str, Any]) -> int:
-    """Height and width of the model's own latents. FLUX's are those of its autoencoder."""
-    return (
-        int(vae["sample_size"]) // picture_scale(vae) if "guidance_embeds" in network else int(network["sample_size"])
-    )
+    """Height and width of the model's own latents. FLUX's are those of its autoencoder. Raises ModelError."""
+    is_flux = "guidance_embeds" in network
+    given = vae.get("sample_size") if is_flux else network.get("sample_size")
+    side = given // picture_scale(vae) if is_flux and isinstance(given, int) else given
+    if not isinstance(side, int) or isinstance(given, bool) or not 1 <= side <= LARGEST_SIDE:
+        part = "vae" if is_flux else "transformer" if "patch_size" in network else "unet"
+        raise ModelError(
+            f"model.id: the configuration of its {part} has sample_size {given!r}; square latents of one side, a whole "
+            f"number up to {LARGEST_SIDE}, are needed.",
+            f"Set sample_size in a copy of {part}/config.json to the side of "
+            f"{'a picture (1024 in FLUX.1)' if is_flux else 'a latent (64 in SD 1.5, 128 in SD 3.5)'}.",
+        )
+    return side
 
 
 def _grid(network: Mapping[str, Any]) -> tuple[int, int | None]:

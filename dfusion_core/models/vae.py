@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import ModelError, one_line
+from ..errors import ModelError, one_line, short
 from .added import FOLDER
-from .configs import check_keys, read_config
+from .configs import check_keys, check_numbers, read_config
 from .whole import check_part
 
 if TYPE_CHECKING:
@@ -16,6 +18,15 @@ if TYPE_CHECKING:
     from .source import Source
 
 KIND = "AutoencoderKL"
+# What a picture's latents mean, with diffusers' defaults.
+DEFAULTS: dict[str, Any] = {
+    "latent_channels": 4,
+    "scaling_factor": 0.18215,
+    "shift_factor": None,
+    "latents_mean": None,
+    "latents_std": None,
+    "block_out_channels": [64],
+}
 INSTEAD = "Set model.vae to an autoencoder that was made for this kind of model, or to null for the model's own."
 
 
@@ -38,20 +49,27 @@ def load_vae(model: Model, source: Source, own: Any, dtype: torch.dtype) -> Any:
     return vae
 
 
-def check_config(model: Model, file: Any, own: Any) -> None:
+def check_config(model: Model, file: Path, own: Any) -> None:
     """Raise ModelError for an autoencoder with other latents than the network's.
 
     Families are distinguished by the scaling factor of latents: the autoencoder of SDXL has the channels of SD 1.5,
-    and would give pictures of noise.
+    and would give pictures of noise. ``own``: the configuration of the model's autoencoder.
     """
-    check_keys(file)
-    config = read_config(file)
+    config = read_config(file, "model.vae")
+    if not isinstance(config, dict):
+        raise ModelError(f"model.vae: {file} holds no object of JSON.", INSTEAD)
+    check_keys(file, config, "model.vae")
+    check_numbers(file, config, "model.vae")
     kind = config.get("_class_name", KIND)
     if kind != KIND:
         raise ModelError(f"model.vae: '{model.vae}' is a {kind}, and not an {KIND}.", INSTEAD)
-    for key, default in (("latent_channels", 4), ("scaling_factor", 0.18215)):
-        given = config.get(key, default)
-        if given != own[key]:
+    for key, default in DEFAULTS.items():
+        given, known = config.get(key, default), own.get(key, default)
+        if key == "block_out_channels" and isinstance(given, list):  # of the widths only the number of levels counts
+            key, given, known = "levels", len(given), len(known)
+        if given != known:
             raise ModelError(
-                f"model.vae: '{model.vae}' has {key} {given}, and the latents of '{model.id}' have {own[key]}.", INSTEAD
+                f"model.vae: '{model.vae}' has {key} {short(json.dumps(given))}, and the latents of '{model.id}' have "
+                f"{json.dumps(known)}.",
+                INSTEAD,
             )

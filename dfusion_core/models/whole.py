@@ -14,6 +14,8 @@ import torch
 from safetensors import safe_open
 
 from ..errors import ModelError
+from .mmdit import network_of
+from .size import own_side
 from .source import PARTS
 
 if TYPE_CHECKING:
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from .source import Source
 
 AGAIN = "Get this part of the model once more (from where it came), or set model.id to another copy."
-LARGEST_SIDE = 1024  # of a latent: pictures of 8192 pixels
 T5_LENGTH = 512  # tokens that T5 was trained on
 PADDING = 128  # rows by which an embedding may exceed its vocabulary, because sizes are rounded up
 
@@ -44,8 +45,7 @@ def check_whole(model: Model, pipeline: Any, source: Source) -> None:
                 files = [name for name in source.files if name.startswith(f"{part}/") and name.endswith(".safetensors")]
                 check_part(f"model.id: {part} of '{model.id}'", part, module, source.path, files)
             _check_storage(model, part, module)
-    if (unet := getattr(pipeline, "unet", None)) is not None:
-        _check_size(model, unet)
+    own_side(network_of(pipeline).config, pipeline.vae.config)
     for suffix in ("", "_2", "_3"):
         if getattr(pipeline, f"text_encoder{suffix}", None) is not None:
             check_tokenizer(model, suffix, pipeline, source)
@@ -135,16 +135,6 @@ def _check_storage(model: Model, part: str, module: torch.nn.Module) -> None:
             f"model.id: {part} of '{model.id}' is not whole: its file lacks {empty[0]}"
             f"{f' and {len(empty) - 1} more' if len(empty) > 1 else ''}.",
             AGAIN,
-        )
-
-
-def _check_size(model: Model, unet: Any) -> None:
-    size = unet.config.sample_size
-    if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= LARGEST_SIDE:
-        raise ModelError(
-            f"model.id: the U-Net of '{model.id}' has sample_size {size!r}; square latents of one side, "
-            f"a whole number up to {LARGEST_SIDE}, are needed.",
-            "Set sample_size in a copy of unet/config.json to the side of a latent (64 in SD 1.5).",
         )
 
 

@@ -137,9 +137,14 @@ class Reward(Section):
     plugins: dict[str, Annotated[float, Field(ge=-LARGE, le=LARGE)]] = ours(
         {}, "further rewards and their weights: {NAME or module:Class: weight} (docs/rewards.md)"
     )
-    human: float = ours(0.0, "weight of people's preferences in the reward (docs/labels.md); 0: none are needed")
+    human: float = ours(
+        0.0,
+        "weight of people's preferences in the reward (docs/labels.md); 0: none are needed",
+        ge=-LARGE,
+        le=LARGE,
+    )
     human_answers: float = ours(
-        1.0, "share of the recommended number of answers (docs/labels.md) for which score waits", gt=0
+        1.0, "share of the recommended number of answers (docs/labels.md) for which score waits", gt=0, le=1000
     )
     human_targets: Literal["people", "head"] = ours(
         "people",

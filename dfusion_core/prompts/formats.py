@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import unicodedata
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -23,6 +24,7 @@ from ..params.strict_yaml import read_yaml
 
 COLUMNS = ("prompt", "items", "thresholds", "split")
 SPLITS = ("train", "test")
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 def read_data(path: Path) -> Any:
@@ -40,7 +42,7 @@ def read_data(path: Path) -> Any:
     except UnicodeDecodeError as error:
         raise ValueError(f"is not UTF-8 text ({error.reason} at byte {error.start})") from error
     found = read(text)
-    _check_texts(found)
+    check_texts(found)
     return found
 
 
@@ -78,22 +80,23 @@ def _cells(row: dict[Any, Any], line: int) -> dict[str, Any]:
 
 
 def _number(text: str, line: int) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"line {line}: the threshold '{short(text)}' is no number; they are separated by ;") from None
+    if not NUMBER.fullmatch(text):  # float() reads 0_1 as 1
+        raise ValueError(f"line {line}: the threshold '{short(text)}' is no number; they are separated by ;")
+    return float(text)
 
 
 def _json(text: str) -> Any:
-    return _parsed(text, 0)
+    return parse_json(text)
 
 
 def _json_lines(text: str) -> dict[str, list[Any]]:
-    return _by_split((number, _parsed(line, number)) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+    return _by_split(
+        (number, parse_json(line, number)) for number, line in enumerate(text.split("\n"), 1) if line.strip()
+    )
 
 
-def _parsed(text: str, line: int) -> Any:
-    """A JSON value; ``line`` is its line in a JSONL file, 0 in a JSON file."""
+def parse_json(text: str, line: int = 0) -> Any:
+    """A JSON value; ``line`` is its line in a JSONL file, 0 in a JSON file. Raises ValueError."""
     try:
         return json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
     except json.JSONDecodeError as error:
@@ -127,20 +130,19 @@ def _by_split(entries: Iterable[tuple[int, Any]]) -> dict[str, list[Any]]:
     return found
 
 
-def _check_texts(value: Any) -> None:
-    """Raise ValueError for a control character in a text, as the YAML reader does."""
-    if isinstance(value, dict):
-        value = [*value, *value.values()]
-    if isinstance(value, list):
-        for part in value:
-            _check_texts(part)
-    bad = (
-        next((c for c in value if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t"), "")
-        if isinstance(value, str)
-        else ""
-    )
-    if bad:
-        raise ValueError(f"'{short(repr(value)[1:-1])}': the control character {bad!r} is not allowed in a text")
+def check_texts(value: Any) -> None:
+    """Raise ValueError for a control character in a text, as the YAML reader does. Depth is the file's choice."""
+    rest = [value]
+    while rest:
+        one = rest.pop()
+        if isinstance(one, dict):
+            rest += [*one, *one.values()]
+        elif isinstance(one, list):
+            rest += one
+        elif isinstance(one, str):
+            bad = next((c for c in one if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t"), "")
+            if bad:
+                raise ValueError(f"'{short(repr(one)[1:-1])}': the control character {bad!r} is not allowed in a text")
 
 
 FORMATS: dict[str, Callable[[str], Any]] = {".txt": _lines, ".csv": _table, ".json": _json, ".jsonl": _json_lines}

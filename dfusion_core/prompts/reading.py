@@ -55,14 +55,16 @@ def load_prompts(path: str | Path) -> PromptFile:
 
     Raises PromptsError with every mistake in the file.
     """
-    path = find_file(path)
+    path = Path(path)
     try:
+        path = find_file(path)
         data = read_data(path)
     except FileNotFoundError:
         raise PromptsError(f"prompts: there is no file {path}.", "Set prompts.file in params.yaml.") from None
     except OSError as error:
         raise PromptsError(
-            f"prompts: {path} cannot be read: {one_line(error)}.", "Set prompts.file in params.yaml to a YAML file."
+            f"prompts: {short(str(path), 300)} cannot be read: {one_line(error)}.",
+            "Set prompts.file in params.yaml to a YAML file.",
         ) from error
     except ValueError as error:
         raise PromptsError(

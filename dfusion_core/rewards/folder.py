@@ -43,7 +43,7 @@ def check_folder(folder: Path) -> None:
         config = read_config(folder / CONFIG)
         for name in ("config.json", "tokenizer_config.json"):
             if (folder / name).is_file():
-                check_keys(folder / name)
+                check_keys(folder / name, read_config(folder / name))
     except ModelError as error:
         raise RewardError(error.message.replace("model.id:", "reward.model:", 1), INSTEAD) from error
     _check_config(folder, config)

@@ -34,5 +34,5 @@ def require_noted(stage: str, inputs: Mapping[str, object], digests: Mapping[str
 def _noted(path: Path) -> str | None:
     try:
         return hash_of(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+    except (OSError, RecursionError, ValueError):
         return None

@@ -12,18 +12,16 @@ where the number is that of inputs for each of the targets below.
 
 from __future__ import annotations
 
-import os
 import random
-import re
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from mutations import Mutation, as_json, as_yaml, by_bytes, by_nodes, by_words, from_nothing
-from steps import reseal
+from outcomes import INPUTS, outcome
+from steps import reseal, run
 
 from dfusion_core.adoption.tables import target_table
 from dfusion_core.commands.inspect.tree import describe
@@ -36,13 +34,14 @@ from dfusion_core.pairing.plan import pair_plan, twin_plan
 from dfusion_core.params import load_params, resolved
 from dfusion_core.params.sections import Adopt
 from dfusion_core.prompts.reading import load_prompts
+from dfusion_core.prompts.texts import texts_input
 from dfusion_core.rewards.identity import read_identity, require_same_reward
 from dfusion_core.store import read_stage
+from dfusion_core.store.derived import require_noted
+from dfusion_core.store.paths import PROMPTS_RESULT
 from dfusion_core.training.advantages import advantages, extend
 from dfusion_core.training.trajectories import load_pairs
 
-INPUTS = int(os.environ.get("DFUSION_FUZZ", "25"))  # of each target
-SECONDS = {signal.ITIMER_PROF: 2.0, signal.ITIMER_REAL: 60.0}  # of the processor; at all, for one that only waits
 STUDY = """\
 common: {evaluate.images_per_prompt: 1, "~rounds.r01": null}
 factors:
@@ -54,8 +53,13 @@ baseline: naive
 """
 
 
-class TooLongError(BaseException):
-    """An input took longer than it may; no `except Exception` hides it."""
+MADE = {  # beside what the project has
+    "study.yaml": STUDY,
+    "p.txt": "a [cat] on a [mat]\n# a remark\na [dog]\n",
+    "p.csv": 'prompt,items,thresholds,split\na cat on a mat,cat;mat,0.1;0.2,train\n"dog, a",dog,0.3,\na fox,,,test\n',
+    "p.json": '{"train": [{"prompt": "a cat", "items": ["cat"], "thresholds": [0.1]}, "a [dog]"], "test": ["a fox"]}',
+    "p.jsonl": '{"prompt": "a cat", "items": ["cat"]}\n"a [dog]"\n{"prompt": "a fox", "split": "test"}\n',
+}
 
 
 class Target(NamedTuple):
@@ -69,6 +73,12 @@ class Target(NamedTuple):
 
 def params() -> Any:
     return load_params("model", "rounds"), resolved()
+
+
+def noted() -> Any:
+    """What a stage that samples compares with what DVC has compared."""
+    prompts = texts_input(load_params("prompts").prompts)
+    require_noted("sample", {"prompts": prompts}, {"prompts": prompts.digest()})
 
 
 def scores() -> Any:
@@ -124,6 +134,11 @@ YAML, JSON = by_nodes(as_yaml), by_nodes(as_json)
 TARGETS = {
     "params": Target("params.yaml", params, YAML, r"^params\.yaml"),
     "prompts": Target("prompts.yaml", lambda: load_prompts("prompts.yaml").first(1, None), YAML, r"^prompts: "),
+    **{
+        f"prompts{ending}": Target(f"p{ending}", partial(load_prompts, f"p{ending}"), nodes, r"^prompts: p")
+        for ending, nodes in ((".txt", None), (".csv", None), (".json", JSON), (".jsonl", None))
+    },
+    "noted prompts": Target(str(PROMPTS_RESULT), noted, JSON, r"results/prompts\.json"),
     "study": Target("study.yaml", lambda: load_study(Path("study.yaml")), YAML, r"^study\.yaml"),
     "images": Target("runs/r00/sample/images.csv", scores, None, r"sample/images\.csv|score/scores\.csv"),
     "scores": Target("runs/r00/score/scores.csv", scores, None, r"score/scores\.csv"),
@@ -148,44 +163,17 @@ TARGETS = {
 }
 
 
-@contextmanager
-def limited() -> Iterator[None]:
-    def stop(*_: Any) -> None:
-        raise TooLongError
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGPROF, signal.SIGALRM)}
-    for timer, seconds in SECONDS.items():
-        signal.setitimer(timer, seconds)
-    try:
-        yield
-    finally:
-        for timer in SECONDS:
-            signal.setitimer(timer, 0)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def outcome(target: Target) -> str:
-    """ "read", "refused", or what is wrong with how it was dealt with."""
-    try:
-        with limited():
-            target.read()
-    except DFusionError as error:
-        return "refused" if re.search(target.names, error.message) else f"does not name the file: {error}"
-    except BaseException as error:
-        return f"{type(error).__name__}: {str(error)[:200]}"
-    return "read"
-
-
 @pytest.mark.few(3)
 @pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.filterwarnings("ignore")  # a parser's remarks on what it was given
 def test_broken_input_is_refused_by_name(project: Path, name: str) -> None:
-    Path("study.yaml").write_text(STUDY)
+    for made, text in MADE.items():
+        Path(made).write_text(text)
+    run("prompts")
     target = TARGETS[name]
     file = Path(target.file)
     valid, there = file.read_bytes(), sorted(Path().rglob("*"))
-    assert outcome(target) in ("read", "refused")  # `reward` ends in a comparison that fails
+    assert outcome(target.read, target.names) in ("read", "refused")  # `reward` ends in a comparison that fails
     ways = [by_bytes, by_words, from_nothing, *([target.nodes] * 2 if target.nodes else [by_words])]
     count, wrong = {"read": 0, "refused": 0}, []
     for number in range(INPUTS):
@@ -194,7 +182,7 @@ def test_broken_input_is_refused_by_name(project: Path, name: str) -> None:
         file.write_bytes(broken)
         if target.file.startswith("runs/") and name != "manifest":
             reseal(file.parts[2], file.parts[1])
-        found = outcome(target)
+        found = outcome(target.read, target.names)
         if found in count:
             count[found] += 1
         else:

@@ -50,6 +50,8 @@ LIMITS: list[tuple[str, Any]] = [
     ("lora.rank", HUGE),
     ("reward.weight", 1e300),
     ("reward.weight", -1e300),
+    ("reward.human", 1e300),
+    ("reward.human_answers", 1e300),
     ("reward.batch_size", HUGE),
     ("reward.plugins", {"a:B": 1e300}),
     ("extract.relative_threshold", 1e300),

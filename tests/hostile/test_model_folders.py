@@ -83,6 +83,18 @@ MODELS: dict[str, tuple[Callable[[], None], list[str]]] = {
     "a part of its own": (edit("model/model_index.json", more=["evil", "Evil"]), ["more", "evil"]),
     "a pipeline of its own": (edit("model/model_index.json", _class_name=["evil", "Evil"]), ["evil"]),
     "a scheduler of its own": (edit("model/model_index.json", scheduler=["os", "system"]), ["scheduler", "os"]),
+    "a number for a library to make room for": (
+        edit("model/scheduler/scheduler_config.json", num_train_timesteps=10**9),
+        ["scheduler_config.json", "num_train_timesteps"],
+    ),
+    "NaN in a configuration": (edit("model/unet/config.json", norm_eps=float("nan")), ["unet/config.json", "norm_eps"]),
+    "a key twice": (
+        lambda: write_text(
+            Path("model/vae/config.json"),
+            Path("model/vae/config.json").read_text().rstrip()[:-1] + ', "scaling_factor": 1}',
+        ),
+        ["vae/config.json", "scaling_factor"],
+    ),
     "auto_map": (edit("model/text_encoder/config.json", auto_map={"AutoModel": "evil.Evil"}), ["auto_map"]),
     "auto_map of the tokenizer": (
         edit("model/tokenizer/tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Evil", None]}),
@@ -161,6 +173,14 @@ def test_a_reward_that_is_not_whole_or_hostile(world: Path, case: str) -> None:
     assert not list(world.rglob("ran"))
 
 
+def test_infinity_is_a_number_of_some_schedulers(world: Path) -> None:
+    """DPM solvers are saved with it, and their betas are those of DDIM."""
+    file = "model/scheduler/scheduler_config.json"
+    edit(file, _class_name="DPMSolverMultistepScheduler", lambda_min_clipped=float("-inf"))()
+    edit("model/model_index.json", scheduler=["diffusers", "DPMSolverMultistepScheduler"])()
+    load_policy(Model(id="model", device="cpu"), Sample(num_steps=4), None)
+
+
 class Nameless:
     def __init__(self, device: torch.device) -> None: ...
     def __call__(self, pictures: torch.Tensor, prompts: Any) -> torch.Tensor:
@@ -212,3 +232,29 @@ def test_what_a_single_file_says_of_itself(
     assert found.scheduler["prediction_type"] == ("v_prediction" if config.endswith("-v") else "epsilon")
     assert found.scheduler["timestep_spacing"] == ("trailing" if zero else "leading")
     assert bool(found.assumed) == (not any("pred" in one for one in (*keys, *header)) and not config.endswith("-v"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "header", "said"),
+    [
+        ({XL: (2,), "edm_mean": (4,), "edm_std": (4,)}, {}, "edm_mean"),
+        ({XL: (2,), "v_pred": (0,), "edm_vpred.sigma_max": (1,)}, {}, "edm_vpred.sigma_max"),
+        ({XL: (2,)}, {"modelspec.prediction_type": "flow"}, "flow"),
+        ({XL: (2,)}, {"prediction_type": "sample"}, "sample"),
+        ({XL: (2,), "v_pred": (0,)}, {"modelspec.prediction_type": "epsilon"}, "epsilon"),
+        ({XL: (2,), "ztsnr": (0,)}, {}, "ztsnr"),
+        ({SD1: (2, 768)}, {"ss_v_parameterization": "False", "ss_zero_terminal_snr": "True"}, "ss_zero_terminal_snr"),
+    ],
+)
+def test_a_single_file_that_says_something_else_or_two_things(
+    tmp_path: Path, keys: dict[str, tuple[int, ...]], header: dict[str, str], said: str
+) -> None:
+    save_file({name: torch.zeros(shape) for name, shape in keys.items()}, tmp_path / "m.safetensors", header)
+    with pytest.raises(ModelError) as caught:
+        read_markers(tmp_path / "m.safetensors", Model(id="m.safetensors"))
+    assert said in caught.value.message and "model." in caught.value.hint
+    if "model.config" in caught.value.hint:  # as it advises
+        family = "sdxl" if XL in keys else "sd15"
+        for config in (family, f"{family}-v"):
+            found = read_markers(tmp_path / "m.safetensors", Model(id="m.safetensors", config=config))
+            assert found.config == config and not (found.zero_snr and config == family)

@@ -61,6 +61,11 @@ def edited(vae: Path, to: Path, **changes: object) -> Path:
         ({"scaling_factor": 0.13025}, "scaling_factor 0.13025"),
         ({"_class_name": "AutoencoderTiny"}, "AutoencoderTiny"),
         ({"auto_map": {"AutoModel": "x.y"}}, "auto_map"),
+        ({"shift_factor": 0.1}, "shift_factor 0.1"),
+        ({"latents_mean": [0.0] * 4}, "latents_mean"),
+        ({"block_out_channels": [8, 16, 16]}, "levels 3"),
+        ({"scaling_factor": float("nan")}, "scaling_factor"),
+        ({"norm_num_groups": 10**9}, "norm_num_groups"),
     ],
 )
 def test_one_that_does_not_fit(
@@ -69,7 +74,7 @@ def test_one_that_does_not_fit(
     model, vae = folders
     with pytest.raises(ModelError) as caught:
         loaded(model, edited(vae, tmp_path / "vae", **changes))
-    assert said in str(caught.value)
+    assert said in caught.value.message and caught.value.message.startswith("model.vae: ")
 
 
 def test_damage_and_absence_are_named(folders: tuple[Path, Path], tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import pytest
 from dfusion_core.commands.study import comparing
 from dfusion_core.commands.study.command import _folder, app
 from dfusion_core.commands.study.grid import Study, StudyError, load_study
-from dfusion_core.commands.study.running import _append, read_rows, run_study
+from dfusion_core.commands.study.outputs import Outputs
+from dfusion_core.commands.study.running import _append, _require_unchanged, read_rows, run_study
 from dfusion_core.params.strict_yaml import parse_yaml, read_yaml
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +61,12 @@ def test_cells_are_all_combinations_the_first_factor_slowest(load) -> None:  # t
         ("{pairs: naive}", "naive", "factors.method.naive: must be parameters"),
         ("factors:", "baseline: dfusin\nfactors:", "has no level 'dfusin'. Did you mean 'dfusion'"),
         (STUDY, "factors: {}", "at least one factor"),
+        ("{seed: 1}", "{seed: 0}", "0-naive and 1-naive have the same parameters"),
+        ("{pairs: naive}", "{pairs: naive, seed: 7}", "0-naive and 1-naive have the same parameters"),
+        ("{pairs: naive}", "{launcher: {sample: nice python}}", "launcher"),
+        ("{pairs: naive}", '{"+~seed": 1}', r"\+~seed: is no key"),
+        ("{pairs: naive}", '{"a..b": 1}', "a..b: is no key"),
+        ('"0"', '"8": {seed: 8}, 0x8', "two levels have one name"),
         (STUDY, "factors: [", "line 2"),
     ],
 )
@@ -81,6 +88,41 @@ def test_params_of_a_cell(load) -> None:  # type: ignore[no-untyped-def]
     assert (cell.name, cell.group) == ("1-dfusion", "1")
     assert json.loads(cell.params(original)) == {"seed": 1, "pairs": "dfusion", "algo": "ddpo", "rounds": {"r00": 1}}
     assert original["seed"] == 0 and "r01" in original["rounds"]
+
+
+def test_a_section_keeps_its_other_keys_as_under_dvc(load, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    study = load(STUDY.replace("{pairs: naive}", "{rounds: {r00: {prev: init}}}"))
+    written = study.cells[0].params({"rounds": {"r00": {"prev": "init"}, "r01": {"prev": "r00"}, "r02": {}}, "seed": 0})
+    assert json.loads(written)["rounds"] == {"r00": {"prev": "init"}, "r02": {}}  # r01 is what `common` takes away
+
+
+def test_rows_of_other_parameters_are_not_taken_for_the_study(load, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """Neither by the table nor as finished, whether the study's file, params.yaml or the prompts were edited."""
+    study = load(STUDY)
+    names = [cell.name for cell in study.cells]
+    cells = pd.DataFrame({"cell": names, comparing.PARAMETERS: [cell.digest for cell in study.cells]})
+    comparing.require_own_parameters(cells, study)
+    comparing.require_own_parameters(cells.drop(columns=comparing.PARAMETERS), study)  # of an earlier version
+    edited = load(STUDY.replace("algo: ddpo", "algo: dpok"))
+    with pytest.raises(StudyError, match=r"has 0-dfusion, 1-dfusion with other .*--out"):
+        comparing.require_own_parameters(cells, edited)
+    (tmp_path / "out").mkdir()
+    cells.assign(seed="0", method="naive").to_csv(tmp_path / "out/cells.csv", index=False)
+    with pytest.raises(StudyError, match="0-dfusion"):
+        run_study(edited, tmp_path / "out")
+    prompts = tmp_path / "p.txt"
+    prompts.write_text("a [cat]\n")
+    named = STUDY.replace("common: {", f"common: {{+prompts.file: {prompts}, ")
+    before = load(named).cells[0].digest
+    prompts.write_text("a [dog]\n")
+    assert load(named).cells[0].digest != before
+
+
+def test_a_cell_whose_parameters_changed_meanwhile_is_not_kept(load, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    cell = load(STUDY).cells[0]
+    _require_unchanged(cell, Outputs([], lambda path: cell.params(parse_yaml(PARAMS))))
+    with pytest.raises(StudyError, match="0-naive: .*changed"):
+        _require_unchanged(cell, Outputs([], lambda path: cell.params(parse_yaml(PARAMS + "lora: {rank: 2}\n"))))
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

@@ -29,20 +29,24 @@ def plain_rows(row: Row) -> Iterator[Row]:
     if isinstance(row.get("annotations"), list) and isinstance(row.get("data"), dict):
         yield from _label_studio(row["data"], row["annotations"])
     elif questions := [key.removesuffix(RESPONSES) for key in row if str(key).endswith(RESPONSES)]:
-        for question in questions:
-            yield from _argilla(row, question)
+        yield from _argilla(row, questions)
     else:
         yield row
 
 
-def _argilla(row: Row, question: str) -> Iterator[Row]:
-    """One answer for each user; drafts and discarded ones are left out."""
-    said = _listed(row.get(f"{question}{RESPONSES}"))
-    users = _listed(row.get(f"{question}{RESPONSES}.users")) + [None] * len(said)
-    status = _listed(row.get(f"{question}{RESPONSES}.status")) + [None] * len(said)
-    for value, user, state in zip(said, users, status, strict=False):
-        if state in (None, "submitted"):
-            yield {**_pictures(row), "answer": _meaning(value), "labeller": user, "time": row.get("updated_at")}
+def _argilla(row: Row, questions: list[str]) -> Iterator[Row]:
+    """One answer for each user; drafts and discarded ones are left out.
+
+    Of several questions that one is meant whose answers say which picture is better.
+    """
+    asked = [one for one in questions if any(_is_known(said) for said in _listed(row.get(f"{one}{RESPONSES}")))]
+    for question in asked or questions[:1]:
+        said = _listed(row.get(f"{question}{RESPONSES}"))
+        users, status = (_as_many(row.get(f"{question}{RESPONSES}.{key}"), len(said)) for key in ("users", "status"))
+        for value, user, state in zip(said, users, status, strict=False):
+            if state in (None, "submitted"):
+                answer = _meaning(value) if len(asked) < 2 else asked  # two questions have two answers: refused
+                yield {**_pictures(row), "answer": answer, "labeller": user}
 
 
 def _label_studio(data: Row, annotations: list[Any]) -> Iterator[Row]:
@@ -50,12 +54,23 @@ def _label_studio(data: Row, annotations: list[Any]) -> Iterator[Row]:
     for one in annotations:
         if not isinstance(one, dict) or one.get("was_cancelled"):
             continue
-        for result in _listed(one.get("result")):
-            value = result.get("value") if isinstance(result, dict) else None
-            if isinstance(value, dict) and ("selected" in value or "choices" in value):
-                said = value.get("selected") or next(iter(_listed(value.get("choices"))), None)
-                who, when = one.get("completed_by"), one.get("created_at")
-                yield {**_pictures(data), "answer": _meaning(said), "labeller": _name(who), "time": when}
+        values = [result.get("value") for result in _listed(one.get("result")) if isinstance(result, dict)]
+        said = [
+            _selected(value) for value in values if isinstance(value, dict) and {"selected", "choices"} & value.keys()
+        ]
+        known = [answer for answer in said if _is_known(answer)] or said
+        if known:
+            answer = _meaning(known[0]) if len(known) == 1 else known
+            who, when = one.get("completed_by"), one.get("created_at")
+            yield {**_pictures(data), "answer": answer, "labeller": _name(who), "time": when}
+
+
+def _selected(value: Row) -> Any:
+    """What a result of Pairwise or Choices says; of several choices all of them, which no row may have."""
+    if "selected" in value:
+        return value["selected"]
+    choices = _listed(value["choices"])
+    return choices[0] if len(choices) == 1 else choices
 
 
 def _pictures(fields: Row) -> dict[str, Any]:
@@ -72,7 +87,15 @@ def _local(path: Any) -> Any:
 
 def _meaning(said: Any) -> Any:
     """The answer of a word; unknown words are returned, and refused later with their row."""
-    return MEANING.get(str(said).strip().lower(), said)
+    return MEANING[_word(said)] if _is_known(said) else said
+
+
+def _is_known(said: Any) -> bool:
+    return _word(said) in MEANING
+
+
+def _word(said: Any) -> str:
+    return said.strip().lower() if isinstance(said, str) else ""
 
 
 def _name(who: Any) -> str | None:
@@ -83,4 +106,10 @@ def _name(who: Any) -> str | None:
 
 
 def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
+    """A list; of one value a list of it."""
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _as_many(value: Any, count: int) -> list[Any]:
+    """What stands beside ``count`` answers; a single value stands beside each."""
+    return value + [None] * count if isinstance(value, list) else [value] * count

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ...errors import DFusionError, ModelError, one_line
 from ...models.size import latent_size, picture_scale
 from . import counting, networks
 from .lookup import find_architecture
@@ -50,6 +51,19 @@ def count_costs(params: Everything, dtype: torch.dtype, device: torch.device = n
     Raises ModelError, LayerError, ParamsError and RewardError.
     """
     architecture = find_architecture(params.model)
+    try:
+        return _counted(params, dtype, device, architecture)
+    except DFusionError:
+        raise
+    except Exception as error:  # odd configurations make diffusers, transformers and open_clip raise any kind
+        raise ModelError(
+            f"plan: the configurations of model.id '{params.model.id}' or reward.model '{params.reward.model}' make no "
+            f"network: {one_line(error) or type(error).__name__}.",
+            "Look at the model itself with 'dfusion doctor'.",
+        ) from error
+
+
+def _counted(params: Everything, dtype: torch.dtype, device: torch.device, architecture: Architecture) -> Costs:
     size = latent_size(params.sample, architecture.unet, architecture.vae)
     network, vae = networks.build_unet(architecture, dtype), networks.build_vae(architecture, dtype)
     where = counted_on(network, dtype, device)

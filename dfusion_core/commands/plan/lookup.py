@@ -6,7 +6,6 @@ It is read from the config.json files of a local folder or a cached Hub reposito
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import ModelError, one_line
-from ...models.architectures import KNOWN, Architecture, family_of_file
+from ...models.architectures import KNOWN, Architecture, Config, family_of_file
 from ...models.builtin import local_path, model_source
+from ...models.configs import check_keys, check_numbers, read_config
 from ...models.mmdit import TRANSFORMERS
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def find_architecture(model: Model) -> Architecture:
         if not file.is_file():
             file = _cached_file(str(model.vae), name, None)
         if file.is_file():
-            return replace(found, vae=json.loads(file.read_text()))
+            return replace(found, vae=_read(file, "model.vae"))
     return found
 
 
@@ -72,9 +72,9 @@ def _from_files(name: str, find: Callable[[str], Path]) -> Architecture:
     """Read the config.json files that ``find`` gives by their names in the repository."""
     try:
         part = "transformer" if find("transformer/config.json").exists() else "unet"
-        unet, vae = (json.loads(find(f"{one}/config.json").read_text()) for one in (part, "vae"))
+        unet, vae = (_read(find(f"{one}/config.json")) for one in (part, "vae"))
         text = [find(f"{one}/config.json") for one in ("text_encoder", "text_encoder_2", "text_encoder_3")]
-        encoders = tuple(json.loads(file.read_text()) for file in text if file.exists())
+        encoders = tuple(_read(file) for file in text if file.exists())
         kind = str(unet.get("_class_name")) if part == "transformer" else "UNet2DConditionModel"
         if part == "transformer" and kind not in TRANSFORMERS:
             raise ValueError(f"its transformer is a {kind}, and this program knows {', '.join(TRANSFORMERS)}")
@@ -84,6 +84,18 @@ def _from_files(name: str, find: Callable[[str], Path]) -> Architecture:
             f"plan: model.id: '{name}' is no model in diffusers format: {one_line(error)}.",
             "Set model.id to a folder with unet/config.json (or transformer/config.json) and vae/config.json in it.",
         ) from error
+
+
+def _read(file: Path, key: str = "model.id") -> Config:
+    """A configuration, checked as where the model is loaded. Raises ModelError, and OSError where there is none."""
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no {file}")
+    found = read_config(file, key)
+    if not isinstance(found, dict):
+        raise ModelError(f"{key}: {file} holds no object of JSON.", "Get this file once more.")
+    check_keys(file, found, key)
+    check_numbers(file, found, key)
+    return found
 
 
 def _from_cache(repository: str, revision: str | None) -> Architecture | None:

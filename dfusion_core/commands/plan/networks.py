@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Size = tuple[int, int]  # (height, width) of a latent
 Network = Any  # diffusers' and open_clip's classes, whose attributes type checkers do not see
 META = torch.device("meta")
+ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection", "CLIPModel", "T5EncoderModel")
 TOKENS = 77  # of a prompt, if it is not in the text encoder's configuration
 
 
@@ -60,6 +61,8 @@ def text_parameters(architecture: Architecture) -> int:
     total = 0
     for config in architecture.text:
         kind = (config.get("architectures") or ["CLIPTextModel"])[0]
+        if kind not in ENCODERS:
+            raise ValueError(f"a text encoder is a {kind}, and not one of {', '.join(ENCODERS)}")
         settings = transformers.T5Config if kind.startswith("T5") else transformers.CLIPTextConfig
         with META:
             encoder = getattr(transformers, kind)(settings(**config))

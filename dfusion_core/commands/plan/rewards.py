@@ -75,7 +75,7 @@ def _reward_config(source: str) -> Config:
         try:
             config: Config = json.loads(file.read_text())["model_cfg"]
             return config
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise RewardError(f"plan: reward.model: {file} cannot be read: {error}.", "Set reward.model.") from error
     found: Config | None = open_clip.get_model_config(source)
     if found is None:

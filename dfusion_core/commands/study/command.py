@@ -53,7 +53,7 @@ def table(file: File, out: Out = None) -> None:
     from rich.table import Table
 
     from ...evaluation.labels import SPLITS, label
-    from .comparing import CELLS, PROMPTS, QUESTION, gains, means, require_one_reward, shown
+    from .comparing import CELLS, PROMPTS, QUESTION, gains, means, require_one_reward, require_own_parameters, shown
     from .drawing import draw_curves, draw_gains
     from .grid import load_study
     from .running import read_rows
@@ -62,6 +62,7 @@ def table(file: File, out: Out = None) -> None:
     folder = _folder(out, study.name)
     cells, prompts = (read_rows(folder / name, study.factors) for name in (CELLS, PROMPTS))
     require_one_reward(cells, study)
+    require_own_parameters(cells, study)
     found = gains(prompts, study)
     found.round(6).to_csv(folder / "gains.csv", index=False)
     means(prompts, study).to_csv(folder / "means.csv", index=False)

@@ -17,6 +17,7 @@ from ...evaluation.measures import CLIP, DIVERSITY, REWARD
 from .grid import Study, StudyError
 
 CELLS, PROMPTS = "cells.csv", "prompts.csv"
+PARAMETERS = "parameters"  # the column of cells.csv with the digest of what the cell was run with
 REWARD_MODEL = "reward_model"  # the column of cells.csv with the reward's identity
 QUESTION = f"95 % intervals: would {TRAININGS} gain as much (trainings and prompts are crossed, t)?"
 
@@ -43,6 +44,22 @@ def require_one_reward(cells: pd.DataFrame, study: Study) -> None:
         raise StudyError(
             f"{study.name}: cells were scored by different rewards: {first}, {other}.",
             f"Delete the rows of those to be run again from {CELLS}, then 'dfusion study run'.",
+        )
+
+
+def require_own_parameters(cells: pd.DataFrame, study: Study) -> None:
+    """Raise StudyError for rows of a cell that had other parameters or prompts than the study gives it now.
+
+    Rows of an earlier version say nothing of that.
+    """
+    now = {cell.name: cell.digest for cell in study.cells}
+    then = dict(cells.set_index("cell")[PARAMETERS].dropna()) if PARAMETERS in cells else {}
+    other = [name for name, digest in then.items() if name in now and digest != now[name]]
+    if other:
+        raise StudyError(
+            f"{study.name}: {CELLS} has {', '.join(other[:3])}{f' and {len(other) - 3} more' if other[3:] else ''} "
+            "with other parameters or prompts than the study and params.yaml give now.",
+            f"Bring those back, delete the rows of these cells from {CELLS}, or name another folder with --out.",
         )
 
 

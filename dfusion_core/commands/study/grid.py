@@ -19,17 +19,19 @@ import json
 import math
 import re
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ...errors import DFusionError, ParamsError, did_you_mean, one_line, short
 from ...params.loading import load_everything
 from ...params.strict_yaml import read_yaml
+from .identity import digest
 
 KEYS = ("common", "factors", "baseline")
 LEVEL = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")  # it becomes a part of an experiment's name
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # its first part
+KEY = re.compile(r"(\+{1,2}|~)?\w[\w-]*(\.\w[\w-]*)*")
 MOST_CELLS = 1_000
 
 
@@ -43,6 +45,7 @@ class Cell:
 
     levels: dict[str, str]
     changes: dict[str, Any]
+    digest: str = ""  # of all its parameters, those that it shares with the others as well
 
     @property
     def name(self) -> str:
@@ -97,7 +100,7 @@ def load_study(file: Path, params: Path = Path("params.yaml")) -> Study:
         for _, some in chosen:
             changes |= some
         cells.append(Cell(levels, changes))
-    _check(file, cells, params)
+    cells = _checked(file, cells, params)
     last = list(factors)[-1]
     baseline = str(data.get("baseline", next(iter(factors[last]))))
     if baseline not in factors[last]:
@@ -148,6 +151,8 @@ def _levels(where: str, levels: Any) -> dict[str, dict[str, Any]]:
     for level in levels:
         if not LEVEL.fullmatch(str(level)):
             raise StudyError(f"{where}: '{short(str(level))}' must be of a-z, 0-9 and single '_'.")
+    if len({str(level) for level in levels}) < len(levels):  # 8 and 0x8 are one number
+        raise StudyError(f"{where}: two levels have one name ({short(', '.join(map(str, levels)))}).")
     return {str(level): _changes(f"{where}.{level}", changes) for level, changes in levels.items()}
 
 
@@ -158,21 +163,42 @@ def _changes(where: str, changes: Any) -> dict[str, Any]:
     return changes or {}
 
 
-def _check(file: Path, cells: list[Cell], params: Path) -> None:
-    """Validate params.yaml with each cell's changes, as its stages will. Raises StudyError naming the cell."""
+def _checked(file: Path, cells: list[Cell], params: Path) -> list[Cell]:
+    """The cells, with params.yaml and each one's changes validated as its stages will. Raises StudyError naming it.
+
+    A repetition of the same parameters makes the same images: it would count as a training of its own.
+    """
     original = read_yaml(params) or {}
+    found: dict[str, Cell] = {}
     with tempfile.TemporaryDirectory() as folder:
         changed = Path(folder, "params.yaml")
         for cell in cells:
             try:
                 changed.write_text(cell.params(original), encoding="utf-8")
-                load_everything(changed)
+                one = replace(cell, digest=digest(changed))
             except ParamsError as error:
                 raise StudyError(f"{file.name}: {cell.name}: {error}") from None
+            if one.digest in found:
+                raise StudyError(
+                    f"{file.name}: {found[one.digest].name} and {one.name} have the same parameters: one experiment "
+                    "would be counted twice.",
+                    "Let each level change something, and no key be changed by two factors.",
+                )
+            found[one.digest] = one
+    return list(found.values())
+
+
+def _merged(old: Any, new: Any) -> Any:
+    """A value in the place of another one; of sections the keys, as `dvc exp run -S` does it."""
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return new
+    return old | {key: _merged(old.get(key), value) for key, value in new.items()}
 
 
 def _change(content: dict[str, Any], key: str, value: Any) -> None:
     """One change in place: set an existing key, add with "+", remove with "~"."""
+    if not KEY.fullmatch(key):
+        raise ParamsError(f"{short(key)}: is no key of params.yaml.", "Write it as seed, model.id or ~rounds.r01.")
     *parents, last = key.lstrip("+~").split(".")
     for parent in parents:
         if key.startswith("+"):
@@ -185,4 +211,4 @@ def _change(content: dict[str, Any], key: str, value: Any) -> None:
     if key.startswith("~"):
         del content[last]
     else:
-        content[last] = value
+        content[last] = _merged(content.get(last), value)

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -20,8 +21,9 @@ from ...rewards.identity import FILE, describe
 from ...store.atomic import write_text
 from ...store.lock import Lock
 from ...store.paths import output, pairs_result
-from .comparing import CELLS, PROMPTS, REWARD_MODEL
+from .comparing import CELLS, PARAMETERS, PROMPTS, REWARD_MODEL, require_own_parameters
 from .grid import Cell, Study, StudyError
+from .identity import digest
 from .jobs import Jobs
 from .outputs import Outputs
 
@@ -71,8 +73,23 @@ def _wanted(study: Study, out: Path, only: str) -> list[Cell]:
 
 
 def _known(study: Study, out: Path) -> set[str]:
-    """The names of the cells that have rows."""
-    return set(read_rows(out / CELLS, study.factors).cell)
+    """The names of the cells that have rows. Raises StudyError where one had other parameters."""
+    cells = read_rows(out / CELLS, study.factors)
+    require_own_parameters(cells, study)
+    return set(cells.cell)
+
+
+def _require_unchanged(cell: Cell, found: Outputs) -> None:
+    """Raise StudyError where params.yaml or the prompt file changed while the study runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        params = Path(folder, "params.yaml")
+        params.write_text(found.read(Path("params.yaml")), encoding="utf-8")
+        if cell.digest and digest(params) != cell.digest:
+            raise StudyError(
+                f"{cell.name}: params.yaml or the prompts changed since the study began: it is no longer the same "
+                "experiment as those before it.",
+                "Bring them back, and run the same command again.",
+            )
 
 
 def _experiment(name: str, cell: Cell) -> Outputs:
@@ -94,6 +111,7 @@ def _experiment(name: str, cell: Cell) -> Outputs:
 
 def _keep(out: Path, cell: Cell, found: Outputs, seconds: float) -> None:
     """Add the cell's rows: figures of its pairs, and per round, split and prompt means and gains over the base."""
+    _require_unchanged(cell, found)
     base = _images(found, INIT)
     prompts = [_by_prompt(base, base, INIT)] + [_by_prompt(_images(found, name), base, name) for name in found.rounds]
     row: dict[str, Any] = {
@@ -102,6 +120,7 @@ def _keep(out: Path, cell: Cell, found: Outputs, seconds: float) -> None:
         "rounds": len(found.rounds),
         "images_per_round": len(found.table(output("sample", found.rounds[0]) / "images.csv")),
         "seconds": round(seconds),
+        PARAMETERS: cell.digest,
         REWARD_MODEL: describe(json.loads(found.read(output("evaluate", INIT) / FILE))),
     }
     row |= json.loads(found.read(pairs_result(found.rounds[-1])))
