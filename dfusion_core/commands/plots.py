@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 from typing import Annotated
 
 import typer
@@ -73,5 +74,6 @@ def vega_scripts() -> str:
             "Install it with 'pip install vl-convert-python', or run 'dvc plots show', whose page needs a network.",
         ) from error
     fitting = [version for version in vl_convert.get_vegalite_versions() if version.startswith(VEGA_LITE)]
-    scripts: str = vl_convert.javascript_bundle(None, vl_version=fitting[-1] if fitting else None)
+    bundle: Any = vl_convert.javascript_bundle  # its stub does not know that None is the whole bundle
+    scripts: str = bundle(None, vl_version=fitting[-1] if fitting else None)
     return scripts.replace("</script", "<\\/script")

@@ -8,8 +8,10 @@ import shutil
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -135,12 +137,16 @@ def picture_in_wandb(folder: Path) -> Image.Image:
     from wandb.proto import wandb_internal_pb2
 
     (log,) = folder.rglob("*.wandb")
-    found = []
-    for data in wandb_records(log.read_bytes()):
-        record = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
-        record.ParseFromString(data)
-        if record.WhichOneof("record_type") == "history":
-            row = {".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
+    found: list[Any] = []
+    until = time.monotonic() + 30
+    while not found:  # its service writes the end of the log after the run has ended
+        assert time.monotonic() < until
+        time.sleep(0.2)
+        for data in wandb_records(log.read_bytes()):
+            record = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
+            record.ParseFromString(data)
+            items = record.history.item if record.WhichOneof("record_type") == "history" else ()
+            row = {".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in items}
             found += [row[name] for name in row if name.startswith(following.GRID)]
     named = [one["path"] if isinstance(one, dict) else one for one in found]
     (place,) = {one for one in named if isinstance(one, str) and one.endswith(".png")}
