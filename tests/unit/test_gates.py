@@ -218,4 +218,4 @@ def test_sides_are_interleaved_and_counted() -> None:
 
 def test_every_gate_is_listed() -> None:
     assert tuple(f"P{number}" for number in range(1, 17)) == DEFAULT
-    assert set(GATES) - set(DEFAULT) == {"P17", "startup", "imports", "graph", "graph300", "images"}
+    assert set(GATES) - set(DEFAULT) == {"P17", "startup", "imports", "graph", "graph300", "images", "plan"}
