@@ -1,7 +1,7 @@
 """Attention processors for the blocks of flow transformers (MM-DiT), with a replaceable product of Q, K and V.
 
 In joint attention the tokens of the image and those of the text are one sequence, each with its own projections.
-SD 3 puts the image first, FLUX the text; The input of FLUX's single blocks is the joined sequence. The outputs are
+SD 3 puts the image first, FLUX the text; the input of FLUX's single blocks is the joined sequence. The outputs are
 bit-identical to those of diffusers' stock processors when the product is the usual one.
 """
 

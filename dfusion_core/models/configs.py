@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError, one_line, short
+from ..params.strict_json import unique_keys
 
 LARGEST = 64 * 2**20  # largest JSON file in bytes; the largest tokenizers have about 30 MB
 RUNS_CODE = {"auto_map", "trust_remote_code", "custom_pipelines", "custom_pipeline", "code_revision"}
@@ -61,16 +62,18 @@ def read_config(file: Path, key: str = "model.id") -> Any:
     try:
         if file.stat().st_size > LARGEST:
             raise ValueError(f"it has more than {LARGEST >> 20} MiB")
-        return json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_object)
+        return json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{key}: {file} cannot be read: {one_line(error)}.", AGAIN) from error
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
-        raise ValueError(f"an object has the key '{short(twice)}' twice")
+def read_checked(file: Path, key: str = "model.id") -> dict[str, Any]:
+    """The configuration of one part, an object, after `check_keys` and `check_numbers`. Raises ModelError."""
+    found = read_config(file, key)
+    if not isinstance(found, dict):
+        raise ModelError(f"{key}: {file} holds no object of JSON.", AGAIN)
+    check_keys(file, found, key)
+    check_numbers(file, found, key)
     return found
 
 

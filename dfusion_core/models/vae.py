@@ -10,7 +10,7 @@ import torch
 
 from ..errors import ModelError, one_line, short
 from .added import FOLDER
-from .configs import check_keys, check_numbers, read_config
+from .configs import read_checked
 from .whole import check_part
 
 if TYPE_CHECKING:
@@ -55,11 +55,7 @@ def check_config(model: Model, file: Path, own: Any) -> None:
     Families are distinguished by the scaling factor of latents: the autoencoder of SDXL has the channels of SD 1.5,
     and would give pictures of noise. ``own``: the configuration of the model's autoencoder.
     """
-    config = read_config(file, "model.vae")
-    if not isinstance(config, dict):
-        raise ModelError(f"model.vae: {file} holds no object of JSON.", INSTEAD)
-    check_keys(file, config, "model.vae")
-    check_numbers(file, config, "model.vae")
+    config = read_checked(file, "model.vae")
     kind = config.get("_class_name", KIND)
     if kind != KIND:
         raise ModelError(f"model.vae: '{model.vae}' is a {kind}, and not an {KIND}.", INSTEAD)

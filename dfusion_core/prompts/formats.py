@@ -15,11 +15,12 @@ import io
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ..errors import short
+from ..params.strict_json import unique_keys
 from ..params.strict_yaml import read_yaml
 
 COLUMNS = ("prompt", "items", "thresholds", "split")
@@ -51,25 +52,40 @@ def _lines(text: str) -> list[Any]:
 
 
 def _table(text: str) -> dict[str, list[Any]]:
+    return _by_split((line, _cells(row, line)) for line, row in table_rows(text, _check_columns))
+
+
+def _check_columns(names: list[str]) -> None:
+    unknown = [name for name in names if name not in COLUMNS]
+    if "prompt" not in names or unknown or len(set(names)) < len(names):
+        raise ValueError(
+            f"line 1: its columns are {short(', '.join(names))}; they must be prompt, and of "
+            f"{', '.join(COLUMNS[1:])} those that are needed, each once"
+        )
+
+
+def table_rows(text: str, check: Callable[[list[str]], None]) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a CSV table as cells by their column, with the numbers of their lines.
+
+    ``check`` raises ValueError for column names that are not allowed. Raises ValueError for another mistake.
+    """
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
-        names = [name.strip() for name in reader.fieldnames or []]
-        unknown = [name for name in names if name not in COLUMNS]
-        if "prompt" not in names or unknown or len(set(names)) < len(names):
-            raise ValueError(
-                f"line 1: its columns are {short(', '.join(names))}; they must be prompt, and of "
-                f"{', '.join(COLUMNS[1:])} those that are needed, each once"
-            )
-        reader.fieldnames = names
-        return _by_split((reader.line_num, _cells(row, reader.line_num)) for row in reader)
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+        check(list(reader.fieldnames))
+        for row in reader:
+            if None in row or None in row.values():
+                raise ValueError(
+                    f"line {reader.line_num}: has more or fewer cells than line 1; "
+                    "a text with a comma must be in quotes"
+                )
+            yield reader.line_num, row
     except csv.Error as error:
         raise ValueError(f"line {reader.line_num}: {error}") from error
 
 
-def _cells(row: dict[Any, Any], line: int) -> dict[str, Any]:
+def _cells(row: dict[str, str], line: int) -> dict[str, Any]:
     """A row as an entry, without empty cells."""
-    if None in row or None in row.values():
-        raise ValueError(f"line {line}: has more or fewer cells than line 1; a text with a comma must be in quotes")
     entry: dict[str, Any] = {name: value.strip() for name, value in row.items() if value.strip()}
     for name in ("items", "thresholds"):
         if name in entry:
@@ -90,28 +106,26 @@ def _json(text: str) -> Any:
 
 
 def _json_lines(text: str) -> dict[str, list[Any]]:
-    return _by_split(
-        (number, parse_json(line, number)) for number, line in enumerate(text.split("\n"), 1) if line.strip()
-    )
+    return _by_split(json_lines(text))
+
+
+def json_lines(text: str) -> Iterator[tuple[int, Any]]:
+    """The JSON values of the lines that are not empty, with their numbers. Raises ValueError."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield number, parse_json(line, number)
 
 
 def parse_json(text: str, line: int = 0) -> Any:
     """A JSON value; ``line`` is its line in a JSONL file, 0 in a JSON file. Raises ValueError."""
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
+        return json.loads(text, object_pairs_hook=unique_keys, parse_constant=_constant)
     except json.JSONDecodeError as error:
         raise ValueError(f"line {line or error.lineno}: {error.msg} at character {error.colno}") from error
     except RecursionError as error:
         raise ValueError("values are nested too deeply") from error
     except ValueError as error:
         raise ValueError(f"line {line}: {error}" if line else str(error)) from error
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError(f"an object has a key twice (of {short(', '.join(key for key, _ in pairs))})")
-    return found
 
 
 def _constant(name: str) -> float:

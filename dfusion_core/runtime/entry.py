@@ -90,7 +90,7 @@ def leave_imports_uncollected() -> None:
 def uncollected() -> Iterator[None]:
     """No garbage collection meanwhile, and none of these objects later or at the end: for a short command."""
     enabled = gc.isenabled()
-    leave_imports_uncollected()
+    gc.disable()
     try:
         yield
     finally:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ...errors import LabelError, one_line, short
-from ...prompts.formats import parse_json
+from ...prompts.formats import json_lines, parse_json, table_rows
 
 Row = Mapping[str, Any]
 
@@ -31,24 +29,16 @@ def read_rows(file: Path) -> list[Row]:
 
 
 def _lines(text: str) -> list[Any]:
-    return [parse_json(line, number) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    return [value for _, value in json_lines(text)]
 
 
 def _table(text: str) -> list[Row]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    try:
-        names = [name.strip() for name in reader.fieldnames or []]
-        if len(set(names)) < len(names):
-            raise ValueError(f"line 1: a column stands there twice ({short(', '.join(names))})")
-        reader.fieldnames = names
-        rows: list[Row] = []
-        for row in reader:
-            if None in row or None in row.values():
-                raise ValueError(f"line {reader.line_num}: has more or fewer cells than line 1")
-            rows.append(row)
-        return rows
-    except csv.Error as error:
-        raise ValueError(f"line {reader.line_num}: {error}") from error
+    return [row for _, row in table_rows(text, _check_columns)]
+
+
+def _check_columns(names: list[str]) -> None:
+    if len(set(names)) < len(names):
+        raise ValueError(f"line 1: a column stands there twice ({short(', '.join(names))})")
 
 
 READERS: dict[str, Callable[[str], Any]] = {".csv": _table, ".jsonl": _lines}  # all others are one value of JSON

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ...errors import ModelError, one_line
 from ...models.architectures import KNOWN, Architecture, Config, family_of_file
 from ...models.builtin import local_path, model_source
-from ...models.configs import check_keys, check_numbers, read_config
+from ...models.configs import read_checked
 from ...models.mmdit import TRANSFORMERS
 
 if TYPE_CHECKING:
@@ -90,12 +90,7 @@ def _read(file: Path, key: str = "model.id") -> Config:
     """A configuration, checked as where the model is loaded. Raises ModelError, and OSError where there is none."""
     if not file.is_file():
         raise FileNotFoundError(f"there is no {file}")
-    found = read_config(file, key)
-    if not isinstance(found, dict):
-        raise ModelError(f"{key}: {file} holds no object of JSON.", "Get this file once more.")
-    check_keys(file, found, key)
-    check_numbers(file, found, key)
-    return found
+    return read_checked(file, key)
 
 
 def _from_cache(repository: str, revision: str | None) -> Architecture | None:
